@@ -1,0 +1,133 @@
+"""
+The replica process of the demo: an agent application like any other, driven by JSON lines.
+
+Standard input takes one command a line (``{"id": 1, "do": "append", ...}``), standard output gives one
+answer a line (``{"reply": 1, ...}``) and, in between, notices: ``acknowledged`` once an entry of this
+replica is durable, ``followed`` when a message of another replica reached this one's read model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from agentlayers.cli.logs import configure_logs
+from agentlayers.errors import AgentLayersError
+from agentlayers.layer.app import App
+from agentlayers.runtime.agent_runtime import AgentRuntime
+from agentlayers.runtime.presets import load_preset
+from agentlayers.storage.chat_history import ChatHistoryStore
+from agentlayers.storage.digest import journal_digest
+from agentlayers.journal.event_journal import EventJournal
+from agentlayers.sync.service import SyncService
+
+__all__ = ["main"]
+
+
+class Replica:
+    """The commands the demo's parent may give."""
+
+    def __init__(self, app: App) -> None:
+        self._runtime = app.get(AgentRuntime)
+        self._chat = app.get(ChatHistoryStore)
+        self._journal = app.get(EventJournal)
+        self._sync = app.get(SyncService)
+        self._commands: Mapping[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+            "converse": self._converse,
+            "append": self._append,
+            "offline": self._offline,
+            "online": self._online,
+            "state": self._state,
+        }
+
+    async def answer(self, command: dict[str, Any]) -> None:
+        """Carry out one command and print its answer; a known fault becomes the answer."""
+        identifier, action = command.pop("id"), command.pop("do")
+        try:
+            result = await self._commands[action](**command)
+        except AgentLayersError as error:
+            result = {"error": str(error)}
+        say({"reply": identifier, **result})
+
+    async def report_local_entries(self) -> None:
+        """Tell the parent of each entry written here; a change is published only once it is durable."""
+        async for stored in self._journal.changes():
+            key = "acknowledged" if stored.is_local else "received"
+            say({key: stored.entry.id.hex(), "store": stored.store, "at": time.monotonic()})
+
+    async def _converse(self, session: str, prompt: str) -> dict[str, Any]:
+        types = []
+        async with self._runtime.query(prompt, session_id=session) as turn:
+            async for message in turn:
+                types.append(message.type)
+        return {"messages": types}
+
+    async def _append(self, session: str, texts: list[str]) -> dict[str, Any]:
+        for text in texts:
+            await self._chat.append(session, {"type": "user", "message": {"role": "user", "content": text}})
+        return {"appended": len(texts)}
+
+    async def _offline(self) -> dict[str, Any]:
+        await self._sync.disconnect()
+        return {}
+
+    async def _online(self) -> dict[str, Any]:
+        await self._sync.connect()
+        return {}
+
+    async def _state(self) -> dict[str, Any]:
+        status = self._sync.status
+        digest = await journal_digest(self._journal)
+        return {
+            "state": status.state,
+            "pending": sum(store.pending for store in status.stores.values()),
+            "entries": digest.entries,
+            "digest": digest.hex,
+        }
+
+
+def say(message: Mapping[str, object]) -> None:
+    """Write one line at once: a notice must not sit in a buffer when this process is killed."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+async def _serve(preset: str) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    reader = asyncio.StreamReader(limit=4 * 1024 * 1024)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async with load_preset(preset).build() as app:
+        replica = Replica(app)
+        async with asyncio.TaskGroup() as tasks:
+            reporting = tasks.create_task(replica.report_local_entries())
+            await asyncio.sleep(0)
+            say({"ready": True})
+            reading = tasks.create_task(_read_commands(reader, replica, tasks))
+            await stopping.wait()
+            reading.cancel()
+            reporting.cancel()
+
+
+async def _read_commands(reader: asyncio.StreamReader, replica: Replica, tasks: asyncio.TaskGroup) -> None:
+    while line := await reader.readline():
+        tasks.create_task(replica.answer(json.loads(line)))
+
+
+def main() -> None:
+    """Run one replica until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="agentlayers.cli.demo.replica", description=__doc__)
+    parser.add_argument("--preset", required=True)
+    configure_logs()
+    asyncio.run(_serve(parser.parse_args().preset))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""
+Every bound in one place, with its unit and the reason for its value.
+
+Whatever a peer chooses is checked against these before memory is spent in proportion to it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# -- wire -----------------------------------------------------------------------------------------------
+CHUNK_BYTES: Final = 512_000
+"""A message longer than this is cut; the value every stock peer uses."""
+
+MESSAGE_BYTES_MAX: Final = 32 * MIB
+"""One reassembled message. A batch of ours stays far below; a stock client may push its whole backlog at once."""
+
+FRAME_BYTES_MAX: Final = 4 * MIB
+"""One WebSocket frame or one MessagePack value on TCP. Stock peers send Acks unchunked however long they are."""
+
+CHUNKS_PER_MESSAGE_MAX: Final = -(-MESSAGE_BYTES_MAX // CHUNK_BYTES) + 1
+"""Follows from the two sizes; one spare for a peer that cuts unevenly."""
+
+PENDING_CHUNKED_MESSAGES_MAX: Final = 4
+"""Half-received messages per connection; a correct peer has one per direction."""
+
+PENDING_CHUNK_BYTES_MAX: Final = 48 * MIB
+"""Bytes held for half-received messages of one connection."""
+
+ENTRIES_PER_MESSAGE_MAX: Final = 100_000
+"""Entries in one WriteEntries or Changes; above any backlog a stock client fits into one message."""
+
+SUBSCRIPTIONS_PER_CONNECTION_MAX: Final = 64
+"""Public keys one connection may follow; a replica has one per journaled store."""
+
+PUBLIC_KEY_BYTES_MAX: Final = 256
+"""UTF-8 bytes of a public key; ours are 43 characters, Effect's a UUID of 36."""
+
+IV_BYTES: Final = 12
+"""AES-GCM nonce."""
+
+ENTRY_ID_BYTES: Final = 16
+"""UUIDv7."""
+
+# -- client ---------------------------------------------------------------------------------------------
+PUSH_BATCH_ENTRIES_MAX: Final = 512
+"""Entries per WriteEntries of ours: large enough that the per-message cost vanishes, small enough to pipeline."""
+
+PUSH_BATCH_BYTES_MAX: Final = 256 * KIB
+"""Plaintext bytes per WriteEntries of ours (one larger entry still goes alone)."""
+
+PUSH_WINDOW_MESSAGES: Final = 8
+"""WriteEntries on their way without an Ack; bounds what a lost connection sends again."""
+
+PULL_QUEUE_MESSAGES_MAX: Final = 16
+"""Received Changes waiting for the journal; when full the socket is not read, so the sender feels it."""
+
+HEARTBEAT_SECONDS: Final = 10.0
+"""Between Pings, as stock clients do; a Pong missing at the next tick means the connection is dead."""
+
+CONNECT_TIMEOUT_SECONDS: Final = 10.0
+"""For the socket, TLS, the upgrade and the server's Hello together."""
+
+RECONNECT_BASE_SECONDS: Final = 0.1
+"""First retry; doubles from here."""
+
+RECONNECT_MAX_SECONDS: Final = 5.0
+"""Longest pause between two attempts, so a server that is back is found soon."""
+
+FLUSH_ON_CLOSE_SECONDS: Final = 2.0
+"""How long closing a connected replica waits for the server to acknowledge what is pending."""
+
+# -- server ---------------------------------------------------------------------------------------------
+OUTBOX_BYTES_MAX: Final = 8 * MIB
+"""Frames queued for one connection; past it the subscriber is dropped with a reason and resumes from its cursor."""
+
+CHANGES_BATCH_ENTRIES_MAX: Final = 1024
+"""Entries per Changes of ours when a backlog is read."""
+
+CHANGES_BATCH_BYTES_MAX: Final = 384 * KIB
+"""Ciphertext bytes per Changes of ours, below the chunk size."""
+
+CONNECTIONS_MAX: Final = 4096
+"""Open connections per server process."""
+
+# -- journal --------------------------------------------------------------------------------------------
+CLOCK_DRIFT_SECONDS_MAX: Final = 3600.0
+"""Ids further ahead than this never pull the local clock along."""
+
+COMMIT_BATCH_MAX: Final = 512
+"""Transactions that may share one commit (one fsync)."""
+
+PAYLOAD_BYTES_MAX: Final = 16 * MIB
+"""One entry's payload; larger artifacts travel in pieces."""
+
+ARTIFACT_INLINE_BYTES_MAX: Final = 1 * MIB
+"""Content up to this size travels inside its artifact_record."""
+
+HORIZON_WINDOW_SECONDS: Final = 365 * 86_400.0
+"""How long the ids of compacted entries are remembered, so that nothing compacted comes back."""
+
+# -- runtime --------------------------------------------------------------------------------------------
+RECORD_WAIT_SECONDS_MAX: Final = 0.25
+"""How long a message may wait for its commit before it is yielded as ``recording_behind``."""
+
+TOOL_OUTPUT_BYTES_MAX: Final = 1 * MIB
+"""Output kept of one scripted tool call."""

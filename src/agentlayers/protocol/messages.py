@@ -1,0 +1,178 @@
+"""
+The messages of Effect's EventLogRemote, version 3, as values.
+
+Names on the wire are in :mod:`agentlayers.protocol.codec`. Fields a stock peer does not know are optional
+here and are only sent to a peer whose ``Hello`` announced them (or are ignored by it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+__all__ = [
+    "CAPABILITY_ACK_THROUGH",
+    "CAPABILITY_ENTRY_NONCES",
+    "EXTENSION_VERSION",
+    "Ack",
+    "Authenticate",
+    "Changes",
+    "ChunkedMessage",
+    "EncryptedEntry",
+    "Extensions",
+    "Hello",
+    "Message",
+    "Ping",
+    "Pong",
+    "RemoteEncryptedEntry",
+    "RequestChanges",
+    "StopChanges",
+    "WriteEntries",
+]
+
+EXTENSION_VERSION: Final = 1
+CAPABILITY_ENTRY_NONCES: Final = "entry-nonces"
+"""WriteEntries may carry a nonce with each entry, so a batch never reuses one."""
+CAPABILITY_ACK_THROUGH: Final = "through"
+"""Acks and Changes carry ``through``; the cursor moves only by it."""
+
+
+class EncryptedEntry(NamedTuple):
+    """
+    An entry on its way to a server.
+
+    Attributes:
+        entry_id: UUIDv7, in clear so that the server can recognise a duplicate.
+        iv: Nonce of this entry alone, 12 bytes.
+        ciphertext: The sealed entry.
+    """
+
+    entry_id: bytes
+    iv: bytes
+    ciphertext: bytes
+
+
+class RemoteEncryptedEntry(NamedTuple):
+    """An entry as a server hands it out, with its sequence number."""
+
+    sequence: int
+    iv: bytes
+    entry_id: bytes
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """
+    What our peers add to ``Hello``; a stock peer ignores it.
+
+    Attributes:
+        version: Version of the extension fields.
+        capabilities: Names of what the sender understands.
+        incarnation: Changes when the server's data was replaced (restored, emptied); 16 bytes.
+        tenant: The tenant this connection was let into.
+    """
+
+    version: int
+    capabilities: frozenset[str]
+    incarnation: bytes
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Server: first message of a connection. ``extensions`` is absent from a stock server."""
+
+    remote_id: bytes
+    extensions: Extensions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """Client to our server, over TCP only, before anything else."""
+
+    tenant: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Authenticate(tenant={self.tenant!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestChanges:
+    """Client: follow a public key from ``start_sequence`` (the first sequence it does not have)."""
+
+    public_key: str
+    start_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopChanges:
+    """Client: stop following a public key."""
+
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteEntries:
+    """Client: append entries. Answered by the Ack with the same ``id``."""
+
+    public_key: str
+    id: int
+    entries: Sequence[EncryptedEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """
+    Server: the entries of the WriteEntries ``id`` are durable.
+
+    Attributes:
+        id: The WriteEntries that is acknowledged.
+        sequence_numbers: One for each entry sent, in that order (our server; a stock one may leave some out).
+        through: Everything below it was sent to, or written by, this connection; :obj:`None` if not subscribed or stock.
+    """
+
+    id: int
+    sequence_numbers: Sequence[int]
+    through: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Server: entries of a followed public key, in sequence order."""
+
+    public_key: str
+    entries: Sequence[RemoteEncryptedEntry]
+    through: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Client: are you there?"""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Server: answer to the Ping with the same ``id``."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedMessage:
+    """Either side: piece ``index`` of ``total`` of a message too long for one frame."""
+
+    id: int
+    index: int
+    total: int
+    data: bytes
+
+
+Message = (
+    Hello | Authenticate | RequestChanges | StopChanges | WriteEntries | Ack | Changes | Ping | Pong | ChunkedMessage
+)
+Fields = Mapping[str, object]

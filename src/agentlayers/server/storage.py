@@ -1,0 +1,83 @@
+"""
+Where a server keeps its journals: the port behind its ``storage`` slot.
+
+A server journal is the sequence of sealed entries of one (tenant, public key). The server can read
+nothing in them but the entry ids.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
+
+__all__ = ["Appended", "ServerStorage", "TenantInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantInfo:
+    """
+    What ``Hello`` says of a tenant.
+
+    Attributes:
+        remote_id: 16 random bytes (UUIDv4), kept for ever: a stock client uploads everything again to a new one.
+        incarnation: 16 random bytes, renewed when the data was replaced.
+    """
+
+    remote_id: bytes
+    incarnation: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """
+    What became of an append.
+
+    Attributes:
+        sequences: One for each entry given, in that order; a duplicate has its first sequence.
+        new: The entries that were stored now, contiguous and ascending; what subscribers are sent.
+    """
+
+    sequences: tuple[int, ...]
+    new: tuple[RemoteEncryptedEntry, ...]
+
+
+class ServerStorage(abc.ABC):
+    """
+    Durable journals keyed by (tenant, public key); opened with ``async with``.
+
+    Sequences per key start at 0, are contiguous and assigned in commit order, so a reader that has seen
+    ``n`` never misses an entry below it. All methods raise
+    :class:`~agentlayers.errors.StorageUnavailableError` when the medium refuses and
+    :class:`~agentlayers.errors.StorageCorruptionError` when it holds something never written.
+    """
+
+    @abc.abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abc.abstractmethod
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    @abc.abstractmethod
+    async def tenant(self, tenant: str) -> TenantInfo:
+        """Return the tenant's ids, creating them durably the first time."""
+
+    @abc.abstractmethod
+    async def append(self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]) -> Appended:
+        """Store what is new; durable when this returns. Concurrent appends share a commit."""
+
+    @abc.abstractmethod
+    async def read(
+        self, tenant: str, public_key: str, start: int, *, entries_max: int, bytes_max: int
+    ) -> list[RemoteEncryptedEntry]:
+        """Return entries from ``start`` on, in order, at least one if there is one, within the bounds."""
+
+    @abc.abstractmethod
+    async def head(self, tenant: str, public_key: str) -> int:
+        """Return the first unused sequence of the key; 0 if it has no entry."""

@@ -1,0 +1,73 @@
+"""
+How a replica reaches a server: the port behind the ``transport`` slot.
+
+A transport only moves bytes. What they mean is the business of the sessions in
+:mod:`agentlayers.protocol`; when to try again is that of :mod:`agentlayers.sync`.
+"""
+
+from __future__ import annotations
+
+import abc
+
+from agentlayers.protocol.messages import Authenticate
+
+__all__ = ["Connection", "Transport"]
+
+
+class Connection(abc.ABC):
+    """
+    One open connection to a server.
+
+    Attributes:
+        is_stream: Bytes arrive cut anywhere (TCP), not one message to a call (WebSocket).
+        authenticate: What the client session must send before anything else, if the medium has no header for it.
+    """
+
+    is_stream: bool = False
+    authenticate: Authenticate | None = None
+
+    @abc.abstractmethod
+    async def send(self, data: bytes) -> None:
+        """
+        Send one message, waiting while the peer does not read.
+
+        Raises:
+            ConnectionLostError: The connection is gone.
+        """
+
+    @abc.abstractmethod
+    async def receive(self) -> bytes:
+        """
+        Return the next bytes: one message, or a piece of the stream.
+
+        Raises:
+            ConnectionLostError: The peer closed, with its code and reason.
+        """
+
+    @abc.abstractmethod
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the socket and release everything; safe to call twice."""
+
+
+class Transport(abc.ABC):
+    """A place to connect to, again and again."""
+
+    @property
+    @abc.abstractmethod
+    def url(self) -> str:
+        """Where to, without credentials; safe to show."""
+
+    @property
+    def is_online(self) -> bool:
+        """Whether there is anywhere to connect to; :obj:`False` only for the offline transport."""
+        return True
+
+    @abc.abstractmethod
+    async def connect(self) -> Connection:
+        """
+        Open a new connection.
+
+        Raises:
+            ConnectError: Nobody answers there, or the handshake failed.
+            AuthenticationError: The server refused the credentials; retrying with the same ones is pointless.
+        """
