@@ -45,6 +45,18 @@ IV_BYTES: Final = 12
 ENTRY_ID_BYTES: Final = 16
 """UUIDv7."""
 
+FIELDS_PER_MESSAGE_MAX: Final = 64
+"""Keys in one message, known or not; the longest message has six."""
+
+CAPABILITIES_MAX: Final = 64
+"""Names in the capabilities of a Hello."""
+
+NAME_BYTES_MAX: Final = 256
+"""UTF-8 bytes of a tenant, a capability or an error code on the wire."""
+
+TOKEN_BYTES_MAX: Final = 8 * KIB
+"""UTF-8 bytes of a token; room for a signed one."""
+
 # -- client ---------------------------------------------------------------------------------------------
 PUSH_BATCH_ENTRIES_MAX: Final = 512
 """Entries per WriteEntries of ours: large enough that the per-message cost vanishes, small enough to pipeline."""
@@ -96,6 +108,9 @@ COMMIT_BATCH_MAX: Final = 512
 PAYLOAD_BYTES_MAX: Final = 16 * MIB
 """One entry's payload; larger artifacts travel in pieces."""
 
+PAYLOAD_DEPTH_MAX: Final = 200
+"""Maps and lists inside one another in a payload; far below where MessagePack and JSON libraries give up."""
+
 ARTIFACT_INLINE_BYTES_MAX: Final = 1 * MIB
 """Content up to this size travels inside its artifact_record."""
 
@@ -108,3 +123,7 @@ RECORD_WAIT_SECONDS_MAX: Final = 0.25
 
 TOOL_OUTPUT_BYTES_MAX: Final = 1 * MIB
 """Output kept of one scripted tool call."""
+
+# -- files ----------------------------------------------------------------------------------------------
+IDENTITY_FILE_BYTES_MAX: Final = 64 * KIB
+"""An identity file: a line of about 200 characters, some more with identities for single stores."""

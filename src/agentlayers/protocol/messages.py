@@ -25,6 +25,7 @@ __all__ = [
     "Message",
     "Ping",
     "Pong",
+    "Rejected",
     "RemoteEncryptedEntry",
     "RequestChanges",
     "StopChanges",
@@ -116,11 +117,21 @@ class StopChanges:
 
 @dataclass(frozen=True, slots=True)
 class WriteEntries:
-    """Client: append entries. Answered by the Ack with the same ``id``."""
+    """
+    Client: append entries. Answered by the Ack with the same ``id``.
+
+    Attributes:
+        public_key: The journal to append to.
+        id: Chosen by the client, from 0 up on each connection.
+        entries: In the order in which the server is to number them.
+        iv: The nonce beside the entries, which the wire demands even where each entry has its own. Left
+            empty, it is the first entry's.
+    """
 
     public_key: str
     id: int
     entries: Sequence[EncryptedEntry]
+    iv: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +174,20 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """
+    Our server, only to a client that sent Authenticate: the session is over.
+
+    Over TCP there is no close code, and a wrong token must not look like a lost connection.
+
+    Attributes:
+        code: An :class:`~agentlayers.errors.ErrorCode`, or a later release's.
+    """
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkedMessage:
     """Either side: piece ``index`` of ``total`` of a message too long for one frame."""
 
@@ -173,6 +198,16 @@ class ChunkedMessage:
 
 
 Message = (
-    Hello | Authenticate | RequestChanges | StopChanges | WriteEntries | Ack | Changes | Ping | Pong | ChunkedMessage
+    Hello
+    | Authenticate
+    | Rejected
+    | RequestChanges
+    | StopChanges
+    | WriteEntries
+    | Ack
+    | Changes
+    | Ping
+    | Pong
+    | ChunkedMessage
 )
 Fields = Mapping[str, object]

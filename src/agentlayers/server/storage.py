@@ -8,14 +8,20 @@ nothing in them but the entry ids.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+import os
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
 
-__all__ = ["Appended", "ServerStorage", "TenantInfo"]
+if TYPE_CHECKING:
+    from agentlayers.layer import Layer
+
+__all__ = ["Appended", "ServerStorage", "TenantInfo", "new_tenant_info"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,12 @@ class TenantInfo:
 
     remote_id: bytes
     incarnation: bytes
+
+
+def new_tenant_info(random: Callable[[int], bytes] = os.urandom) -> TenantInfo:
+    """Draw the ids of a tenant that is seen for the first time."""
+    remote_id = uuid.UUID(bytes=random(16), version=4).bytes
+    return TenantInfo(remote_id=remote_id, incarnation=random(16))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +93,19 @@ class ServerStorage(abc.ABC):
     @abc.abstractmethod
     async def head(self, tenant: str, public_key: str) -> int:
         """Return the first unused sequence of the key; 0 if it has no entry."""
+
+    @staticmethod
+    def layer_sqlite(directory: str | Path) -> Layer[ServerStorage]:
+        """Provide journals in one SQLite file below ``directory``; the default of ``agentlayers serve``."""
+        from agentlayers.layer import Layer
+        from agentlayers.server.sqlite_storage import SQLiteServerStorage
+
+        return Layer.scoped(ServerStorage, SQLiteServerStorage, directory=directory)
+
+    @staticmethod
+    def layer_memory() -> Layer[ServerStorage]:
+        """Provide journals that are gone with the process."""
+        from agentlayers.layer import Layer
+        from agentlayers.server.memory_storage import MemoryServerStorage
+
+        return Layer.scoped(ServerStorage, MemoryServerStorage)

@@ -8,8 +8,12 @@ A transport only moves bytes. What they mean is the business of the sessions in
 from __future__ import annotations
 
 import abc
+from typing import TYPE_CHECKING
 
 from agentlayers.protocol.messages import Authenticate
+
+if TYPE_CHECKING:
+    from agentlayers.layer import Layer
 
 __all__ = ["Connection", "Transport"]
 
@@ -20,7 +24,8 @@ class Connection(abc.ABC):
 
     Attributes:
         is_stream: Bytes arrive cut anywhere (TCP), not one message to a call (WebSocket).
-        authenticate: What the client session must send before anything else, if the medium has no header for it.
+        authenticate: What the client session must send before anything else, if the medium has no
+            header for it.
     """
 
     is_stream: bool = False
@@ -69,5 +74,29 @@ class Transport(abc.ABC):
 
         Raises:
             ConnectError: Nobody answers there, or the handshake failed.
-            AuthenticationError: The server refused the credentials; retrying with the same ones is pointless.
+            AuthenticationError: The server refused the credentials; the same ones will not do later.
         """
+
+    @staticmethod
+    def layer_websocket(url: str, token: str | None = None, tenant: str | None = None) -> Layer:
+        """Reach the server over WebSocket; see :mod:`agentlayers.transport.websocket`."""
+        from agentlayers.layer import Layer
+        from agentlayers.transport.websocket import WebSocketTransport
+
+        return Layer.factory(Transport, WebSocketTransport, url=url, token=token, tenant=tenant)
+
+    @staticmethod
+    def layer_tcp(url: str, token: str | None = None, tenant: str | None = None) -> Layer:
+        """Reach the server over TCP or TLS; see :mod:`agentlayers.transport.tcp`."""
+        from agentlayers.layer import Layer
+        from agentlayers.transport.tcp import TCPTransport
+
+        return Layer.factory(Transport, TCPTransport, url=url, token=token, tenant=tenant)
+
+    @staticmethod
+    def layer_offline() -> Layer:
+        """Stay local: nothing is sent anywhere."""
+        from agentlayers.layer import Layer
+        from agentlayers.transport.offline import OfflineTransport
+
+        return Layer.factory(Transport, OfflineTransport)

@@ -76,6 +76,12 @@ class AcknowledgedLog:
         """Return how many entries ``replica`` acknowledged."""
         return sum(1 for owner in self.entries.values() if owner == replica)
 
+    def read_back(self, path: Path) -> None:
+        """Fill a new log with what an earlier one wrote."""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            notice = json.loads(line)
+            self.entries[notice["acknowledged"]] = notice["replica"]
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -109,6 +115,7 @@ class Story:
     async def play(self) -> None:
         """Run all phases, then stop every process, however it went."""
         self._prepare()
+        self._share_an_identity()
         try:
             await self._phases()
         finally:
@@ -116,6 +123,12 @@ class Story:
                 await process.stop()
                 self.processes.extend(process.records)
             self.log.close()
+
+    def reopen(self) -> None:
+        """Take up the files an earlier demo kept, to report on them again."""
+        self._prepare()
+        self.log.read_back(self.directory / "acknowledged.jsonl")
+        self.log.close()
 
     @property
     def replicas(self) -> dict[str, Path]:
@@ -140,9 +153,11 @@ class Story:
             token_file=token_file,
         )
         self._a, self._b = (self._replica(name) for name in ("A", "B"))
+
+    def _share_an_identity(self) -> None:
         identity = Identity.generate()
         for replica in (self._a, self._b):
-            replica.directory.mkdir(mode=0o700, exist_ok=True)
+            replica.directory.mkdir(mode=0o700)
             identity.save(replica.directory / "identity")
 
     def _replica(self, name: str) -> ReplicaProcess:

@@ -1,0 +1,206 @@
+"""
+Bring heads and read models up to date with new entries, and report conflicts.
+
+A projection that raises leaves its entry *unapplied*: stored, visible, retried at the next registration. The
+others of its batch are not affected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agentlayers.errors import StorageError
+from agentlayers.journal.causality import NO_STATE, Conflict, KeyState, with_version
+from agentlayers.journal.conflict_policy import Resolution, Version
+from agentlayers.journal.entry import Entry
+from agentlayers.journal.event_journal import Observation, StoreSchema
+from agentlayers.journal.primitives import EntryRow, UnappliedRow
+
+if TYPE_CHECKING:
+    from agentlayers.journal.transaction import JournalTransaction
+
+__all__ = ["apply_rows", "conflict_of", "emit", "report_conflicts", "retry_unapplied"]
+
+logger = structlog.get_logger()
+
+_ERROR_TEXT_MAX = 500
+
+
+def apply_rows(
+    tx: JournalTransaction, schema: StoreSchema, rows: Sequence[EntryRow], versions: Mapping[bytes, Version]
+) -> list[tuple[EntryRow, KeyState]]:
+    """
+    Take new rows into account: first all heads, then all projections.
+
+    Args:
+        tx: The open transaction.
+        schema: Their store.
+        rows: New entries, appended already.
+        versions: The keyed ones among them, decoded.
+
+    Returns:
+        Each keyed row with the state of its key right after it, to report conflicts by.
+    """
+    states = []
+    for row in rows:
+        if row.keyed:
+            state = with_version(tx.key_state(row.store, row.primary_key) or NO_STATE, versions[row.id])
+            tx.put_key_state(row.store, row.primary_key, state)
+            states.append((row, state))
+    _project_all(tx, schema, rows, dict(versions))
+    return states
+
+
+def _project_all(
+    tx: JournalTransaction, schema: StoreSchema, rows: Sequence[EntryRow], versions: dict[bytes, Version]
+) -> None:
+    heads: dict[str, list[Version]] = {}
+    savepoint = tx.open_savepoint()
+    try:
+        for row in rows:
+            _project(tx, schema, row, versions, heads)
+    except StorageError:
+        # The medium failed, not the projection: the whole transaction has to fail.
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever a projection raises
+        tx.rollback_savepoint(savepoint)
+        if len(rows) == 1:
+            _note_failure(tx, schema, rows[0], error, attempts=1)
+            return
+        for row in rows:
+            _project_one(tx, schema, row, attempts=1)
+    else:
+        tx.release_savepoint(savepoint)
+
+
+def _project_one(tx: JournalTransaction, schema: StoreSchema, row: EntryRow, *, attempts: int) -> bool:
+    savepoint = tx.open_savepoint()
+    try:
+        _project(tx, schema, row, {}, {})
+    except StorageError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever a projection raises
+        tx.rollback_savepoint(savepoint)
+        _note_failure(tx, schema, row, error, attempts=attempts)
+        return False
+    tx.release_savepoint(savepoint)
+    return True
+
+
+def _project(
+    tx: JournalTransaction,
+    schema: StoreSchema,
+    row: EntryRow,
+    versions: dict[bytes, Version],
+    heads: dict[str, list[Version]],
+) -> None:
+    entry = Entry(row.id, row.event, row.primary_key, row.payload)
+    if not row.keyed:
+        schema.project(tx, entry, ())
+        return
+    known = heads.get(row.primary_key)
+    if known is None:
+        # Heads are those after the whole batch, so a key with many new versions is decoded once.
+        known = heads[row.primary_key] = _current_heads(tx, schema, row, versions)
+    schema.project(tx, entry, known)
+
+
+def _current_heads(
+    tx: JournalTransaction, schema: StoreSchema, row: EntryRow, versions: dict[bytes, Version]
+) -> list[Version]:
+    state = tx.key_state(row.store, row.primary_key) or NO_STATE
+    return [
+        versions.get(head.id) or tx.version_from(schema, tx.expect_row(row.store, head.id))
+        for head in state.heads
+    ]
+
+
+def _note_failure(
+    tx: JournalTransaction, schema: StoreSchema, row: EntryRow, error: Exception, *, attempts: int
+) -> None:
+    logger.warning(
+        "entry_unapplied",
+        store=schema.name,
+        event_name=row.event,
+        entry_id=row.id.hex(),
+        error=type(error).__name__,
+        attempts=attempts,
+    )
+    tx.set_applied(row.position, applied=False)
+    text = f"{type(error).__name__}: {error}"[:_ERROR_TEXT_MAX]
+    tx.put_unapplied(UnappliedRow(row.position, text, attempts))
+
+
+def retry_unapplied(tx: JournalTransaction, schema: StoreSchema) -> int:
+    """Project a store's unapplied entries once more; returns how many succeeded."""
+    failed = {row.position: row for row in tx.unapplied_rows(tx.store_number(schema.name))}
+    succeeded = 0
+    for row in tx.rows_at(list(failed)):
+        if _project_one(tx, schema, row, attempts=failed[row.position].attempts + 1):
+            tx.drop_unapplied(row.position)
+            tx.set_applied(row.position, applied=True)
+            succeeded += 1
+    return succeeded
+
+
+def conflict_of(schema: StoreSchema, primary_key: str, heads: Sequence[Version]) -> Conflict:
+    """Describe several heads and what the policy makes of them."""
+    return Conflict(schema.name, primary_key, tuple(heads), _resolve(schema, heads))
+
+
+def _resolve(schema: StoreSchema, heads: Sequence[Version]) -> Resolution | None:
+    try:
+        return schema.policy.resolve(heads)
+    except Exception as error:  # noqa: BLE001  # a user's policy; what it breaks is shown by its projection
+        logger.warning("conflict_policy_failed", store=schema.name, error=type(error).__name__)
+        return None
+
+
+def report_conflicts(
+    tx: JournalTransaction,
+    schema: StoreSchema,
+    remote_id: bytes,
+    states: Sequence[tuple[EntryRow, KeyState]],
+) -> None:
+    """
+    Emit ``sync_conflict`` for each arrived version that is concurrent with others.
+
+    Each pair of versions meets once, when the later one arrives, so none is reported twice.
+    """
+    for row, state in states:
+        others = [head.id for head in state.heads if head.id != row.id]
+        if not others or len(others) == len(state.heads):
+            continue
+        heads = [
+            tx.version_from(schema, tx.expect_row(row.store, head.id)) for head in state.heads
+        ]
+        resolution = _resolve(schema, heads)
+        fields: dict[str, object] = {
+            "remoteId": remote_id.hex(),
+            "event": row.event,
+            "primaryKey": row.primary_key,
+            "entryId": row.id.hex(),
+            "conflictCount": len(others),
+            "resolution": resolution.outcome if resolution else "reject",
+        }
+        if resolution and resolution.outcome != "reject" and resolution.winner is not None:
+            fields["resolvedEntryId"] = resolution.winner.hex()
+        emit(tx, Observation("sync_conflict", schema.name, fields))
+
+
+def emit(tx: JournalTransaction, observation: Observation) -> None:
+    """Hand an observation to every observer, each in its own savepoint; one that fails harms nothing else."""
+    for observer in tuple(tx.registry.observers):
+        savepoint = tx.open_savepoint()
+        try:
+            observer(tx, observation)
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  # an observer records; it must not stop what it observes
+            tx.rollback_savepoint(savepoint)
+            logger.warning("observer_failed", kind=observation.kind, error=type(error).__name__)
+        else:
+            tx.release_savepoint(savepoint)

@@ -1,0 +1,74 @@
+"""What a journal knows besides its data: its replica, its stores, its observers, its clock."""
+
+from __future__ import annotations
+
+import random as random_module
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from agentlayers.errors import StateError
+from agentlayers.journal.event_journal import Observation, StoreSchema
+
+if TYPE_CHECKING:
+    from agentlayers.journal.transaction import JournalTransaction
+
+__all__ = ["JournalRegistry"]
+
+Observer = Callable[["JournalTransaction", Observation], None]
+
+
+class JournalRegistry:
+    """
+    Shared by all transactions of one open journal.
+
+    Attributes:
+        replica_id: Name of this replica in causal summaries.
+        clock: Seconds since the epoch.
+        random: Entropy of entry ids; uniqueness, not secrecy, depends on it.
+        schemas: The registered stores by name.
+        observers: Called inside the transaction for each observation.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], random: random_module.Random | None) -> None:
+        self.replica_id = ""
+        self.clock = clock
+        self.random = random if random is not None else random_module.Random()
+        self.schemas: dict[str, StoreSchema] = {}
+        self.observers: list[Observer] = []
+
+    def now_ms(self) -> int:
+        """Return the clock in whole milliseconds."""
+        return int(self.clock() * 1000)
+
+    def new_replica_id(self) -> str:
+        """Return a fresh random name: 64 bits, because it travels with every keyed entry."""
+        return f"{self.random.getrandbits(64):016x}"
+
+    def schema(self, store: str) -> StoreSchema:
+        """
+        Return the schema of a registered store.
+
+        Raises:
+            StateError: The store is not registered.
+        """
+        schema = self.schemas.get(store)
+        if schema is None:
+            known = ", ".join(sorted(self.schemas)) or "none"
+            raise StateError(f"store {store!r} is not registered with this journal; registered: {known}")
+        return schema
+
+    def add(self, schema: StoreSchema) -> None:
+        """
+        Declare a store.
+
+        Raises:
+            StateError: A store of this name is registered already.
+        """
+        if schema.name in self.schemas:
+            raise StateError(f"store {schema.name!r} is registered with this journal already")
+        self.schemas[schema.name] = schema
+
+    def clear(self) -> None:
+        """Forget stores and observers, as a journal does when it is closed."""
+        self.schemas.clear()
+        self.observers.clear()

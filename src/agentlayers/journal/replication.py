@@ -1,0 +1,318 @@
+"""
+What a journal keeps per remote: what came from it, what it has of ours, where to go on reading.
+
+Pending for a remote is every outbound entry above its *watermark* that is not noted as held by it. An
+acknowledgement of the next expected entries only moves the watermark; one out of turn leaves a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agentlayers.errors import MalformedMessageError
+from agentlayers.journal import projection
+from agentlayers.journal.conflict_policy import Version
+from agentlayers.journal.entry import Entry, RemoteEntry, StoredEntry
+from agentlayers.journal.entry_id import entry_id_millis
+from agentlayers.journal.event_journal import (
+    Acknowledgement,
+    QuarantinedEntry,
+    Remote,
+    RemoteState,
+    RemoteWriteResult,
+    StoreSchema,
+)
+from agentlayers.journal.primitives import EntryRow, QuarantinedRow, RemoteRow
+from agentlayers.limits import ENTRY_ID_BYTES, PAYLOAD_BYTES_MAX
+
+if TYPE_CHECKING:
+    from agentlayers.journal.transaction import JournalTransaction
+
+__all__ = [
+    "HORIZON_FLOOR",
+    "acknowledge",
+    "quarantine_raw",
+    "quarantined",
+    "remember_remote",
+    "remote_state",
+    "remotes",
+    "reset_remote",
+    "retire_remote",
+    "uncommitted",
+    "write_from_remote",
+]
+
+logger = structlog.get_logger()
+
+HORIZON_FLOOR = "horizon_floor:"
+"""Setting per store: highest milliseconds of an id that was compacted and is remembered no longer."""
+
+_WALK_ROWS = 512
+
+
+# -- from a remote ------------------------------------------------------------------------------------------
+def write_from_remote(
+    tx: JournalTransaction,
+    store: str,
+    remote_id: bytes,
+    entries: Sequence[RemoteEntry],
+    *,
+    through: int | None,
+) -> RemoteWriteResult:
+    """Take over what a remote sent; see :meth:`EventJournal.write_from_remote`."""
+    schema = tx.registry.schema(store)
+    remote = _contacted(tx, tx.store_number(store), remote_id)
+    arrival = _Arrival(tx, schema, remote)
+    arrival.sort_out(entries)
+    states = projection.apply_rows(tx, schema, arrival.rows, arrival.versions)
+    remote = _mark_held(tx, remote, arrival.returned)
+    if through is None and entries:
+        through = max(entry.sequence for entry in entries) + 1
+    next_sequence = max(remote.next_sequence, through or 0)
+    tx.put_remote(remote._replace(next_sequence=next_sequence))
+    projection.report_conflicts(tx, schema, remote_id, states)
+    written = tuple(Entry(row.id, row.event, row.primary_key, row.payload) for row in arrival.rows)
+    return RemoteWriteResult(written, arrival.duplicates, tuple(arrival.quarantined), next_sequence)
+
+
+class _Arrival:
+    """One batch from a remote, sorted into new, known and unusable."""
+
+    def __init__(self, tx: JournalTransaction, schema: StoreSchema, remote: RemoteRow) -> None:
+        self.tx, self.schema, self.remote = tx, schema, remote
+        self.rows: list[EntryRow] = []
+        self.versions: dict[bytes, Version] = {}
+        self.returned: list[int] = []
+        self.duplicates = 0
+        self.quarantined: list[bytes] = []
+
+    def sort_out(self, entries: Sequence[RemoteEntry]) -> None:
+        """Append what is new; note what came back; keep aside what cannot be used."""
+        tx, store = self.tx, self.remote.store
+        ids = [remote_entry.entry.id for remote_entry in entries]
+        held = tx.held(store, ids)
+        known = tx.compacted(store, [entry_id for entry_id in ids if entry_id not in held])
+        floor = _horizon_floor(tx, store)
+        for sequence, entry in entries:
+            if entry.id in held or entry.id in known:
+                self.duplicates += 1
+                back = held.get(entry.id)
+                if back is not None and back.outbound:
+                    self.returned.append(back.position)
+            elif floor >= 0 and entry_id_millis(entry.id) <= floor:
+                self._set_aside(sequence, entry, "older than the compaction horizon")
+                known.add(entry.id)
+            else:
+                known.add(entry.id)
+                self._take(sequence, entry)
+        if self.rows:
+            tx.written_stores.add(self.schema.name)
+            tx.note_ids([row.id for row in self.rows])
+
+    def _take(self, sequence: int, entry: Entry) -> None:
+        keyed = entry.event in self.schema.keyed_events
+        row = EntryRow(
+            self.tx.next_position(), self.remote.store, entry.id, entry.event, entry.primary_key, entry.payload,
+            False, self.remote.number, keyed, True,  # noqa: FBT003
+        )  # fmt: skip
+        reason = _unusable(entry)
+        if keyed and not reason:
+            try:
+                self.versions[entry.id] = self.tx.version_from(self.schema, row)
+            except (MalformedMessageError, ValueError, TypeError) as error:
+                reason = f"payload of a keyed event is no map: {type(error).__name__}"
+        if reason:
+            self._set_aside(sequence, entry, reason)
+            return
+        self.tx.append_row(row)
+        self.rows.append(row)
+
+    def _set_aside(self, sequence: int, entry: Entry, reason: str) -> None:
+        row = QuarantinedRow(
+            self.remote.store, entry.id, self.remote.number, sequence, entry.event, entry.primary_key,
+            entry.payload, reason,
+        )  # fmt: skip
+        if self.tx.put_quarantined(row):
+            self.quarantined.append(entry.id)
+            logger.warning(
+                "entry_quarantined", store=self.schema.name, entry_id=entry.id.hex(), reason=reason
+            )
+        else:
+            self.duplicates += 1
+
+
+def _unusable(entry: Entry) -> str:
+    if len(entry.id) != ENTRY_ID_BYTES:
+        return f"an entry id of {len(entry.id)} bytes instead of {ENTRY_ID_BYTES}"
+    if len(entry.payload) > PAYLOAD_BYTES_MAX:
+        return f"a payload of {len(entry.payload)} bytes, at most {PAYLOAD_BYTES_MAX} are kept"
+    return ""
+
+
+def _horizon_floor(tx: JournalTransaction, store: int) -> int:
+    value = tx.get_setting(f"{HORIZON_FLOOR}{store}")
+    return -1 if value is None else int.from_bytes(value)
+
+
+# -- to a remote --------------------------------------------------------------------------------------------
+def uncommitted(
+    tx: JournalTransaction, store: str, remote_id: bytes, *, after: int, entries_max: int, bytes_max: int
+) -> list[StoredEntry]:
+    """List what the remote has not acknowledged; see :meth:`EventJournal.uncommitted`."""
+    number = tx.store_number(store)
+    remote = tx.find_remote(number, remote_id)
+    start = max(after, remote.watermark) if remote else after
+    pending: list[StoredEntry] = []
+    size = 0
+    for row in tx.outbound_rows(number, remote.number if remote else 0, start):
+        size += len(row.payload) + len(row.primary_key) + len(row.event) + ENTRY_ID_BYTES
+        if pending and (size > bytes_max or len(pending) >= entries_max):
+            break
+        pending.append(tx.stored(row))
+    return pending
+
+
+def acknowledge(
+    tx: JournalTransaction,
+    store: str,
+    remote_id: bytes,
+    acknowledgement: Acknowledgement,
+    *,
+    through: int | None,
+) -> None:
+    """Note what the remote holds durably; see :meth:`EventJournal.acknowledge`."""
+    remote = _contacted(tx, tx.store_number(store), remote_id)
+    remote = _mark_held(tx, remote, acknowledgement.positions)
+    cursor = remote.next_sequence
+    if through is not None:
+        cursor = max(cursor, through)
+    else:
+        # An Ack equal to the cursor leaves no room for an unseen entry below it (DESIGN 6).
+        for sequence in sorted(acknowledgement.sequences):
+            if sequence == cursor:
+                cursor += 1
+    tx.put_remote(remote._replace(next_sequence=cursor))
+
+
+def _mark_held(tx: JournalTransaction, remote: RemoteRow, positions: Sequence[int]) -> RemoteRow:
+    """Move the watermark over positions the remote has; note those beyond the first gap."""
+    fresh = sorted({position for position in positions if position > remote.watermark})
+    if not fresh:
+        return remote
+    expected = tx.outbound_positions(remote.store, remote.watermark, len(fresh))
+    if expected == fresh:
+        # The common case, an Ack in order, writes no note.
+        return _absorb_noted(tx, remote._replace(watermark=fresh[-1]))
+    real = {row.position for row in tx.rows_at(fresh) if row.store == remote.store and row.outbound}
+    tx.note(remote.number, [position for position in fresh if position in real])
+    return _absorb_noted(tx, remote)
+
+
+def _absorb_noted(tx: JournalTransaction, remote: RemoteRow) -> RemoteRow:
+    watermark = remote.watermark
+    while True:
+        positions = tx.outbound_positions(remote.store, watermark, _WALK_ROWS)
+        noted = tx.noted(remote.number, positions[:1]) and tx.noted(remote.number, positions)
+        reached = 0
+        while noted and reached < len(positions) and positions[reached] in noted:
+            watermark = positions[reached]
+            reached += 1
+        if reached < _WALK_ROWS:
+            break
+    if watermark > remote.watermark or tx.noted(remote.number, [watermark]):
+        tx.forget_noted(remote.number, watermark)
+    return remote._replace(watermark=watermark)
+
+
+# -- the remote itself --------------------------------------------------------------------------------------
+def _contacted(tx: JournalTransaction, store: int, remote_id: bytes) -> RemoteRow:
+    remote = tx.find_remote(store, remote_id)
+    if remote is None:
+        return tx.put_remote(RemoteRow(0, store, remote_id, None, 0, b"", 0, is_retired=False))
+    return remote._replace(is_retired=False)
+
+
+def remote_state(tx: JournalTransaction, store: str, remote_id: bytes) -> RemoteState:
+    """Report cursor, incarnation and the number of pending entries."""
+    number = tx.store_number(store)
+    remote = tx.find_remote(number, remote_id)
+    if remote is None:
+        return RemoteState(0, b"", tx.count_outbound(number, 0, 0))
+    pending = tx.count_outbound(number, remote.number, remote.watermark)
+    return RemoteState(remote.next_sequence, remote.incarnation, pending)
+
+
+def reset_remote(tx: JournalTransaction, store: str, remote_id: bytes, *, incarnation: bytes) -> None:
+    """Start over with a remote: cursor 0, everything local pending again."""
+    remote = _contacted(tx, tx.store_number(store), remote_id)
+    tx.forget_noted(remote.number, None)
+    tx.put_remote(remote._replace(next_sequence=0, incarnation=incarnation, watermark=0))
+
+
+def remember_remote(tx: JournalTransaction, store: str, remote_id: bytes, *, url: str | None) -> None:
+    """Note a remote's address and retire what was there before."""
+    number = tx.store_number(store)
+    remote = _contacted(tx, number, remote_id)
+    tx.put_remote(remote._replace(url=url if url is not None else remote.url))
+    for other in tx.list_remotes(number) if url is not None else ():
+        if other.url == url and other.remote_id != remote_id and not other.is_retired:
+            tx.put_remote(other._replace(is_retired=True))
+
+
+def retire_remote(tx: JournalTransaction, store: str, remote_id: bytes) -> bool:
+    """Let compaction disregard a remote."""
+    remote = tx.find_remote(tx.store_number(store), remote_id)
+    if remote is not None:
+        tx.put_remote(remote._replace(is_retired=True))
+    return remote is not None
+
+
+def remotes(tx: JournalTransaction, store: str) -> list[Remote]:
+    """List a store's remotes."""
+    number = tx.store_number(store)
+    return [
+        Remote(
+            remote.remote_id,
+            remote.url,
+            remote.is_retired,
+            RemoteState(
+                remote.next_sequence,
+                remote.incarnation,
+                tx.count_outbound(number, remote.number, remote.watermark),
+            ),
+        )
+        for remote in tx.list_remotes(number)
+    ]
+
+
+# -- quarantine ---------------------------------------------------------------------------------------------
+def quarantine_raw(
+    tx: JournalTransaction,
+    store: str,
+    remote_id: bytes,
+    entry_id: bytes,
+    *,
+    sequence: int,
+    data: bytes,
+    reason: str,
+) -> bool:
+    """Keep aside what could not even be read as an entry."""
+    number = tx.store_number(store)
+    remote = tx.put_remote(_contacted(tx, number, remote_id))
+    row = QuarantinedRow(number, entry_id, remote.number, sequence, "", "", data, reason)
+    return tx.put_quarantined(row)
+
+
+def quarantined(tx: JournalTransaction, store: str) -> list[QuarantinedEntry]:
+    """List what was kept aside of a store."""
+    number = tx.store_number(store)
+    ids = {remote.number: remote.remote_id for remote in tx.list_remotes(number)}
+    return [
+        QuarantinedEntry(
+            row.id, ids.get(row.remote, b""), row.sequence, row.event, row.primary_key, row.data, row.reason
+        )
+        for row in tx.quarantined_rows(number)
+    ]

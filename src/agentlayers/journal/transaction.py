@@ -1,0 +1,307 @@
+"""
+One transaction of a journal: what every backend does the same way.
+
+Handed to ``transact`` and ``read`` callbacks and to projections. It is synchronous, does no I/O but its own,
+and is valid only until the callback returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from agentlayers.errors import StateError, StorageCorruptionError, UsageError
+from agentlayers.journal import projection, replication
+from agentlayers.journal.causality import CAUSAL_KEY, NO_STATE, Conflict, causal_payload, version_of
+from agentlayers.journal.conflict_policy import Version
+from agentlayers.journal.entry import Entry, RemoteEntry, StoredEntry
+from agentlayers.journal.entry_id import entry_id_ceiling, next_entry_id
+from agentlayers.journal.event_journal import (
+    Acknowledgement,
+    QuarantinedEntry,
+    Remote,
+    RemoteState,
+    RemoteWriteResult,
+    StoreSchema,
+    UnappliedEntry,
+)
+from agentlayers.journal.primitives import EntryRow, JournalPrimitives
+from agentlayers.journal.registry import JournalRegistry
+from agentlayers.limits import PAYLOAD_BYTES_MAX
+from agentlayers.protocol.payload import decode_payload, encode_payload
+
+__all__ = ["JournalTransaction"]
+
+
+class JournalTransaction(JournalPrimitives):
+    """
+    Reads and writes of one transaction.
+
+    Attributes:
+        registry: The journal's stores, observers and clock.
+        read_only: Whether this is a ``read``; writing then raises
+            :class:`~agentlayers.errors.StateError`.
+    """
+
+    def __init__(self, registry: JournalRegistry, *, read_only: bool) -> None:
+        self.registry = registry
+        self.read_only = read_only
+        self._highest: bytes | None = None
+        self.written_stores: set[str] = set()
+
+    # -- writing -------------------------------------------------------------------------------------------
+    def write(self, store: str, event: str, primary_key: str, payload: Mapping[str, Any]) -> Entry:
+        """
+        Add one local entry, project it, and make it pending for every remote of its store.
+
+        Raises:
+            StateError: The store is not registered, or this is a ``read``.
+            UsageError: The payload cannot be encoded, is too large, or uses the reserved key ``_causal``.
+        """
+        self.require_writable()
+        schema = self.registry.schema(store)
+        number = self.store_number(store)
+        if CAUSAL_KEY in payload:
+            raise UsageError(f"payload key {CAUSAL_KEY!r} is reserved for the journal; rename it")
+        keyed = event in schema.keyed_events
+        floor = b""
+        if keyed:
+            seen = (self.key_state(number, primary_key) or NO_STATE).context()
+            # Ids of one replica must ascend within a key even after a clock step back of any size: `seen`
+            # names only the highest, and that must cover all the earlier ones.
+            floor = seen.get(self.registry.replica_id, b"")
+            payload = causal_payload(payload, self.registry.replica_id, seen)
+        encoded = _encode(payload, event)
+        row = EntryRow(
+            self.next_position(), number, self._next_id(floor), event, _checked_text(primary_key), encoded,
+            event not in schema.unsynced_events, 0, keyed, applied=True,
+        )  # fmt: skip
+        self.append_row(row)
+        self.written_stores.add(store)
+        version = self.version_from(schema, row) if keyed else None
+        projection.apply_rows(self, schema, [row], {row.id: version} if version else {})
+        return Entry(row.id, event, primary_key, encoded)
+
+    def _next_id(self, floor: bytes) -> bytes:
+        now_ms = self.registry.now_ms()
+        highest = self._highest
+        if highest is None:
+            highest = self.highest_id(entry_id_ceiling(now_ms))
+        made = next_entry_id(now_ms, max(highest, floor), self.registry.random.getrandbits(48))
+        self._highest = max(made, highest) if made < entry_id_ceiling(now_ms) else highest
+        return made
+
+    def note_ids(self, ids: Sequence[bytes]) -> None:
+        """Let the next local id follow these, unless they are too far ahead."""
+        if self._highest is not None and ids:
+            ceiling = entry_id_ceiling(self.registry.now_ms())
+            self._highest = max((entry_id for entry_id in ids if entry_id < ceiling), default=b"") or self._highest
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write one value of a read model; keys start with the store's name and a zero byte."""
+        self.require_writable()
+        self.put_value(key, value)
+
+    def delete(self, key: bytes) -> None:
+        """Delete one value of a read model; nothing happens when there is none."""
+        self.require_writable()
+        self.put_value(key, None)
+
+    def require_writable(self) -> None:
+        """
+        Refuse to write in a ``read``.
+
+        Raises:
+            StateError: This is a ``read``.
+        """
+        if self.read_only:
+            raise StateError("a read cannot write; use transact()")
+
+    # -- reading -------------------------------------------------------------------------------------------
+    def now_ms(self) -> int:
+        """Return the journal's clock in Unix milliseconds."""
+        return self.registry.now_ms()
+
+    def get(self, key: bytes) -> bytes | None:
+        """Read one value of a read model; :obj:`None` when there is none."""
+        return self.get_value(key)
+
+    def scan(
+        self, start: bytes, end: bytes, *, reverse: bool = False, limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """
+        Iterate over a read model in key order.
+
+        Args:
+            start: First key, inclusive.
+            end: Last key, exclusive (see :func:`~agentlayers.journal.keys.prefix_end`).
+            reverse: From the end to the start.
+            limit: At most so many.
+        """
+        return self.scan_values(start, end, reverse=reverse, rows_max=limit)
+
+    def entry(self, entry_id: bytes) -> Entry | None:
+        """Look up an entry of any store by id."""
+        row = self.find_row(None, entry_id)
+        return None if row is None else _entry(row)
+
+    def stored_entry(self, entry_id: bytes) -> StoredEntry | None:
+        """Look up an entry of any store by id, with its local position."""
+        row = self.find_row(None, entry_id)
+        return None if row is None else self.stored(row)
+
+    def entries(
+        self, store: str | None = None, *, after: int = 0, entries_max: int = 1000
+    ) -> list[StoredEntry]:
+        """List entries in local arrival order; of all stores if none is named."""
+        number = None if store is None else self.store_number(store)
+        return [self.stored(row) for row in self.rows_after(number, after, entries_max)]
+
+    def versions(self, store: str, primary_key: str) -> list[Version]:
+        """List all versions of a key that are held, superseded and losing ones included, by entry id."""
+        schema = self.registry.schema(store)
+        rows = self.version_rows(self.store_number(store), primary_key)
+        return [self.version_from(schema, row) for row in rows]
+
+    def heads(self, store: str, primary_key: str) -> list[Version]:
+        """List the versions of a key that nothing supersedes, by entry id; the policy chooses among them."""
+        schema, number = self.registry.schema(store), self.store_number(store)
+        state = self.key_state(number, primary_key)
+        if state is None:
+            return []
+        return [self.version_from(schema, self.expect_row(number, head.id)) for head in state.heads]
+
+    def conflicts(self, store: str) -> list[Conflict]:
+        """List the keys of a store with several heads: its open conflicts."""
+        schema, number = self.registry.schema(store), self.store_number(store)
+        return [
+            projection.conflict_of(schema, key, self.heads(store, key)) for key in self.conflicted_keys(number)
+        ]
+
+    def unapplied(self, store: str) -> list[UnappliedEntry]:
+        """List the entries of a store whose projection failed, with the error."""
+        rows = {row.position: row for row in self.unapplied_rows(self.store_number(store))}
+        return [
+            UnappliedEntry(self.stored(row), rows[row.position].error, rows[row.position].attempts)
+            for row in self.rows_at(list(rows))
+        ]
+
+    def retry_unapplied(self, store: str) -> int:
+        """Project the unapplied entries of a store again; returns how many succeeded."""
+        self.require_writable()
+        return projection.retry_unapplied(self, self.registry.schema(store))
+
+    # -- remotes -------------------------------------------------------------------------------------------
+    def write_from_remote(
+        self, store: str, remote_id: bytes, entries: Sequence[RemoteEntry], *, through: int | None = None
+    ) -> RemoteWriteResult:
+        """See :meth:`EventJournal.write_from_remote`."""
+        self.require_writable()
+        return replication.write_from_remote(self, store, remote_id, entries, through=through)
+
+    def uncommitted(
+        self, store: str, remote_id: bytes, *, after: int = 0, entries_max: int, bytes_max: int
+    ) -> list[StoredEntry]:
+        """See :meth:`EventJournal.uncommitted`."""
+        return replication.uncommitted(
+            self, store, remote_id, after=after, entries_max=entries_max, bytes_max=bytes_max
+        )
+
+    def acknowledge(
+        self, store: str, remote_id: bytes, acknowledgement: Acknowledgement, *, through: int | None = None
+    ) -> None:
+        """See :meth:`EventJournal.acknowledge`."""
+        self.require_writable()
+        replication.acknowledge(self, store, remote_id, acknowledgement, through=through)
+
+    def remote_state(self, store: str, remote_id: bytes) -> RemoteState:
+        """See :meth:`EventJournal.remote_state`."""
+        return replication.remote_state(self, store, remote_id)
+
+    def reset_remote(self, store: str, remote_id: bytes, *, incarnation: bytes) -> None:
+        """See :meth:`EventJournal.reset_remote`."""
+        self.require_writable()
+        replication.reset_remote(self, store, remote_id, incarnation=incarnation)
+
+    def remotes(self, store: str) -> list[Remote]:
+        """List the remotes a store was synced with, retired ones included."""
+        return replication.remotes(self, store)
+
+    def remember_remote(self, store: str, remote_id: bytes, *, url: str | None = None) -> None:
+        """
+        Note where a remote was reached; another remote seen at the same address before is retired.
+
+        A retired remote no longer holds compaction back. Contact with it makes it current again.
+        """
+        self.require_writable()
+        replication.remember_remote(self, store, remote_id, url=url)
+
+    def retire_remote(self, store: str, remote_id: bytes) -> bool:
+        """Let compaction disregard a remote; :obj:`False` when it is not known."""
+        self.require_writable()
+        return replication.retire_remote(self, store, remote_id)
+
+    def quarantine(
+        self, store: str, remote_id: bytes, entry_id: bytes, *, sequence: int, data: bytes, reason: str
+    ) -> bool:
+        """
+        Keep something from a remote aside that is no usable entry, such as what does not decrypt.
+
+        Returns:
+            :obj:`False` when it was kept aside before, so that it is reported once.
+        """
+        self.require_writable()
+        return replication.quarantine_raw(
+            self, store, remote_id, entry_id, sequence=sequence, data=data, reason=reason
+        )
+
+    def quarantined(self, store: str) -> list[QuarantinedEntry]:
+        """List what was kept aside of a store."""
+        return replication.quarantined(self, store)
+
+    # -- shared by the modules beside this one ---------------------------------------------------------------
+    def stored(self, row: EntryRow) -> StoredEntry:
+        """Return a row as callers see it."""
+        return StoredEntry(row.position, self.store_name(row.store), _entry(row), row.origin == 0, row.applied)
+
+    def expect_row(self, store: int, entry_id: bytes) -> EntryRow:
+        """
+        Return a row that the journal's own bookkeeping names.
+
+        Raises:
+            StorageCorruptionError: It is not there.
+        """
+        row = self.find_row(store, entry_id)
+        if row is None:
+            raise StorageCorruptionError(
+                backend="journal", operation="read", reason=f"entry {entry_id.hex()} is a head but is not held"
+            )
+        return row
+
+    def version_from(self, schema: StoreSchema, row: EntryRow) -> Version:
+        """Decode a keyed row."""
+        return version_of(
+            row.id, row.event, decode_payload(row.payload), is_deletion=row.event in schema.deletions
+        )
+
+
+def _entry(row: EntryRow) -> Entry:
+    return Entry(row.id, row.event, row.primary_key, row.payload)
+
+
+def _checked_text(primary_key: str) -> str:
+    try:
+        primary_key.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"primary key {primary_key!r} is not valid Unicode text") from error
+    return primary_key
+
+
+def _encode(payload: Mapping[str, Any], event: str) -> bytes:
+    encoded = encode_payload(payload)
+    if len(encoded) > PAYLOAD_BYTES_MAX:
+        raise UsageError(
+            f"the payload of {event!r} takes {len(encoded)} bytes, at most {PAYLOAD_BYTES_MAX} fit into one entry; "
+            "store large content as an artifact"
+        )
+    return encoded

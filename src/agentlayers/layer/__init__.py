@@ -1,0 +1,104 @@
+"""
+Dependency injection modelled on Effect's layers, on top of dependency-injector.
+
+``from agentlayers.layer import Layer`` loads nothing heavy. Everything that needs dependency-injector or PyYAML is
+loaded on first use.
+
+Layers as values::
+
+    app = Repo.layer().provide(Pool.layer(url))
+    async with app.build(Repo) as repo: ...
+
+A declarative container (a subclass that replaces a slot rebinds every dependent)::
+
+    class AppContainer(LayerContainer):
+        config = providers.Configuration()
+        pool: providers.Provider[Pool] = providers.Resource(Pool, url=config.url)   # annotation = service of the slot
+        repo: providers.Provider[Repo] = providers.Singleton(Repo)                  # Repo(pool: Pool) is wired by annotation
+
+        catalogue = Catalogue(                                                      # what YAML may write, by slot
+            pool={"postgres": resource(Pool), "memory": singleton(MemoryPool)},
+            repo={"default": singleton(Repo)},
+        )
+
+    class TestContainer(AppContainer):
+        pool = providers.Singleton(MemoryPool)
+
+    async with TestContainer.build(Repo) as repo: ...
+    layer = AppContainer.layer(outputs=(Repo,), pool=Pool.layer(url))               # slots as keyword arguments
+    async with layer.provide(Pool.layer(url)).build(Repo) as repo: ...              # or by service type
+
+YAML::
+
+    container = load_layers("app.yaml", container=AppContainer)                     # a subclass of AppContainer
+    async with container.build(Repo) as repo: ...
+
+A *slot* that has no default is declared ``providers.Dependency(instance_of=Service)``. Catalogue entries are
+``singleton(callable)``, ``resource(callable)``, ``value(object)`` or ``recipe(function_returning_a_layer)``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from agentlayers.layer.layer import Layer
+
+if TYPE_CHECKING:
+    from agentlayers.layer.app import App
+    from agentlayers.layer.catalogue import Catalogue, recipe, resource, singleton, value
+    from agentlayers.layer.container import LayerContainer
+    from agentlayers.layer.graph import Graph, Node, graph_of
+    from agentlayers.layer.origin import Origin
+    from agentlayers.layer.preset import find_preset
+    from agentlayers.layer.yaml_loader import load_layers
+    from agentlayers.layer.yaml_writer import to_yaml
+
+__all__ = [
+    "App",
+    "Catalogue",
+    "Graph",
+    "Layer",
+    "LayerContainer",
+    "Node",
+    "Origin",
+    "find_preset",
+    "graph_of",
+    "load_layers",
+    "recipe",
+    "resource",
+    "singleton",
+    "to_yaml",
+    "value",
+]
+
+_HOMES = {
+    "App": "app",
+    "Catalogue": "catalogue",
+    "Graph": "graph",
+    "LayerContainer": "container",
+    "Node": "graph",
+    "Origin": "origin",
+    "find_preset": "preset",
+    "graph_of": "graph",
+    "load_layers": "yaml_loader",
+    "recipe": "catalogue",
+    "resource": "catalogue",
+    "singleton": "catalogue",
+    "to_yaml": "yaml_writer",
+    "value": "catalogue",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    found = getattr(import_module(f"agentlayers.layer.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,66 @@
+"""
+Overrides, bound to the task (or thread) that made them.
+
+A contextvar holds what is overridden for which target; a task started inside the block inherits it, tasks and
+threads outside never see it. Builds read it; nothing global is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from agentlayers.layer.origin import Origin, caller_origin
+
+__all__ = ["Override", "active_overrides", "collect_overrides", "override_target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One replacement: of what (a name or a service type), by what, and where that was written."""
+
+    key: str | type[Any]
+    value: object
+    origin: Origin
+
+
+_active: ContextVar[tuple[tuple[object, tuple[Override, ...]], ...]] = ContextVar(
+    "agentlayers_overrides", default=()
+)
+
+
+def collect_overrides(
+    overrides: Mapping[type[Any] | str, object] | None, by_name: Mapping[str, object]
+) -> tuple[Override, ...]:
+    """Turn the two spellings of an override's arguments into one list."""
+    origin = caller_origin()
+    both: dict[str | type[Any], object] = {**(overrides or {}), **by_name}
+    return tuple(Override(key, value, origin) for key, value in both.items())
+
+
+@contextmanager
+def override_target(
+    target: object,
+    overrides: Mapping[type[Any] | str, object] | None,
+    by_name: Mapping[str, object],
+) -> Iterator[None]:
+    """Replace parts of every build of ``target`` inside the block."""
+    token = _active.set((*_active.get(), (target, collect_overrides(overrides, by_name))))
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def active_overrides(target: object) -> tuple[Override, ...]:
+    """Give what is overridden for ``target`` here and now, outermost first; a base container's count for its subclasses."""
+    found: list[Override] = []
+    for overridden, overrides in _active.get():
+        if overridden is target or (
+            isinstance(overridden, type) and isinstance(target, type) and issubclass(target, overridden)
+        ):
+            found.extend(overrides)
+    return tuple(found)

@@ -1,0 +1,117 @@
+"""
+The port behind the ``agent_backend`` slot: what really runs an agent.
+
+A backend starts queries; a :class:`BackendQuery` is one running agent. Starting it, iterating it and closing
+it happen in one task (the query's owner task), so a backend may hold task groups; the control methods
+(``send``, ``interrupt``...) may come from any task of the same event loop.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from agentlayers.runtime.message import AgentMessage
+from agentlayers.runtime.options import QueryOptions
+
+if TYPE_CHECKING:
+    from agentlayers.layer import Layer
+
+__all__ = ["AgentBackend", "BackendQuery", "Prompt"]
+
+Prompt = str | AsyncIterable[Mapping[str, Any]] | None
+"""
+What a query is asked: one text, or user messages as they come (*streaming input*).
+
+:obj:`None` is streaming input without a first message: everything comes through ``send``.
+"""
+
+
+class BackendQuery(abc.ABC):
+    """
+    One running agent.
+
+    Iterating yields each message once, in order, and ends after the result of the last turn: for a text
+    prompt that is its only result; with streaming input the input has to be closed first.
+    """
+
+    @abc.abstractmethod
+    def __aiter__(self) -> AsyncIterator[AgentMessage]:
+        """
+        Yield the agent's messages; once.
+
+        Raises:
+            BackendError: The agent broke down. An agent that merely failed yields a result with ``is_error``.
+        """
+
+    @abc.abstractmethod
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """
+        Hand the agent one more user message.
+
+        Raises:
+            StateError: The prompt was one text, or the input is closed.
+        """
+
+    @abc.abstractmethod
+    async def close_input(self) -> None:
+        """Say that no more user messages come; safe to call twice."""
+
+    @abc.abstractmethod
+    async def interrupt(self) -> None:
+        """Stop the current turn: its tool is stopped and a result says so. Does nothing when no turn runs."""
+
+    @abc.abstractmethod
+    async def set_model(self, model: str | None) -> None:
+        """Use another model from the next turn on; :obj:`None` is the backend's default."""
+
+    @abc.abstractmethod
+    async def set_permission_mode(self, mode: str) -> None:
+        """
+        Decide about tools in another way from now on.
+
+        Raises:
+            UsageError: No such mode.
+        """
+
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """End the agent and everything it started; nothing of it is left when this returns. Safe to call twice."""
+
+
+class AgentBackend(abc.ABC):
+    """
+    Starts agents.
+
+    Attributes:
+        name: As in YAML and in logs.
+        extra_options: Options this backend knows beyond those of :class:`~agentlayers.runtime.options.QueryOptions`.
+    """
+
+    name: ClassVar[str] = "agent"
+    extra_options: ClassVar[frozenset[str]] = frozenset()
+
+    @abc.abstractmethod
+    async def start(self, prompt: Prompt, options: QueryOptions) -> BackendQuery:
+        """
+        Start an agent and ask it.
+
+        Raises:
+            BackendError: It could not be started; starting again may help.
+            UsageError: An option this backend cannot honour.
+        """
+
+    @staticmethod
+    def layer_scripted(script: Any = None, **arguments: Any) -> Layer:
+        """
+        Play a script (see :class:`~agentlayers.runtime.scripted.ScriptedBackend`); the default one echoes.
+
+        Args:
+            script: A :class:`~agentlayers.runtime.script.Script`, or the path of a YAML file.
+            **arguments: The other parameters of the backend, such as ``directory`` and ``seed``.
+        """
+        from agentlayers.layer import Layer
+        from agentlayers.runtime.scripted import ScriptedBackend
+
+        return Layer.factory(AgentBackend, ScriptedBackend, script=script, **arguments)

@@ -1,0 +1,450 @@
+"""
+One query, as its caller holds it.
+
+An *owner task* starts the agent, reads its messages, shows them to the taps and closes it, so that the agent
+is read (and recorded) to its end whatever the caller does. The caller iterates over a bounded buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self, final
+
+import structlog
+
+from agentlayers.errors import QueryTimeoutError, StateError
+from agentlayers.runtime.backend import BackendQuery, Prompt
+from agentlayers.runtime.message import AgentMessage, user_message
+from agentlayers.runtime.tap import MessageTap, QueryEnd, Receipt
+
+__all__ = ["QueryHandle", "QueryStatus"]
+
+logger = structlog.get_logger()
+
+MESSAGES_BUFFERED_MAX: Final = 1024
+"""Messages kept for a caller that does not read; past it the agent waits, until it is interrupted or closed."""
+
+QueryState = Literal["starting", "running", "completed", "failed", "interrupted", "timed_out"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class QueryStatus:
+    """
+    How a query is doing.
+
+    Attributes:
+        state: ``starting``, ``running``, or how it ended.
+        session_id: The last session a message named; empty before the first.
+        messages: Messages the agent sent so far.
+        recording_behind: A message was yielded before it was durable, and still is not.
+        recording_pending: Messages not durable yet.
+        recording_error: Why the last attempt to record failed; empty when it succeeded.
+    """
+
+    state: QueryState
+    session_id: str
+    messages: int
+    recording_behind: bool
+    recording_pending: int
+    recording_error: str
+
+
+@final
+class QueryHandle:
+    """
+    A running query; made by the supervisor, used inside ``async with runtime.query(...)``.
+
+    Iterate over it for its messages (one task at a time). Attributes and control methods may be used from
+    any task of the event loop.
+
+    Attributes:
+        query_id: Names the query in events, errors and logs.
+        result: The last result message, once there is one.
+    """
+
+    def __init__(
+        self,
+        query_id: str,
+        *,
+        prompt: Prompt = None,
+        taps: Iterable[MessageTap] = (),
+        interrupt_grace_seconds: float = 2.0,
+    ) -> None:
+        self.query_id = query_id
+        self.result: AgentMessage | None = None
+        self._prompt = prompt
+        self._taps = list(taps)
+        self._grace = interrupt_grace_seconds
+        self._query: BackendQuery | None = None
+        self._state: QueryState = "starting"
+        self._session_id = ""
+        self._count = 0
+        self._buffer: deque[tuple[AgentMessage, list[Receipt]]] = deque()
+        self._late: list[_LateTap] = []
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._unbounded = False
+        self._discarding = False
+        self._reading = False
+        self._gone = False
+        self._interrupting = False
+        self._ending = False
+        self._error: Exception | None = None
+        self._owner: asyncio.Task[None] | None = None
+        self._shutdown: asyncio.Task[None] | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+
+    # -- reading ----------------------------------------------------------------------------------------
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> AgentMessage:
+        """
+        Return the next message, durably recorded if the query is recorded.
+
+        Raises:
+            QueryTimeoutError: The query, or its first message, took too long.
+            BackendError: The agent broke down.
+            StorageError: A message could not be recorded, in strict mode only.
+        """
+        if self._reading:
+            raise StateError("the messages of a query are read by one task at a time")
+        self._reading = True
+        try:
+            return await self._next()
+        finally:
+            self._reading = False
+
+    async def _next(self) -> AgentMessage:
+        while not self._buffer:
+            if self._error is not None:
+                raise self._error
+            if self._gone:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        message, receipts = self._buffer[0]
+        for tap in self._late:
+            await _quietly(tap.catch_up(), "received", self.query_id)
+        # Taken out only when it is durable, so that a reader that gives up meanwhile misses nothing.
+        for receipt in receipts:
+            await receipt.settle()
+        self._buffer.popleft()
+        self._room.set()
+        return message
+
+    async def collect(self) -> list[AgentMessage]:
+        """Read all remaining messages."""
+        return [message async for message in self]
+
+    # -- control ----------------------------------------------------------------------------------------
+    async def send(self, message: str | Mapping[str, Any]) -> None:
+        """
+        Give the agent one more user message (streaming input only).
+
+        Raises:
+            StateError: The prompt was one text, the input is closed, or the query has ended.
+        """
+        sent = user_message(message, session_id=self._session_id) if isinstance(message, str) else dict(message)
+        await self._running().send(sent)
+        await self._show_sent(sent)
+
+    async def send_all(self, messages: Iterable[str | Mapping[str, Any]]) -> None:
+        """Give the agent several user messages, in order; see :meth:`send`."""
+        for message in messages:
+            await self.send(message)
+
+    async def close_input(self) -> None:
+        """Say that no more user messages come, so that the query ends after what was sent."""
+        if self._query is not None and not self._gone:
+            await self._query.close_input()
+
+    async def interrupt(self) -> None:
+        """Stop the current turn; its remaining messages, the result last, are still yielded."""
+        if self._query is None or self._gone:
+            return
+        self._interrupting = True
+        # An agent that waits for its reader would not see the interrupt.
+        self._unbounded = True
+        self._room.set()
+        await self._query.interrupt()
+
+    async def set_model(self, model: str | None = None) -> None:
+        """Use another model from the next turn on."""
+        await self._running().set_model(model)
+
+    async def set_permission_mode(self, mode: str) -> None:
+        """Decide about tools in another way from now on."""
+        await self._running().set_permission_mode(mode)
+
+    def attach(self, tap: MessageTap) -> None:
+        """
+        Let ``tap`` watch from now on.
+
+        Messages that are buffered and not read yet are shown to it first, so nothing the caller will read
+        is missed.
+
+        Raises:
+            StateError: The query has ended.
+        """
+        if self._state not in {"starting", "running"}:
+            raise StateError(f"query {self.query_id} has ended; a tap must be attached before")
+        late = _LateTap(tap, list(self._buffer))
+        self._taps.append(late)
+        self._late.append(late)
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the query was asked."""
+        return self._prompt
+
+    @property
+    def session_id(self) -> str:
+        """The session; empty until the agent's first message names it."""
+        return self._session_id
+
+    @property
+    def status(self) -> QueryStatus:
+        """How the query is doing now."""
+        error = next((tap.error for tap in self._taps if tap.error is not None), None)
+        return QueryStatus(
+            state=self._state,
+            session_id=self._session_id,
+            messages=self._count,
+            recording_behind=any(tap.is_behind for tap in self._taps),
+            recording_pending=sum(tap.pending for tap in self._taps),
+            recording_error="" if error is None else str(error),
+        )
+
+    async def aclose(self) -> None:
+        """
+        End the query: interrupt it if it runs, record what it still says, and leave nothing of it behind.
+
+        Safe to call twice and to cancel: the ending goes on in the background.
+        """
+        if self._owner is None:
+            return
+        self._discarding = True
+        if self._shutdown is None:
+            self._shutdown = asyncio.create_task(self._shut_down(), name=f"close-{self.query_id}")
+        await asyncio.shield(self._shutdown)
+
+    # -- timeouts ---------------------------------------------------------------------------------------
+    def expire_after(self, *, first_message_seconds: float | None, query_seconds: float | None) -> None:
+        """Interrupt the query, and raise :class:`QueryTimeoutError` to its reader, when a time has passed."""
+        loop = asyncio.get_running_loop()
+        for what, seconds in (("first message", first_message_seconds), ("end of the query", query_seconds)):
+            if seconds is not None and not self._gone and not (what == "first message" and self._count):
+                self._timers.append(loop.call_later(seconds, self._expire, what, seconds))
+
+    def _expire(self, what: str, seconds: float) -> None:
+        if self._gone or (what == "first message" and self._count):
+            return
+        self._state = "timed_out"
+        self._error = QueryTimeoutError(query_id=self.query_id, what=what, timeout_seconds=seconds)
+        logger.warning("query_timed_out", query_id=self.query_id, what=what, timeout_seconds=seconds)
+        self._discarding = True
+        self._changed.set()
+        if self._shutdown is None:
+            self._shutdown = asyncio.create_task(self._shut_down(), name=f"close-{self.query_id}")
+
+    # -- the owner task ---------------------------------------------------------------------------------
+    async def open(
+        self, start: Callable[[Prompt], Awaitable[BackendQuery]], *, on_gone: Callable[[str], Awaitable[None]]
+    ) -> asyncio.Task[None]:
+        """
+        Start the agent in its owner task and return that task.
+
+        Args:
+            start: Starts the agent with the prompt it is given.
+            on_gone: Called with the final state as soon as nothing of the agent is left.
+
+        Raises:
+            BackendError: It did not start; nothing is left of it, and ``on_gone`` is not called.
+        """
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._owner = asyncio.create_task(self._own(start, started, on_gone), name=f"query-{self.query_id}")
+        try:
+            await asyncio.shield(started)
+        except asyncio.CancelledError:
+            self._owner.cancel()
+            await asyncio.gather(self._owner, return_exceptions=True)
+            raise
+        return self._owner
+
+    async def _own(
+        self,
+        start: Callable[[Prompt], Awaitable[BackendQuery]],
+        started: asyncio.Future[None],
+        on_gone: Callable[[str], Awaitable[None]],
+    ) -> None:
+        try:
+            query = await start(self._shown_prompt())
+        except BaseException as error:
+            self._state, self._gone = "failed", True
+            if isinstance(error, Exception):
+                started.set_exception(error)
+                started.exception()  # seen: whoever waited may have gone
+                return
+            started.cancel()
+            raise
+        self._query = query
+        self._state = "running"
+        try:
+            started.set_result(None)
+            if isinstance(self._prompt, str):
+                await self._show_sent(user_message(self._prompt))
+            async for message in query:
+                await self._deliver(message)
+        except Exception as error:  # noqa: BLE001 - raised to the reader, who is elsewhere
+            self._error = self._error or error
+        finally:
+            await self._end(query, on_gone)
+
+    async def _end(self, query: BackendQuery, on_gone: Callable[[str], Awaitable[None]]) -> None:
+        self._ending = True
+        for timer in self._timers:
+            timer.cancel()
+        try:
+            await query.aclose()
+        except Exception as error:
+            logger.exception("query_close_failed", query_id=self.query_id)
+            self._error = self._error or error
+        self._state = self._final_state()
+        try:
+            await on_gone(self._state)
+            end = QueryEnd(self._state, self._session_id)
+            for tap in self._taps:
+                await _quietly(tap.ended(end), "ended", self.query_id)
+        finally:
+            self._gone = True
+            self._changed.set()
+
+    def _final_state(self) -> QueryState:
+        if self._state == "timed_out":
+            return "timed_out"
+        if self._error is not None:
+            return "failed"
+        if self.result is not None and not self.result.is_error:
+            return "completed"
+        return "interrupted" if self._interrupting else "failed"
+
+    async def _deliver(self, message: AgentMessage) -> None:
+        self._count += 1
+        self._session_id = message.session_id or self._session_id
+        if message.is_result:
+            self.result = message
+        receipts: list[Receipt] = []
+        for tap in self._taps:
+            receipt = await _quietly(tap.received(message), "received", self.query_id)
+            if receipt is not None:
+                receipts.append(receipt)
+        if self._discarding:
+            return
+        self._buffer.append((message, receipts))
+        self._changed.set()
+        # Waiting after the message is in the buffer, so that a tap attached meanwhile is shown it.
+        while len(self._buffer) >= MESSAGES_BUFFERED_MAX and not (self._unbounded or self._discarding):
+            self._room.clear()
+            await self._room.wait()
+
+    async def _shut_down(self) -> None:
+        """Ask nicely, then insist."""
+        owner = self._owner
+        assert owner is not None
+        self._room.set()
+        if self._query is not None and not owner.done():
+            self._interrupting = True
+            asking = asyncio.create_task(self._ask_to_end(self._query))
+            await asyncio.wait({owner}, timeout=self._grace)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        if not owner.done() and not self._ending:
+            owner.cancel()
+        # Past this point only the backend's own closing and the taps are waited for; both are bounded by themselves.
+        await asyncio.wait({owner})
+        self._buffer.clear()
+
+    async def _ask_to_end(self, query: BackendQuery) -> None:
+        results = await asyncio.gather(query.close_input(), query.interrupt(), return_exceptions=True)
+        for error in results:
+            if isinstance(error, Exception):
+                logger.debug("query_interrupt_failed", query_id=self.query_id, error=str(error))
+
+    # -- input ------------------------------------------------------------------------------------------
+    def _shown_prompt(self) -> Prompt:
+        return self._show_all(self._prompt) if isinstance(self._prompt, AsyncIterable) else self._prompt
+
+    async def _show_all(self, messages: AsyncIterable[Mapping[str, Any]]) -> AsyncIterator[Mapping[str, Any]]:
+        async for message in messages:
+            shown = user_message(message) if isinstance(message, str) else message
+            await self._show_sent(shown)
+            yield shown
+
+    async def _show_sent(self, message: Mapping[str, Any]) -> None:
+        for tap in self._taps:
+            await _quietly(tap.sent(message), "sent", self.query_id)
+
+    def _running(self) -> BackendQuery:
+        if self._query is None or self._gone or self._discarding:
+            raise StateError(f"query {self.query_id} does not run (it is {self._state})")
+        return self._query
+
+
+@final
+class _LateTap(MessageTap):
+    """A tap attached late: it is shown what is buffered before anything new."""
+
+    def __init__(self, tap: MessageTap, backlog: list[tuple[AgentMessage, list[Receipt]]]) -> None:
+        self._tap = tap
+        self._backlog = backlog
+        self._order = asyncio.Lock()
+
+    @property
+    def pending(self) -> int:
+        return self._tap.pending + len(self._backlog)
+
+    @property
+    def is_behind(self) -> bool:
+        return self._tap.is_behind
+
+    @property
+    def error(self) -> Exception | None:
+        return self._tap.error
+
+    async def catch_up(self) -> None:
+        # Both the reader and the owner task come here; the lock keeps the order of messages.
+        if not self._backlog:
+            return
+        async with self._order:
+            while self._backlog:
+                message, receipts = self._backlog[0]
+                receipt = await self._tap.received(message)
+                if receipt is not None:
+                    receipts.append(receipt)
+                self._backlog.pop(0)
+
+    async def received(self, message: AgentMessage) -> Receipt | None:
+        await self.catch_up()
+        return await self._tap.received(message)
+
+    async def sent(self, message: Mapping[str, Any]) -> None:
+        await self.catch_up()
+        await self._tap.sent(message)
+
+    async def ended(self, end: QueryEnd) -> None:
+        await self.catch_up()
+        await self._tap.ended(end)
+
+
+async def _quietly(call: Awaitable[Any], what: str, query_id: str) -> Any:
+    """A tap that fails is reported and never breaks the conversation."""
+    try:
+        return await call
+    except Exception:
+        logger.exception("tap_failed", what=what, query_id=query_id)
+        return None

@@ -1,0 +1,190 @@
+"""
+Settings of the runtime and of its supervisor, in code or from the environment.
+
+Names and defaults are those of the TypeScript reference, read with the prefix ``AGENTLAYERS`` and, where
+that is not set, ``AGENTSDK``: an environment made for the reference works here unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from agentlayers.errors import SettingsError
+from agentlayers.settings import environment_value, parse_bool, parse_seconds
+
+__all__ = ["QueueStrategy", "RuntimeSettings", "SupervisorSettings"]
+
+QueueStrategy = Literal["suspend", "dropping", "sliding"]
+"""What happens to what does not fit: wait, refuse the newest, or displace the oldest."""
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str | int | float):
+        try:
+            return parse_seconds(value)
+        except SettingsError as error:
+            raise ValueError(f"expected {error.expected}") from error
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def of(cls, value: Self | Mapping[str, Any] | None) -> Self:
+        """
+        Take settings as they come: ready, as a mapping (YAML), or none for the defaults.
+
+        Raises:
+            SettingsError: An unknown name or an impossible value, named with what would be right.
+        """
+        if isinstance(value, cls):
+            return value
+        try:
+            return cls.model_validate({} if value is None else dict(value))
+        except ValidationError as error:
+            raise _settings_error(error, "") from error
+
+
+_S = TypeVar("_S", bound=_Settings)
+
+
+def _settings_error(error: ValidationError, prefix: str) -> SettingsError:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("expected ")
+    if first["type"] == "extra_forbidden":
+        expected = "no such setting"
+    return SettingsError(setting=prefix + name, value=first.get("input"), expected=expected)
+
+
+class SupervisorSettings(_Settings):
+    """
+    How many queries run at once, and what happens to the others.
+
+    Attributes:
+        concurrency_limit: Queries that run at the same time.
+        pending_queue_capacity: Queries that may wait; 0 is no queue: with ``suspend`` a query waits for a slot
+            itself, otherwise it is refused when none is free.
+        pending_queue_strategy: What happens when the queue is full: ``suspend`` lets the caller wait for room,
+            ``dropping`` refuses the new query, ``sliding`` displaces the one that waited longest (which is told).
+        max_pending_time: Seconds a query may wait for a slot, from its submission; :obj:`None` is for ever.
+        emit_events: Publish what happens to queries (see ``QuerySupervisor.events``).
+        event_buffer_capacity: Events kept for a subscriber that does not read.
+        event_buffer_strategy: What happens to events when that buffer is full; ``suspend`` makes queries wait.
+        metrics_enabled: Count durations of queries (see ``QuerySupervisor.metrics``).
+        tracing_enabled: Log the start and end of each query with its id.
+        interrupt_grace_seconds: How long an interrupted query may take to say its last messages.
+    """
+
+    concurrency_limit: int = Field(4, ge=1)
+    pending_queue_capacity: int = Field(64, ge=0)
+    pending_queue_strategy: QueueStrategy = "suspend"
+    max_pending_time: Seconds | None = 30.0
+    emit_events: bool = False
+    event_buffer_capacity: int = Field(256, ge=1)
+    event_buffer_strategy: QueueStrategy = "sliding"
+    metrics_enabled: bool = False
+    tracing_enabled: bool = False
+    interrupt_grace_seconds: Seconds = 2.0
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS") -> Self:
+        """
+        Read the settings from the environment.
+
+        Args:
+            environment: Instead of the process environment.
+            prefix: Of the variables; ``AGENTSDK`` is accepted beside it.
+
+        Raises:
+            SettingsError: A variable has a value that cannot be used.
+        """
+        names = (
+            "CONCURRENCY_LIMIT", "PENDING_QUEUE_CAPACITY", "PENDING_QUEUE_STRATEGY", "MAX_PENDING_TIME",
+            "EMIT_EVENTS", "EVENT_BUFFER_CAPACITY", "EVENT_BUFFER_STRATEGY", "METRICS_ENABLED", "TRACING_ENABLED",
+        )  # fmt: skip
+        return _from_env(cls, names, environment, prefix)
+
+
+class RuntimeSettings(_Settings):
+    """
+    What every query of a runtime has in common.
+
+    Attributes:
+        default_options: Options that a call may override (see ``QueryOptions``).
+        query_timeout: Seconds a query may take; :obj:`None` is for ever. Past it the query is interrupted and
+            its iteration raises ``QueryTimeoutError``.
+        first_message_timeout: The same, for the time until the first message.
+        retry_max_retries: How often a query whose start failed is started again; never once it runs.
+        retry_base_delay: Seconds before the first retry; doubles with each.
+        retry_max_delay: Longest pause between two starts.
+        record_input: Keep the prompts in the chat history.
+        record_output: Keep what the agent says.
+        record_partial: Keep partial messages (``stream_event``) too.
+        record_strict: A message that cannot be recorded ends the iteration with the store's error.
+        record_wait_seconds: How long a message may wait for its commit before it is yielded all the same;
+            :obj:`None` is the library's bound (``limits.RECORD_WAIT_SECONDS_MAX``).
+        audit_strict: A hook whose audit entry cannot be written blocks the tool.
+    """
+
+    default_options: dict[str, Any] = Field(default_factory=dict)
+    query_timeout: Seconds | None = None
+    first_message_timeout: Seconds | None = None
+    retry_max_retries: int = Field(0, ge=0)
+    retry_base_delay: Seconds = 1.0
+    retry_max_delay: Seconds = 30.0
+    record_input: bool = True
+    record_output: bool = True
+    record_partial: bool = False
+    record_strict: bool = False
+    record_wait_seconds: Seconds | None = None
+    audit_strict: bool = False
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS") -> Self:
+        """
+        Read the settings from the environment.
+
+        Args:
+            environment: Instead of the process environment.
+            prefix: Of the variables; ``AGENTSDK`` is accepted beside it.
+
+        Raises:
+            SettingsError: A variable has a value that cannot be used.
+        """
+        names = ("QUERY_TIMEOUT", "FIRST_MESSAGE_TIMEOUT", "RETRY_MAX_RETRIES", "RETRY_BASE_DELAY")
+        return _from_env(cls, names, environment, prefix)
+
+
+def _from_env(
+    kind: type[_S], names: tuple[str, ...], environment: Mapping[str, str] | None, prefix: str
+) -> _S:
+    source = os.environ if environment is None else environment
+    given: dict[str, Any] = {}
+    for name in names:
+        value = environment_value(name, source, prefix=prefix)
+        if value is not None:
+            given[name.lower()] = _typed(kind, name, value, prefix)
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0]).upper()
+        raised = _settings_error(error, "")
+        raise SettingsError(setting=f"{prefix}_{field}", value=source.get(f"{prefix}_{field}", given[field.lower()]),
+                            expected=raised.expected) from error
+
+
+def _typed(kind: type[_Settings], name: str, value: str, prefix: str) -> Any:
+    if kind.model_fields[name.lower()].annotation is bool:
+        return parse_bool(value, setting=f"{prefix}_{name}")
+    if name.endswith(("_TIMEOUT", "_TIME", "_DELAY")):
+        return parse_seconds(value, setting=f"{prefix}_{name}")
+    return value

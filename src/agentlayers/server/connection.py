@@ -1,0 +1,226 @@
+"""
+One connection: a socket, a protocol session, and its place in the hub.
+
+The session decides what bytes mean; the hub decides what is sent when. What is left here is the order in
+which things are handled, how much may be under way, and how a connection ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from agentlayers.errors import LimitExceededError, StorageError
+from agentlayers.limits import OUTBOX_BYTES_MAX
+from agentlayers.protocol.messages import EncryptedEntry
+from agentlayers.protocol.server_session import (
+    ChangesRequested,
+    ChangesStopped,
+    ServerEvent,
+    ServerSession,
+    SessionFailed,
+    WriteReceived,
+)
+from agentlayers.server.broadcast import Broadcast
+from agentlayers.server.close import CloseReason
+from agentlayers.server.hub import Hub, Key
+from agentlayers.server.link import Link, WrongFrameError
+from agentlayers.server.outbox import STALL_SECONDS_MAX, Outbox
+
+__all__ = ["Connection"]
+
+logger = structlog.get_logger()
+
+WRITES_IN_FLIGHT_MAX: Final = 64
+"""Writes of one connection that are not committed yet; when reached, its socket is not read."""
+
+WRITE_BYTES_IN_FLIGHT_MAX: Final = 16 * 1024 * 1024
+"""As above, in ciphertext bytes (one larger write still goes alone)."""
+
+LIVE_BYTES_MAX: Final = OUTBOX_BYTES_MAX // 2
+"""Queued past this, a live subscriber goes back to reading from storage, and no more is read from its socket."""
+
+CATCH_UP_BYTES_MAX: Final = OUTBOX_BYTES_MAX // 8
+"""A backlog is read further once less than this is queued."""
+
+
+class Connection:
+    """
+    Serves one peer until either side ends the connection. Implements :class:`~agentlayers.server.subscription.Peer`.
+
+    Args:
+        link: The socket.
+        session: Has been given its Hello (or will be, for TCP, before :meth:`run`).
+        hub: Where writes and subscriptions go.
+        tenant: The tenant this peer was let into.
+        connection_id: For the log.
+        stall_seconds: How long the peer may read nothing while something waits for it.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        session: ServerSession,
+        hub: Hub,
+        *,
+        tenant: str,
+        connection_id: int,
+        stall_seconds: float = STALL_SECONDS_MAX,
+    ) -> None:
+        self._link = link
+        self._session = session
+        self._hub = hub
+        self._tenant = tenant
+        self._log = logger.bind(tenant=tenant, connection=connection_id)
+        self._outbox = Outbox(
+            link, on_stall=lambda: self.end(CloseReason.STALLED), stall_seconds=stall_seconds
+        )
+        self._writes: dict[int, int] = {}
+        self._write_sizes: list[int] = []
+        self._writes_in_flight = 0
+        self._settled = asyncio.Event()
+        self._catching_up: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    # -- life -------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Serve the peer; returns when the connection is closed and nothing of it is left but stored entries."""
+        self._log.debug("connection_opened", stream=self._link.is_stream)
+        try:
+            self._flush()
+            await self._handle_events()
+            while self._ending is None:
+                data = await self._link.receive()
+                if data is None:
+                    break
+                self._session.receive_data(data)
+                self._flush()
+                await self._handle_events()
+                await self._take_breath()
+        except WrongFrameError:
+            self.end(CloseReason.NO_BINARY_FRAME)
+        except StorageError as error:
+            self._log.error("storage_failed", error=str(error))
+            self.end(CloseReason.STORAGE)
+        finally:
+            await self._finish()
+
+    def end(self, reason: CloseReason) -> None:
+        """Close the connection, telling the peer why; only the first reason counts."""
+        if self._ending is not None:
+            return
+        self._log.info("connection_closing", code=reason.code, reason=reason.text)
+        self._ending = asyncio.create_task(self._link.close(reason.code, reason.text))
+        self._settled.set()
+
+    async def end_gracefully(self, reason: CloseReason) -> None:
+        """Let what is queued be written, then close."""
+        await self._outbox.wait_below(1)
+        self.end(reason)
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
+
+    async def _finish(self) -> None:
+        self._hub.leave(self)
+        if self._ending is None:
+            self.end(CloseReason.NORMAL)
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            await asyncio.wait([self._catching_up])
+        await self._outbox.close()
+        assert self._ending is not None
+        await asyncio.wait([self._ending])
+        self._log.debug("connection_closed")
+
+    # -- from the peer ----------------------------------------------------------------------------------------
+    async def _handle_events(self) -> None:
+        for event in self._session.events_received():
+            if self._ending is not None:
+                return
+            await self._handle(event)
+
+    async def _handle(self, event: ServerEvent) -> None:
+        if isinstance(event, WriteReceived):
+            self._writes_in_flight += 1
+            self._write_sizes.append(sum(len(entry.ciphertext) for entry in event.entries))
+            entries: Sequence[EncryptedEntry] = event.entries
+            self._hub.write(self, self._key(event.public_key), event.message_id, entries)
+        elif isinstance(event, ChangesRequested):
+            await self._hub.subscribe(self, self._key(event.public_key), event.start_sequence)
+        elif isinstance(event, ChangesStopped):
+            self._hub.unsubscribe(self, self._key(event.public_key))
+        elif isinstance(event, SessionFailed):
+            self._log.info("session_failed", error=event.error.code.value)
+            too_much = isinstance(event.error, LimitExceededError)
+            self.end(CloseReason.TOO_LARGE if too_much else CloseReason.PROTOCOL)
+
+    def _key(self, public_key: str) -> Key:
+        return Key(self._tenant, public_key)
+
+    async def _take_breath(self) -> None:
+        """Read no more while too much of this peer's is under way: it feels that, and nobody else does."""
+        while self._ending is None and self._is_full:
+            self._settled.clear()
+            await self._settled.wait()
+        if self._ending is None and self._outbox.size >= LIVE_BYTES_MAX:
+            await self._outbox.wait_below(LIVE_BYTES_MAX)
+
+    @property
+    def _is_full(self) -> bool:
+        return (
+            self._writes_in_flight >= WRITES_IN_FLIGHT_MAX
+            or sum(self._write_sizes) >= WRITE_BYTES_IN_FLIGHT_MAX
+        )
+
+    # -- from the hub -----------------------------------------------------------------------------------------
+    @property
+    def is_congested(self) -> bool:
+        """Whether more waits to be sent than a live subscriber may have waiting."""
+        return self._outbox.size >= LIVE_BYTES_MAX
+
+    def send_ack(self, message_id: int, sequences: Sequence[int], through: int | None) -> None:
+        """Queue an Ack."""
+        if self._ending is None:
+            self._session.send_ack(message_id, sequences, through)
+            self._flush()
+
+    def send_changes(self, broadcast: Broadcast) -> None:
+        """Queue encoded Changes."""
+        if self._ending is None:
+            self._outbox.put(self._link.wire(broadcast))
+
+    def write_settled(self) -> None:
+        """Count a write as no longer in flight."""
+        self._writes_in_flight -= 1
+        self._write_sizes.pop(0)
+        self._settled.set()
+
+    def write_failed(self, error: Exception) -> None:
+        """End the connection: an Ack that cannot be given would otherwise be waited for."""
+        del error
+        self.end(CloseReason.STORAGE)
+
+    def must_catch_up(self) -> None:
+        """Start reading from storage for this peer, unless that is under way."""
+        if self._catching_up is None and self._ending is None:
+            self._catching_up = asyncio.create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        try:
+            while self._hub.lags(self):
+                await self._outbox.wait_below(CATCH_UP_BYTES_MAX)
+                await self._hub.catch_up(self)
+        except StorageError as error:
+            self._log.error("storage_failed", error=str(error))
+            self.end(CloseReason.STORAGE)
+        finally:
+            self._catching_up = None
+
+    def _flush(self) -> None:
+        """Move what the session wants to send into the outbox."""
+        messages = self._session.data_to_send()
+        if messages:
+            self._outbox.put(self._link.wire(Broadcast(messages)))

@@ -1,0 +1,371 @@
+"""
+Fan-out: what is committed to a key reaches every connection that follows it, once and in order.
+
+The hub knows no sockets. It is given writes and subscriptions by :class:`~agentlayers.server.subscription.Peer`
+objects and gives them Acks and encoded Changes. A subscriber is *live* (it is sent each commit as it happens)
+or *catching up* (it reads from storage, a batch at a time, as fast as it takes them). It becomes live when it
+has everything committed so far, and goes back to catching up when it reads too slowly, so nothing has to be
+kept for it in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+import structlog
+
+from agentlayers.errors import StorageCorruptionError
+from agentlayers.limits import CHANGES_BATCH_BYTES_MAX, CHANGES_BATCH_ENTRIES_MAX
+from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
+from agentlayers.protocol.server_session import encode_changes_frames
+from agentlayers.server.broadcast import Broadcast
+from agentlayers.server.storage import Appended, ServerStorage
+from agentlayers.server.subscription import Peer, PendingAck, Subscription
+
+__all__ = ["Hub", "Key"]
+
+logger = structlog.get_logger()
+
+IDLE_CHANNELS_MAX: Final = 1024
+"""Keys without subscribers whose head is remembered, so that a writer does not cost a look-up each time."""
+
+APPEND_ENTRIES_MAX: Final = 4096
+"""Entries of several waiting writes put into one append; bounds the longest commit."""
+
+APPEND_BYTES_MAX: Final = 4 * 1024 * 1024
+"""As above, in ciphertext bytes (one larger write still goes alone)."""
+
+
+class Key(NamedTuple):
+    """Names a server journal."""
+
+    tenant: str
+    public_key: str
+
+
+class _Write(NamedTuple):
+    peer: Peer
+    message_id: int
+    entries: Sequence[EncryptedEntry]
+
+
+class _Channel:
+    """One key: who follows it, what waits to be stored, and the first sequence that is not committed."""
+
+    __slots__ = ("head", "key", "lock", "pending", "subscriptions", "task", "users")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.head: int | None = None
+        self.subscriptions: dict[Peer, Subscription] = {}
+        self.pending: deque[_Write] = deque()
+        self.task: asyncio.Task[None] | None = None
+        # Held by an append until it is published, so that a head that is read never runs ahead of it.
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.subscriptions or self.pending or self.task or self.users)
+
+
+class Hub:
+    """
+    Joins writers, storage and subscribers.
+
+    Args:
+        storage: Where entries are kept; open.
+        chunk_ids: Numbers the messages that have to be cut; one counter for the whole process.
+    """
+
+    def __init__(
+        self, storage: ServerStorage, *, chunk_ids: Callable[[], int] | None = None
+    ) -> None:
+        self._storage = storage
+        self._chunk_ids = chunk_ids or itertools.count().__next__
+        self._channels: dict[Key, _Channel] = {}
+        self._idle: OrderedDict[Key, None] = OrderedDict()
+        self._followed: dict[Peer, dict[Key, Subscription]] = {}
+
+    # -- commands of a connection ---------------------------------------------------------------------------
+    def write(
+        self, peer: Peer, key: Key, message_id: int, entries: Sequence[EncryptedEntry]
+    ) -> None:
+        """Store entries; the Ack follows once they are durable, in the order of the writes of this key."""
+        channel = self._channel(key)
+        channel.pending.append(_Write(peer, message_id, entries))
+        if channel.task is None:
+            channel.task = asyncio.create_task(self._drain(channel))
+
+    async def subscribe(self, peer: Peer, key: Key, start: int) -> None:
+        """
+        Send a peer everything of a key from ``start`` on, now and later.
+
+        A start beyond the head is taken as the head: it comes from a client that knows a longer history than
+        this server (which was restored), and it must not miss what is written now. A start of 1 is taken as 0:
+        a stock SQL journal asks for 1 when it has nothing, and the entry 0 once too often harms nobody.
+
+        Raises:
+            StorageError: The head cannot be read.
+        """
+        channel = self._channel(key)
+        channel.users += 1
+        try:
+            head = await self._head(channel)
+        finally:
+            channel.users -= 1
+            self._rest(channel)
+        start = 0 if start == 1 else max(start, 0)
+        subscription = Subscription(peer, min(start, head))
+        replaced = channel.subscriptions.get(peer)
+        if replaced is not None:
+            replaced.is_closed = True
+            subscription.acks = replaced.acks
+        self._channel(key).subscriptions[peer] = subscription
+        self._followed.setdefault(peer, {})[key] = subscription
+        self._settle(channel, subscription)
+
+    def unsubscribe(self, peer: Peer, key: Key) -> None:
+        """End a subscription; Acks that waited for their place are sent at once."""
+        followed = self._followed.get(peer, {})
+        subscription = followed.pop(key, None)
+        if subscription is None:
+            return
+        if not followed:
+            del self._followed[peer]
+        subscription.is_closed = True
+        channel = self._channels[key]
+        del channel.subscriptions[peer]
+        subscription.flush_acks()
+        self._rest(channel)
+
+    def leave(self, peer: Peer) -> None:
+        """Forget a peer whose connection ended; its writes under way are still stored and sent to the others."""
+        for key, subscription in self._followed.pop(peer, {}).items():
+            subscription.is_closed = True
+            channel = self._channels[key]
+            del channel.subscriptions[peer]
+            self._rest(channel)
+
+    async def catch_up(self, peer: Peer) -> bool:
+        """
+        Send a peer one batch from storage, of one key that it lags behind in.
+
+        Returns:
+            Whether it still lags behind in any.
+
+        Raises:
+            StorageError: The storage cannot be read.
+        """
+        followed = self._followed.get(peer, {})
+        key = next((key for key, found in followed.items() if not found.is_live), None)
+        if key is None:
+            return False
+        subscription = followed.pop(key)
+        followed[key] = subscription  # last in line, so that several keys take turns
+        channel = self._channels[key]
+        start = subscription.next
+        entries = await self._read(channel, subscription)
+        if not subscription.is_closed:
+            if subscription.next == start:
+                subscription.advance(entries, self._encoder(key))
+            self._settle(channel, subscription, wake=False)
+        return any(not found.is_live for found in self._followed.get(peer, {}).values())
+
+    def lags(self, peer: Peer) -> bool:
+        """Whether a peer reads any key from storage."""
+        return any(not found.is_live for found in self._followed.get(peer, {}).values())
+
+    async def close(self) -> None:
+        """Wait until every write that was accepted is stored and acknowledged."""
+        tasks = [channel.task for channel in self._channels.values() if channel.task]
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # -- writing --------------------------------------------------------------------------------------------
+    async def _drain(self, channel: _Channel) -> None:
+        try:
+            while channel.pending:
+                async with channel.lock:
+                    await self._append(channel)
+        finally:
+            channel.task = None
+            self._rest(channel)
+
+    async def _append(self, channel: _Channel) -> None:
+        """Store the writes that are waiting with one append, and publish them."""
+        writes = _take(channel.pending)
+        entries = [entry for write in writes for entry in write.entries]
+        try:
+            appended = Appended((), ())
+            if entries:
+                appended = await self._storage.append(*channel.key, entries)
+            self._publish(channel, writes, appended)
+        except Exception as error:  # noqa: BLE001 - one key's trouble is its writers', and stays there
+            logger.error("append_failed", tenant=channel.key.tenant, error=str(error))
+            for write in writes:
+                write.peer.write_failed(error)
+        finally:
+            for write in writes:
+                write.peer.write_settled()
+
+    def _publish(self, channel: _Channel, writes: list[_Write], appended: Appended) -> None:
+        new = appended.new
+        if new:
+            channel.head = max(channel.head or 0, new[-1].sequence + 1)
+        self._register_acks(channel, writes, appended)
+        shared: list[Broadcast] | None = None
+        encode = self._encoder(channel.key)
+        for subscription in channel.subscriptions.values():
+            if subscription.acks or not new or not self._can_follow(subscription, new):
+                self._publish_alone(channel, subscription, new)
+                continue
+            if shared is None:
+                shared = [encode(batch, batch[-1].sequence + 1) for batch in _batches(new)]
+            for broadcast in shared:
+                subscription.peer.send_changes(broadcast)
+            subscription.next = new[-1].sequence + 1
+
+    def _can_follow(
+        self, subscription: Subscription, new: Sequence[RemoteEncryptedEntry]
+    ) -> bool:
+        return (
+            subscription.is_live
+            and subscription.next == new[0].sequence
+            and not subscription.peer.is_congested
+        )
+
+    def _publish_alone(
+        self, channel: _Channel, subscription: Subscription, new: Sequence[RemoteEncryptedEntry]
+    ) -> None:
+        """Bring one subscriber forward that cannot share the frames of the others."""
+        encode = self._encoder(channel.key)
+        if new and self._can_follow(subscription, new):
+            for batch in _batches(new):
+                subscription.advance(batch, encode)
+        else:
+            subscription.advance((), encode)
+        self._settle(channel, subscription)
+
+    def _register_acks(
+        self, channel: _Channel, writes: list[_Write], appended: Appended
+    ) -> None:
+        own = appended.new[0].sequence if appended.new else 0
+        position = 0
+        for peer, message_id, entries in writes:
+            sequences = appended.sequences[position : position + len(entries)]
+            position += len(entries)
+            own_start = own
+            if appended.new:
+                own = _after_own(own, sequences)
+            subscription = channel.subscriptions.get(peer)
+            if subscription is None:
+                peer.send_ack(message_id, sequences, None)
+            else:
+                subscription.acks.append(PendingAck(message_id, sequences, own_start, own))
+
+    # -- reading --------------------------------------------------------------------------------------------
+    async def _head(self, channel: _Channel) -> int:
+        if channel.head is None:
+            async with channel.lock:
+                if channel.head is None:
+                    channel.head = await self._storage.head(*channel.key)
+        return channel.head
+
+    async def _read(
+        self, channel: _Channel, subscription: Subscription
+    ) -> list[RemoteEncryptedEntry]:
+        """Read the next batch for a subscriber: nothing it wrote itself, nothing that is not published yet."""
+        start, head = subscription.next, channel.head or 0
+        own_start = subscription.own_start()
+        stop = head if own_start is None or own_start <= start else min(own_start, head)
+        if start >= stop:
+            return []
+        entries = await self._storage.read(
+            *channel.key,
+            start,
+            entries_max=min(stop - start, CHANGES_BATCH_ENTRIES_MAX),
+            bytes_max=CHANGES_BATCH_BYTES_MAX,
+        )
+        if not entries or entries[0].sequence != start:
+            reason = f"sequence {start} is missing below the head {head}; restore the storage from a backup"
+            raise StorageCorruptionError(backend="server", operation="read", reason=reason)
+        return entries
+
+    def _settle(
+        self, channel: _Channel, subscription: Subscription, *, wake: bool = True
+    ) -> None:
+        """Decide whether a subscriber is live, and release the Acks whose place it has reached."""
+        subscription.advance((), self._encoder(channel.key))
+        subscription.is_live = subscription.next >= (channel.head or 0)
+        if wake and not subscription.is_live:
+            subscription.peer.must_catch_up()
+
+    def _encoder(self, key: Key) -> Callable[[Sequence[RemoteEncryptedEntry], int], Broadcast]:
+        def encode(entries: Sequence[RemoteEncryptedEntry], through: int) -> Broadcast:
+            return Broadcast(
+                encode_changes_frames(key.public_key, entries, through, self._chunk_ids)
+            )
+
+        return encode
+
+    # -- channels -------------------------------------------------------------------------------------------
+    def _channel(self, key: Key) -> _Channel:
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = _Channel(key)
+        self._idle.pop(key, None)
+        return channel
+
+    def _rest(self, channel: _Channel) -> None:
+        """Note that nobody uses a channel, and forget the one that was idle longest if there are too many."""
+        if not channel.is_idle:
+            return
+        self._idle[channel.key] = None
+        while len(self._idle) > IDLE_CHANNELS_MAX:
+            key, _ = self._idle.popitem(last=False)
+            del self._channels[key]
+
+
+def _take(pending: deque[_Write]) -> list[_Write]:
+    writes = [pending.popleft()]
+    count = len(writes[0].entries)
+    size = _size(writes[0])
+    while pending and count < APPEND_ENTRIES_MAX and size < APPEND_BYTES_MAX:
+        writes.append(pending.popleft())
+        count += len(writes[-1].entries)
+        size += _size(writes[-1])
+    return writes
+
+
+def _size(write: _Write) -> int:
+    return sum(len(entry.ciphertext) for entry in write.entries)
+
+
+def _after_own(own: int, sequences: Sequence[int]) -> int:
+    """Return the end of the run of new sequences, beginning at ``own``, that these entries were given."""
+    if sequences and sequences[-1] == own + len(sequences) - 1 and sequences[0] == own:
+        return own + len(sequences)  # all new, the usual case
+    for sequence in sequences:
+        if sequence == own:
+            own += 1
+    return own
+
+
+def _batches(
+    entries: Sequence[RemoteEncryptedEntry],
+) -> Iterator[Sequence[RemoteEncryptedEntry]]:
+    """Cut entries into Changes of bounded size."""
+    start = size = 0
+    for index, entry in enumerate(entries):
+        size += len(entry.ciphertext)
+        too_many = index - start >= CHANGES_BATCH_ENTRIES_MAX
+        if index > start and (too_many or size > CHANGES_BATCH_BYTES_MAX):
+            yield entries[start:index]
+            start, size = index, len(entry.ciphertext)
+    if start < len(entries):
+        yield entries[start:]

@@ -1,0 +1,106 @@
+"""What waits to be written to one socket: bounded by its owner, and measured, so that a slow reader is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from agentlayers.server.link import Link
+
+__all__ = ["STALL_SECONDS_MAX", "Outbox"]
+
+STALL_SECONDS_MAX: Final = 60.0
+"""A peer that takes not one queued frame in this time is closed; it resumes from its cursor."""
+
+
+class Outbox:
+    """
+    Bytes on their way to one link, in order.
+
+    While the socket takes what it is given nothing is queued and no task runs.
+
+    Args:
+        link: The socket.
+        on_stall: Called once if the peer reads nothing for ``stall_seconds``.
+        stall_seconds: See :data:`STALL_SECONDS_MAX`.
+
+    Attributes:
+        size: Bytes queued here, beside what the operating system and the transport hold.
+    """
+
+    __slots__ = ("_link", "_on_stall", "_queue", "_stall_seconds", "_task", "_waiters", "size")
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        on_stall: Callable[[], None],
+        stall_seconds: float = STALL_SECONDS_MAX,
+    ) -> None:
+        self._link = link
+        self._on_stall = on_stall
+        self._stall_seconds = stall_seconds
+        self._queue: deque[bytes] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self.size = 0
+
+    def put(self, data: bytes) -> None:
+        """Write at once if nothing is queued and the socket has room, queue otherwise."""
+        if not self._queue and self._task is None and self._link.write_now(data):
+            return
+        self._queue.append(data)
+        self.size += len(data)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def wait_below(self, size: int) -> None:
+        """Return once fewer than ``size`` bytes are queued."""
+        while self.size >= size:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append((size, waiter))
+            await waiter
+
+    async def close(self) -> None:
+        """Drop what is queued and end the task."""
+        self._queue.clear()
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                async with asyncio.timeout(self._stall_seconds):
+                    await self._link.drain()
+                if not self._queue:
+                    break
+                data = self._queue.popleft()
+                self._link.write(data)
+                self.size -= len(data)
+                self._wake()
+        except TimeoutError:
+            self._queue.clear()
+            self._on_stall()
+        except OSError:
+            self._queue.clear()  # the socket is gone, which the reader notices too
+        finally:
+            self._task = None
+            if not self._queue:
+                self.size = 0
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._waiters:
+            return
+        waiting, self._waiters = self._waiters, []
+        for size, waiter in waiting:
+            if waiter.done():
+                continue
+            if self.size < size:
+                waiter.set_result(None)
+            else:
+                self._waiters.append((size, waiter))

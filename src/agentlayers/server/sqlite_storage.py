@@ -1,0 +1,323 @@
+"""
+Server journals in one SQLite file: the embedded default.
+
+One thread writes (:mod:`agentlayers.server.sqlite_writer`), a few others read; nothing here blocks the
+event loop. Only one server at a time may have a directory open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from agentlayers.errors import (
+    StateError,
+    StorageCorruptionError,
+    StorageUnavailableError,
+)
+from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
+from agentlayers.server.sqlite_file import (
+    BACKEND,
+    FILE_NAME,
+    POSITION_BITS,
+    connect,
+    prepare_directory,
+    translated_errors,
+)
+from agentlayers.server.sqlite_writer import AppendJob, CallJob, Outcome, SQLiteWriter
+from agentlayers.server.storage import Appended, ServerStorage, TenantInfo, new_tenant_info
+
+__all__ = ["SQLiteServerStorage"]
+
+T = TypeVar("T")
+_READER_THREADS: Final = 2
+_SEQUENCE_MASK: Final = (1 << POSITION_BITS) - 1
+_LOCK_NAME: Final = "server.lock"
+
+
+class SQLiteServerStorage(ServerStorage):
+    """
+    Durable journals below a directory, in ``server.sqlite``.
+
+    An append returns after its commit reached the disk; appends that wait together share one commit.
+
+    Args:
+        directory: Created with mode 0700 if absent. A server wants one of its own.
+        random: Source of the tenants' ids.
+    """
+
+    def __init__(
+        self, directory: str | Path, *, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self._directory = Path(directory)
+        self._random = random
+        self._writer: SQLiteWriter | None = None
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file."""
+        return self._directory / FILE_NAME
+
+    async def __aenter__(self) -> Self:
+        """
+        Open the file, creating or migrating it.
+
+        Raises:
+            StorageUnavailableError: Not readable, or another server has it open.
+            StorageCorruptionError: Damaged, or no SQLite file.
+            MigrationError: Of a newer release, or another program's.
+        """
+        if self._writer is not None:
+            raise StateError("the server storage is open already; open each instance once")
+        self._loop = asyncio.get_running_loop()
+        self._lock = await asyncio.to_thread(_lock_directory, self._directory)
+        try:
+            await self._open()
+        except BaseException:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.stop()
+                writer.join()
+            _unlock(self._lock)
+            raise
+        return self
+
+    async def _open(self) -> None:
+        path = await asyncio.to_thread(prepare_directory, self._directory)
+        opened: asyncio.Future[None] = self._loop.create_future()
+
+        def deliver(outcomes: list[Outcome]) -> None:
+            self._loop.call_soon_threadsafe(_settle, outcomes, opened)
+
+        self._writer = SQLiteWriter(path, deliver=deliver)
+        self._writer.start()
+        await opened
+        self._readers = _Readers(path)
+        self._tenants: dict[str, TenantInfo] = {}
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Finish what is queued, then close every thread and connection."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        writer.stop()
+        try:
+            await asyncio.to_thread(writer.join)
+            await asyncio.to_thread(self._readers.close)
+        finally:
+            _unlock(self._lock)
+
+    async def tenant(self, tenant: str) -> TenantInfo:
+        """Return the tenant's ids, creating them durably the first time."""
+        info = self._tenants.get(tenant)
+        if info is None:
+            candidate = new_tenant_info(self._random)
+            waiter = self._loop.create_future()
+            job = CallJob("open tenant", lambda db: _tenant(db, tenant, candidate), waiter)
+            self._opened_writer().submit(job)
+            info = self._tenants[tenant] = await waiter
+        return info
+
+    async def append(
+        self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]
+    ) -> Appended:
+        """Store what is new; it is on the disk when this returns, also for a caller that stopped waiting."""
+        writer = self._opened_writer()
+        if not entries:
+            return Appended((), ())
+        waiter = self._loop.create_future()
+        writer.submit(AppendJob(tenant, public_key, entries, waiter))
+        appended: Appended = await waiter
+        return appended
+
+    async def read(
+        self, tenant: str, public_key: str, start: int, *, entries_max: int, bytes_max: int
+    ) -> list[RemoteEncryptedEntry]:
+        """Return entries from ``start`` on, within the bounds, at least one if there is one."""
+        self._opened_writer()
+        return await self._readers.run(
+            "read",
+            lambda db: _read(db, self.path, (tenant, public_key), start, entries_max, bytes_max),
+        )
+
+    async def head(self, tenant: str, public_key: str) -> int:
+        """Return the first unused sequence of the key."""
+        self._opened_writer()
+        return await self._readers.run("read", lambda db: _head(db, (tenant, public_key)))
+
+    def _opened_writer(self) -> SQLiteWriter:
+        if self._writer is None:
+            raise StateError(
+                "the server storage is not open; use it inside `async with SQLiteServerStorage(...)`"
+            )
+        return self._writer
+
+
+def _settle(outcomes: list[Outcome], opened: asyncio.Future[None]) -> None:
+    for outcome in outcomes:
+        waiter = opened if outcome.waiter is None else outcome.waiter
+        if waiter.done():
+            # Its task was cancelled; what was committed stays committed.
+            continue
+        if outcome.error is None:
+            waiter.set_result(outcome.value)
+        else:
+            waiter.set_exception(outcome.error)
+
+
+class _Readers:
+    """A few threads, each with a read-only connection of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._threads = ThreadPoolExecutor(_READER_THREADS, thread_name_prefix="server-sqlite-reader")
+
+    async def run(self, operation: str, call: Callable[[sqlite3.Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._run, operation, call)
+
+    def _run(self, operation: str, call: Callable[[sqlite3.Connection], T]) -> T:
+        with translated_errors(operation, self._path):
+            connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = self._local.connection = connect(self._path, writable=False)
+                self._connections.append(connection)
+            return call(connection)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        for connection in self._connections:
+            connection.close()
+
+
+def _tenant(connection: sqlite3.Connection, tenant: str, candidate: TenantInfo) -> TenantInfo:
+    connection.execute(
+        "INSERT OR IGNORE INTO tenants (name, remote_id, incarnation) VALUES (?, ?, ?)",
+        (tenant, candidate.remote_id, candidate.incarnation),
+    )
+    row = connection.execute(
+        "SELECT remote_id, incarnation FROM tenants WHERE name = ?", (tenant,)
+    ).fetchone()
+    return TenantInfo(*row)
+
+
+def _base(connection: sqlite3.Connection, key: tuple[str, str]) -> int | None:
+    row = connection.execute(
+        "SELECT journal FROM journals WHERE tenant = ? AND public_key = ?", key
+    ).fetchone()
+    return None if row is None else row[0] << POSITION_BITS
+
+
+def _head(connection: sqlite3.Connection, key: tuple[str, str]) -> int:
+    base = _base(connection, key)
+    if base is None:
+        return 0
+    (last,) = connection.execute(
+        "SELECT max(position) FROM entries WHERE position BETWEEN ? AND ?",
+        (base, base | _SEQUENCE_MASK),
+    ).fetchone()
+    return 0 if last is None else (last & _SEQUENCE_MASK) + 1
+
+
+def _read(
+    connection: sqlite3.Connection,
+    path: Path,
+    key: tuple[str, str],
+    start: int,
+    entries_max: int,
+    bytes_max: int,
+) -> list[RemoteEncryptedEntry]:
+    base = _base(connection, key)
+    if base is None:
+        return []
+    first = base + max(start, 0)
+    # Sizes first, so that memory is spent on no more than was asked for; each query is one row, one step.
+    (text,) = connection.execute(
+        "SELECT group_concat(position || ' ' || length(iv) || ' ' || length(entry_id) || ' ' || length(ciphertext))"
+        " FROM (SELECT * FROM entries WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?)",
+        (first, base | _SEQUENCE_MASK, entries_max),
+    ).fetchone()
+    if not text:
+        return []
+    sizes: list[tuple[int, int, int]] = []
+    total = 0
+    for item in text.split(","):
+        position, iv, entry_id, ciphertext = map(int, item.split(" "))
+        total += ciphertext
+        if sizes and total > bytes_max:
+            break
+        if position != first + len(sizes):
+            reason = f"sequence {(first & _SEQUENCE_MASK) + len(sizes)} of a journal is missing; restore a backup"
+            raise StorageCorruptionError(
+                backend=BACKEND, operation="read", reason=reason, path=path
+            )
+        sizes.append((iv, entry_id, ciphertext))
+    (text,) = connection.execute(
+        "SELECT group_concat(hex(iv) || hex(entry_id) || hex(ciphertext), '')"
+        " FROM (SELECT * FROM entries WHERE position BETWEEN ? AND ? ORDER BY position)",
+        (first, first + len(sizes) - 1),
+    ).fetchone()
+    return _cut(bytes.fromhex(text), first & _SEQUENCE_MASK, sizes)
+
+
+def _cut(
+    data: bytes, sequence: int, sizes: Sequence[tuple[int, int, int]]
+) -> list[RemoteEncryptedEntry]:
+    entries = []
+    start = 0
+    for iv, entry_id, ciphertext in sizes:
+        id_start = start + iv
+        ciphertext_start = id_start + entry_id
+        end = ciphertext_start + ciphertext
+        entries.append(
+            RemoteEncryptedEntry(
+                sequence,
+                data[start:id_start],
+                data[id_start:ciphertext_start],
+                data[ciphertext_start:end],
+            )
+        )
+        sequence += 1
+        start = end
+    return entries
+
+
+def _lock_directory(directory: Path) -> int:
+    """Take the directory for this process; the lock goes with the process, however it ends."""
+    path = directory / _LOCK_NAME
+    with translated_errors("open", directory / FILE_NAME):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        import fcntl
+    except ImportError:  # Windows: SQLite's own locks still keep the file whole
+        return descriptor
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        reason = "another server has this directory open; stop it, or give this one a directory of its own"
+        raise StorageUnavailableError(
+            backend=BACKEND, operation="open", reason=reason, path=directory
+        ) from error
+    return descriptor
+
+
+def _unlock(descriptor: int) -> None:
+    os.close(descriptor)
+
+

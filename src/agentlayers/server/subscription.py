@@ -1,0 +1,138 @@
+"""
+What one connection has been sent of one key, and which Acks wait for their place in that order.
+
+The rule (DESIGN 7): on a connection that follows a key, the Ack of an entry is written only after every
+lower sequence of the key was sent or acknowledged on that connection, because a client moves its cursor by Acks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentlayers.protocol.messages import RemoteEncryptedEntry
+from agentlayers.server.broadcast import Broadcast
+
+__all__ = ["Encode", "Peer", "PendingAck", "Subscription"]
+
+Encode = Callable[[Sequence[RemoteEncryptedEntry], int], Broadcast]
+"""Entries and their ``through`` to the messages that carry them."""
+
+
+class Peer(Protocol):
+    """What the hub needs of a connection. Its methods never call back into the hub."""
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether more waits to be sent than a live subscriber may have waiting."""
+
+    def send_ack(self, message_id: int, sequences: Sequence[int], through: int | None) -> None:
+        """Queue an Ack."""
+
+    def send_changes(self, broadcast: Broadcast) -> None:
+        """Queue encoded Changes."""
+
+    def write_settled(self) -> None:
+        """One write of this peer is committed or failed: it is no longer in flight."""
+
+    def write_failed(self, error: Exception) -> None:
+        """One write of this peer was not stored, so it gets no Ack and the connection has to end."""
+
+    def must_catch_up(self) -> None:
+        """Begin (or go on) calling :meth:`Hub.catch_up` as fast as this peer reads."""
+
+
+@dataclass(slots=True)
+class PendingAck:
+    """
+    An Ack that is committed and waits for its place.
+
+    Attributes:
+        message_id: Of the WriteEntries.
+        sequences: One for each of its entries.
+        own_start: First sequence this write added; equal to ``own_end`` if all were duplicates.
+        own_end: One past the last.
+    """
+
+    message_id: int
+    sequences: Sequence[int]
+    own_start: int
+    own_end: int
+
+    @property
+    def has_own(self) -> bool:
+        """Whether the write added entries, which are not sent back to their writer."""
+        return self.own_start < self.own_end
+
+    @property
+    def due(self) -> int:
+        """The Ack may be written once the connection has everything below this."""
+        if self.has_own:
+            return self.own_start
+        return max(self.sequences, default=-1) + 1
+
+
+class Subscription:
+    """
+    One connection following one key.
+
+    Attributes:
+        peer: The connection.
+        next: First sequence neither sent to it nor written by it; its ``through``.
+        is_live: New entries are sent as they are committed; otherwise they are read from storage.
+        is_closed: Replaced or ended; nothing may be sent through it any more.
+    """
+
+    __slots__ = ("acks", "is_closed", "is_live", "next", "peer")
+
+    def __init__(self, peer: Peer, start: int) -> None:
+        self.peer = peer
+        self.next = start
+        self.is_live = False
+        self.is_closed = False
+        self.acks: deque[PendingAck] = deque()
+
+    def advance(self, entries: Sequence[RemoteEncryptedEntry], encode: Encode) -> None:
+        """
+        Send what is new of ``entries`` and every Ack whose place is reached, in sequence order.
+
+        Args:
+            entries: Contiguous and ascending; what lies below :attr:`next` is left out. May be empty.
+            encode: Makes the messages.
+        """
+        index = max(self.next - entries[0].sequence, 0) if entries else 0
+        while True:
+            before = self.next
+            self._release_acks()
+            index += self.next - before
+            if index >= len(entries):
+                return
+            stop = len(entries)
+            if self.acks:
+                stop = min(stop, index + self.acks[0].due - self.next)
+            some = entries[index:stop]
+            self.next = some[-1].sequence + 1
+            self.peer.send_changes(encode(some, self.next))
+            index = stop
+
+    def own_start(self) -> int | None:
+        """Return the first sequence ahead that this connection wrote itself, and so is not to be read for it."""
+        for ack in self.acks:
+            if ack.has_own:
+                return ack.own_start
+        return None
+
+    def _release_acks(self) -> None:
+        while self.acks and self.acks[0].due <= self.next:
+            ack = self.acks.popleft()
+            if ack.has_own:
+                self.next = max(self.next, ack.own_end)
+            self.peer.send_ack(ack.message_id, ack.sequences, self.next)
+
+    def flush_acks(self) -> None:
+        """Send every waiting Ack at once: its connection no longer follows the key."""
+        while self.acks:
+            ack = self.acks.popleft()
+            self.peer.send_ack(ack.message_id, ack.sequences, None)

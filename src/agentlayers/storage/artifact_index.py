@@ -1,0 +1,167 @@
+"""
+The read model of artifacts: which are shown, where they stand in their session, how large they are.
+
+Rows are a function of a key's heads and the conflict policy, never of the order in which entries came.
+Content is not stored twice: a row names the entry that holds it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentlayers.errors import MalformedMessageError
+from agentlayers.journal.conflict_policy import ConflictPolicy, Resolution, Version
+from agentlayers.journal.keys import pack_key, prefix_end
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.storage.artifact import ArtifactRecord
+
+__all__ = ["ArtifactRow", "readable_heads", "resolve_heads", "row_of", "rows_of_id", "rows_of_session", "write_row"]
+
+STORE: Final = "artifacts"
+_FIXED: Final = struct.Struct(">QQ16sHH")
+_NO_WINNER: Final = bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRow:
+    """
+    What the read model knows of one artifact that has at least one live version.
+
+    Attributes:
+        primary_key: Key of its entries.
+        session_id: Its session.
+        artifact_id: Its name.
+        created_at_ms: Its place in the session.
+        size_bytes: Of its content.
+        winner: The only head; empty when there are several and the policy has to be asked at each read,
+            so that a replica that is given another policy shows what that one decides.
+    """
+
+    primary_key: str
+    session_id: str
+    artifact_id: str
+    created_at_ms: int
+    size_bytes: int
+    winner: bytes
+
+    def encode(self) -> bytes:
+        """Return the row as it is kept."""
+        session, name = self.session_id.encode(), self.artifact_id.encode()
+        fixed = _FIXED.pack(
+            self.created_at_ms, self.size_bytes, self.winner or _NO_WINNER, len(session), len(name)
+        )
+        return fixed + session + name + self.primary_key.encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> ArtifactRow:
+        """Read a row as it was kept."""
+        created, size, winner, session_bytes, name_bytes = _FIXED.unpack_from(data)
+        names = data[_FIXED.size :]
+        return cls(
+            primary_key=names[session_bytes + name_bytes :].decode(),
+            session_id=names[:session_bytes].decode(),
+            artifact_id=names[session_bytes : session_bytes + name_bytes].decode(),
+            created_at_ms=created,
+            size_bytes=size,
+            winner=b"" if winner == _NO_WINNER else winner,
+        )
+
+    @property
+    def place(self) -> bytes:
+        """Where it stands in its session: by creation time, then by name."""
+        return pack_key(self.created_at_ms, self.artifact_id)
+
+    @property
+    def keys(self) -> tuple[bytes, bytes, bytes]:
+        """The keys it is found by: primary key, name, place."""
+        return (
+            pack_key(STORE, "k", self.primary_key),
+            pack_key(STORE, "i", self.artifact_id, self.session_id),
+            session_prefix(self.session_id) + self.place,
+        )
+
+
+def session_prefix(session_id: str) -> bytes:
+    """Return what the places of one session's artifacts start with."""
+    return pack_key(STORE, "l", session_id)
+
+
+def row_of(tx: JournalTransaction, primary_key: str) -> ArtifactRow | None:
+    """Look an artifact up by its primary key."""
+    value = tx.get(pack_key(STORE, "k", primary_key))
+    return None if value is None else ArtifactRow.decode(value)
+
+
+def rows_of_id(tx: JournalTransaction, artifact_id: str) -> Iterator[ArtifactRow]:
+    """Iterate over the artifacts of one name, one for each session that has it."""
+    prefix = pack_key(STORE, "i", artifact_id)
+    return (ArtifactRow.decode(value) for _key, value in tx.scan(prefix, prefix_end(prefix)))
+
+
+def rows_of_session(tx: JournalTransaction, start: bytes, end: bytes, *, reverse: bool) -> Iterator[ArtifactRow]:
+    """Iterate over artifacts between two places of a session."""
+    return (ArtifactRow.decode(value) for _key, value in tx.scan(start, end, reverse=reverse))
+
+
+def write_row(tx: JournalTransaction, primary_key: str, heads: Sequence[Version], policy: ConflictPolicy) -> None:
+    """Bring the rows of one key up to date with its heads."""
+    before = row_of(tx, primary_key)
+    after = _row(primary_key, heads, policy)
+    if after == before:
+        return
+    for key in before.keys if before is not None else ():
+        tx.delete(key)
+    for key in after.keys if after is not None else ():
+        tx.put(key, after.encode() if after is not None else b"")
+
+
+def _row(primary_key: str, heads: Sequence[Version], policy: ConflictPolicy) -> ArtifactRow | None:
+    readable = readable_heads(heads)
+    live = [head for head in readable if not head.is_deletion]
+    if not live:
+        return None
+    shown = resolve_heads(readable, policy)[0] or _record(live[-1])
+    return ArtifactRow(
+        primary_key=primary_key,
+        session_id=shown.session_id,
+        artifact_id=shown.id,
+        created_at_ms=shown.created_at_ms or 0,
+        size_bytes=shown.size_bytes,
+        winner=live[0].id if len(readable) == 1 else b"",
+    )
+
+
+def readable_heads(heads: Sequence[Version]) -> list[Version]:
+    """Leave out versions that are no artifacts, so that one bad entry of a peer hides no good one."""
+    return [head for head in heads if head.is_deletion or _is_readable(head)]
+
+
+def resolve_heads(heads: Sequence[Version], policy: ConflictPolicy) -> tuple[ArtifactRecord | None, Resolution]:
+    """
+    Return what ``policy`` shows of readable heads (:obj:`None`: deleted), and what it decided.
+
+    A merged value keeps the name and session of its parts, whatever the merge function says of them.
+    """
+    resolution = policy.resolve(heads)
+    if resolution.value is None:
+        return None, resolution
+    fields = dict(resolution.value)
+    if resolution.winner is None:
+        part = next(head for head in heads if not head.is_deletion).value
+        fields |= {"id": part["id"], "sessionId": part["sessionId"]}
+    return ArtifactRecord.from_payload(resolution.winner or b"", fields), resolution
+
+
+def _record(version: Version) -> ArtifactRecord:
+    return ArtifactRecord.from_payload(version.id, version.value)
+
+
+def _is_readable(version: Version) -> bool:
+    try:
+        _record(version)
+    except MalformedMessageError:
+        return False
+    return True

@@ -1,0 +1,265 @@
+"""
+What an agent did: tool uses, permission decisions, hooks; and what sync noticed on this replica.
+
+Every record is an append-only journal entry under its own id, so two uses of one tool stay two entries
+although their keys on the wire are the same. ``sync_conflict`` and ``sync_compaction`` are written by the
+journal's observer in the transaction that caused them, and never leave the replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, ClassVar, Final
+
+import structlog
+
+from agentlayers.errors import ProtocolError, UnknownEventError, UsageError
+from agentlayers.journal.compaction import CompactionStrategy
+from agentlayers.journal.entry import Entry, StoredEntry
+from agentlayers.journal.event_journal import Observation, StoreSchema
+from agentlayers.journal.keys import pack_key, prefix_end
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.protocol.payload import decode_payload
+from agentlayers.storage.audit_event import (
+    AUDIT_EVENTS,
+    AuditEntry,
+    HookOutcome,
+    PermissionDecision,
+    ToolUseStatus,
+    audit_key,
+    audit_payload,
+)
+from agentlayers.storage.event_groups import AUDIT_LOG_EVENTS
+from agentlayers.storage.journaled_store import JournaledStore
+from agentlayers.storage.pagination import Page, parse_cursor
+from agentlayers.storage.retention import kept_by
+from agentlayers.storage.storage_config import EnabledStores, Retention
+
+__all__ = ["AuditEventStore"]
+
+logger = structlog.get_logger()
+
+_STORE: Final = "audit_log"
+_ENTRY_ID_BYTES: Final = 16
+_PAGE_SIZE: Final = 100
+
+
+class AuditEventStore(JournaledStore):
+    """Record audit events, and read them back by session and event."""
+
+    name: ClassVar[str] = _STORE
+
+    def _schema(self) -> StoreSchema:
+        return AUDIT_LOG_EVENTS.schema(
+            _STORE,
+            AUDIT_LOG_EVENTS,
+            project=self._project,
+            retract=self._retract,
+            policy=self.conflict_policy,
+        )
+
+    def _enabled_in(self, enabled: EnabledStores) -> bool:
+        return enabled.audit_log
+
+    def _retention(self, retention: Retention) -> list[CompactionStrategy]:
+        return kept_by(retention.audit.max_age_seconds, retention.audit.max_entries)
+
+    async def _opened(self) -> None:
+        self.journal.observe(self._record_observation)
+
+    # -- writing ----------------------------------------------------------------------------------------
+    async def write(self, event: str, payload: Mapping[str, Any]) -> AuditEntry | None:
+        """
+        Record one event; it is durable when this returns.
+
+        Args:
+            event: ``tool_use``, ``permission_decision`` or ``hook_event``.
+            payload: Its fields, in the wire's spelling; those set to :obj:`None` are left out.
+
+        Returns:
+            What was recorded; :obj:`None` if the audit log is switched off.
+
+        Raises:
+            UnknownEventError: No such audit event.
+            UsageError: A field is missing or has a value the event does not allow.
+            StateError: The store or its journal is not open.
+            StorageError: The journal could not write it.
+        """
+        log, fields = self.log, audit_payload(event, payload)
+        if not self.is_enabled:
+            return None
+
+        def work(tx: JournalTransaction) -> AuditEntry | None:
+            entry = tx.write(_STORE, event, audit_key(event, fields), fields)
+            stored = tx.stored_entry(entry.id)
+            return None if stored is None else _decode(stored)
+
+        return await log.transact(work)
+
+    async def tool_use(
+        self,
+        *,
+        session_id: str,
+        tool_name: str,
+        status: ToolUseStatus,
+        tool_use_id: str | None = None,
+        duration_ms: float | None = None,
+    ) -> AuditEntry | None:
+        """Record that a tool was started, or how it ended; see :meth:`write`."""
+        fields = {
+            "sessionId": session_id,
+            "toolName": tool_name,
+            "toolUseId": tool_use_id,
+            "status": status,
+            "durationMs": duration_ms,
+        }
+        return await self.write("tool_use", fields)
+
+    async def permission_decision(
+        self, *, session_id: str, tool_name: str, decision: PermissionDecision, reason: str | None = None
+    ) -> AuditEntry | None:
+        """Record whether a tool was allowed, and why; see :meth:`write`."""
+        fields = {"sessionId": session_id, "toolName": tool_name, "decision": decision, "reason": reason}
+        return await self.write("permission_decision", fields)
+
+    async def hook_event(
+        self, *, hook: str, outcome: HookOutcome, session_id: str | None = None, tool_use_id: str | None = None
+    ) -> AuditEntry | None:
+        """Record that a hook ran, and how it ended; see :meth:`write`."""
+        fields = {"sessionId": session_id, "hook": hook, "toolUseId": tool_use_id, "outcome": outcome}
+        return await self.write("hook_event", fields)
+
+    def _record_observation(self, tx: JournalTransaction, observation: Observation) -> None:
+        if self._log is None or not self.is_enabled or observation.kind not in AUDIT_EVENTS:
+            return
+        fields = dict(observation.fields)
+        tx.write(_STORE, observation.kind, audit_key(observation.kind, fields), fields)
+
+    # -- reading ----------------------------------------------------------------------------------------
+    async def entries(
+        self,
+        session_id: str | None = None,
+        event: str | None = None,
+        *,
+        cursor: str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> list[AuditEntry]:
+        """
+        List entries in the order they were written, oldest first, or newest first with ``reverse``.
+
+        Args:
+            session_id: Only entries about this session.
+            event: Only this event.
+            cursor: Continue strictly after this place: the ``cursor`` of an entry or the ``next_cursor``
+                of a page.
+            limit: At most so many; 0 lists nothing, :obj:`None` all.
+            reverse: Newest first.
+
+        Raises:
+            UnknownEventError: No such audit event.
+            UsageError: A negative limit or a cursor that is none.
+        """
+        page = await self._page(session_id, event, cursor=cursor, limit=limit, reverse=reverse)
+        return list(page.items)
+
+    async def entries_page(
+        self,
+        session_id: str | None = None,
+        event: str | None = None,
+        *,
+        cursor: str | None = None,
+        limit: int = _PAGE_SIZE,
+        reverse: bool = False,
+    ) -> Page[AuditEntry]:
+        """List like :meth:`entries`, with the cursor of the next page if there is more."""
+        return await self._page(session_id, event, cursor=cursor, limit=limit, reverse=reverse)
+
+    async def _page(
+        self, session_id: str | None, event: str | None, *, cursor: str | None, limit: int | None, reverse: bool
+    ) -> Page[AuditEntry]:
+        if event is not None and event not in AUDIT_EVENTS:
+            raise UnknownEventError(event=event, store=_STORE, known=AUDIT_EVENTS)
+        if limit is not None and limit < 0:
+            raise UsageError(f"limit: {limit} cannot be used; expected 0 or more")
+        if limit == 0:
+            return Page((), None)
+        start, end = _range(_prefix(session_id, event), cursor, reverse=reverse)
+        wanted = None if limit is None else limit + 1
+
+        def work(tx: JournalTransaction) -> list[AuditEntry]:
+            found: list[AuditEntry] = []
+            for key, tag in tx.scan(start, end, reverse=reverse):
+                if event is not None and tag != event.encode():
+                    continue
+                stored = tx.stored_entry(key[-_ENTRY_ID_BYTES:])
+                if stored is not None:
+                    found.append(_decode(stored))
+                if wanted is not None and len(found) >= wanted:
+                    break
+            return found
+
+        found = await self.log.read(work)
+        items = tuple(found if limit is None else found[:limit])
+        return Page(items, items[-1].cursor if len(items) < len(found) else None)
+
+    async def follow(
+        self, session_id: str | None = None, event: str | None = None, *, after: int | None = None
+    ) -> AsyncIterator[AuditEntry]:
+        """
+        Yield entries as they reach this replica, its own and received ones, and never end.
+
+        Args:
+            session_id: Only entries about this session.
+            event: Only this event.
+            after: Begin behind this :attr:`AuditEntry.position`; 0 yields everything held,
+                :obj:`None` begins now.
+        """
+        async for stored in self._changes(after):
+            if event is not None and stored.entry.event != event:
+                continue
+            try:
+                entry = _decode(stored)
+            except ProtocolError as error:
+                logger.warning("audit_entry_unreadable", entry_id=stored.entry.id.hex(), reason=str(error))
+                continue
+            if session_id in (None, entry.session_id):
+                yield entry
+
+    # -- read model -------------------------------------------------------------------------------------
+    def _project(self, tx: JournalTransaction, entry: Entry, heads: object) -> None:
+        for key in _index_keys(entry):
+            tx.put(key, entry.event.encode())
+
+    def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
+        for key in _index_keys(entry):
+            tx.delete(key)
+
+
+def _decode(stored: StoredEntry) -> AuditEntry:
+    entry = stored.entry
+    return AuditEntry.from_payload(entry.id, entry.event, decode_payload(entry.payload), position=stored.position)
+
+
+def _index_keys(entry: Entry) -> list[bytes]:
+    keys = [pack_key(_STORE, "a") + entry.id, pack_key(_STORE, "t", entry.event) + entry.id]
+    session_id = decode_payload(entry.payload).get("sessionId")
+    if isinstance(session_id, str):
+        keys.append(pack_key(_STORE, "s", session_id) + entry.id)
+    return keys
+
+
+def _prefix(session_id: str | None, event: str | None) -> bytes:
+    if session_id is not None:
+        return pack_key(_STORE, "s", session_id)
+    return pack_key(_STORE, "a") if event is None else pack_key(_STORE, "t", event)
+
+
+def _range(prefix: bytes, cursor: str | None, *, reverse: bool) -> tuple[bytes, bytes]:
+    start, end = prefix, prefix_end(prefix)
+    if cursor is not None:
+        place = parse_cursor(cursor)
+        if len(place) != _ENTRY_ID_BYTES:
+            raise UsageError(f"cursor: {cursor!r} is no place in the audit log; expected the cursor of an entry")
+        start, end = (start, prefix + place) if reverse else (prefix + place + b"\x00", end)
+    return start, end

@@ -1,0 +1,342 @@
+"""
+The conversations of a replica, message by message.
+
+Every message is an append-only journal entry, so none is ever lost: two replicas that append to one
+session at once keep both messages. Messages are ordered by (sequence, entry id), which is the same on
+every replica. The read model holds only that order; the messages themselves are read from their entries.
+"""
+
+from __future__ import annotations
+
+import builtins
+import struct
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, ClassVar, Final
+
+import structlog
+
+from agentlayers.errors import MalformedMessageError, UsageError
+from agentlayers.journal.compaction import CompactionStrategy
+from agentlayers.journal.entry import Entry, StoredEntry
+from agentlayers.journal.event_journal import StoreSchema
+from agentlayers.journal.keys import pack_key, prefix_end
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.protocol.payload import decode_payload
+from agentlayers.storage.chat_event import CHAT_EVENT, SEQUENCE_MAX, ChatEvent, ChatEventSource, check_source
+from agentlayers.storage.event_groups import CHAT_EVENTS
+from agentlayers.storage.journaled_store import JournaledStore
+from agentlayers.storage.pagination import Page, parse_cursor
+from agentlayers.storage.payload_field import required_text
+from agentlayers.storage.retention import kept_by
+from agentlayers.storage.storage_config import EnabledStores, Retention
+
+__all__ = ["ChatHistoryStore"]
+
+logger = structlog.get_logger()
+
+_STORE: Final = "chat_history"
+_META: Final = struct.Struct(">QQ")
+_SEQUENCE_BYTES: Final = 8
+_CURSOR_BYTES: Final = _SEQUENCE_BYTES + 16
+_STREAM_PAGE: Final = 256
+
+
+class ChatHistoryStore(JournaledStore):
+    """Append messages to sessions, read them back in order, and follow them as they arrive."""
+
+    name: ClassVar[str] = _STORE
+
+    def _schema(self) -> StoreSchema:
+        return CHAT_EVENTS.schema(
+            _STORE,
+            CHAT_EVENTS,
+            project=self._project,
+            retract=self._retract,
+            scope_of=_session_of,
+            policy=self.conflict_policy,
+        )
+
+    def _enabled_in(self, enabled: EnabledStores) -> bool:
+        return enabled.chat_history
+
+    def _retention(self, retention: Retention) -> builtins.list[CompactionStrategy]:
+        return kept_by(retention.chat.max_age_seconds, retention.chat.max_events)
+
+    # -- writing ----------------------------------------------------------------------------------------
+    async def append(
+        self,
+        session_id: str,
+        message: Mapping[str, Any],
+        *,
+        timestamp_ms: int | None = None,
+        source: ChatEventSource = "sdk",
+    ) -> ChatEvent:
+        """
+        Append one message; it is durable when this returns.
+
+        Args:
+            session_id: The conversation; it begins with its first message.
+            message: Any map that MessagePack can hold; kept whole.
+            timestamp_ms: When it was said, in milliseconds since 1970; now if not given.
+            source: Who said it.
+
+        Returns:
+            The message with its place in the session; with sequence 0 and nothing stored if chat history
+            is switched off.
+
+        Raises:
+            UsageError: An empty session id, an unknown source, or a message that cannot be encoded.
+            StateError: The store or its journal is not open.
+            StorageError: The journal could not write it.
+        """
+        (event,) = await self.append_all(session_id, [message], timestamp_ms=timestamp_ms, source=source)
+        return event
+
+    async def append_all(
+        self,
+        session_id: str,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        timestamp_ms: int | None = None,
+        source: ChatEventSource = "sdk",
+    ) -> builtins.list[ChatEvent]:
+        """
+        Append several messages in one transaction, with one timestamp: all of them are stored or none.
+
+        Raises:
+            UsageError: As :meth:`append`.
+        """
+        required_text("session_id", session_id)
+        check_source(source)
+        batch = [_checked_message(message) for message in messages]
+        log = self.log
+        if not self.is_enabled:
+            return [ChatEvent(session_id, 0, timestamp_ms or 0, source, message, b"") for message in batch]
+        if not batch:
+            return []
+
+        def work(tx: JournalTransaction) -> builtins.list[ChatEvent]:
+            timestamp = tx.now_ms() if timestamp_ms is None else timestamp_ms
+            return [_append(tx, session_id, timestamp, source, message) for message in batch]
+
+        events = await log.transact(work)
+        await self._touch_foreign_index(session_id, events[-1].timestamp_ms)
+        return events
+
+    # -- reading ----------------------------------------------------------------------------------------
+    async def list(
+        self,
+        session_id: str,
+        *,
+        start_sequence: int | None = None,
+        end_sequence: int | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        reverse: bool = False,
+    ) -> builtins.list[ChatEvent]:
+        """
+        List messages of a session, oldest first, or newest first with ``reverse``.
+
+        Args:
+            session_id: The conversation; an unknown one has no messages.
+            start_sequence: Only messages with at least this sequence.
+            end_sequence: Only messages with at most this sequence.
+            limit: At most so many; 0 lists nothing. Without it the page size of the settings counts, and
+                without settings there is no limit.
+            cursor: Continue strictly after this place in the direction of reading: the ``cursor`` of a
+                message or the ``next_cursor`` of a page.
+            reverse: Newest first.
+
+        Raises:
+            UsageError: A negative limit or a cursor that is none.
+        """
+        page = await self.list_page(
+            session_id,
+            start_sequence=start_sequence,
+            end_sequence=end_sequence,
+            limit=limit,
+            cursor=cursor,
+            reverse=reverse,
+        )
+        return builtins.list(page.items)
+
+    async def list_page(
+        self,
+        session_id: str,
+        *,
+        start_sequence: int | None = None,
+        end_sequence: int | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        reverse: bool = False,
+    ) -> Page[ChatEvent]:
+        """List like :meth:`list`, with the cursor of the next page if there is more."""
+        if limit is None and self._config is not None:
+            limit = self._config.pagination.chat_page_size
+        if limit is not None and limit < 0:
+            raise UsageError(f"limit: {limit} cannot be used; expected 0 or more")
+        if limit == 0:
+            return Page((), None)
+        start, end = _range(session_id, start_sequence, end_sequence, cursor, reverse=reverse)
+        wanted = None if limit is None else limit + 1
+
+        def work(tx: JournalTransaction) -> builtins.list[ChatEvent]:
+            rows = tx.scan(start, end, reverse=reverse, limit=wanted)
+            found = (_read(tx, key[-16:]) for key, _value in rows)
+            return [event for event in found if event is not None]
+
+        found = await self.log.read(work)
+        items = tuple(found if limit is None else found[:limit])
+        return Page(items, items[-1].cursor if len(items) < len(found) else None)
+
+    async def stream(
+        self,
+        session_id: str,
+        *,
+        start_sequence: int | None = None,
+        end_sequence: int | None = None,
+        cursor: str | None = None,
+        reverse: bool = False,
+    ) -> AsyncIterator[ChatEvent]:
+        """
+        Yield all messages of a session in the order of :meth:`list`, a page in memory at a time.
+
+        Messages appended meanwhile are included where they sort behind the place reached. No transaction
+        is open while the caller works.
+        """
+        next_cursor: str | None = cursor
+        while True:
+            page = await self.list_page(
+                session_id,
+                start_sequence=start_sequence,
+                end_sequence=end_sequence,
+                limit=_STREAM_PAGE,
+                cursor=next_cursor,
+                reverse=reverse,
+            )
+            for event in page.items:
+                yield event
+            next_cursor = page.next_cursor
+            if next_cursor is None:
+                return
+
+    async def follow(self, session_id: str | None = None, *, after: int | None = None) -> AsyncIterator[ChatEvent]:
+        """
+        Yield messages as they reach this replica, its own and received ones, and never end.
+
+        The order is that of local arrival, so a message that another replica wrote long ago while offline
+        is yielded when it arrives, though it sorts before others in :meth:`list`.
+
+        Args:
+            session_id: Only this conversation; all if not given.
+            after: Begin behind this :attr:`ChatEvent.position`, so that nothing in between is missed;
+                0 yields everything held. :obj:`None`: from now on.
+        """
+        async for stored in self._changes(after):
+            event = _decode(stored)
+            if event is not None and session_id in (None, event.session_id):
+                yield event
+
+    async def sessions(self) -> builtins.list[str]:
+        """List the ids of all sessions with at least one message, sorted."""
+        prefix = pack_key(_STORE, "s")
+
+        def work(tx: JournalTransaction) -> builtins.list[str]:
+            rows = tx.scan(prefix, prefix_end(prefix))
+            return [value[_META.size :].decode() for _key, value in rows if _META.unpack_from(value)[1]]
+
+        return await self.log.read(work)
+
+    # -- read model -------------------------------------------------------------------------------------
+    def _project(self, tx: JournalTransaction, entry: Entry, heads: object) -> None:
+        event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
+        key = _event_key(event)
+        if tx.get(key) is not None:
+            return
+        tx.put(key, b"")
+        highest, count = _meta(tx, event.session_id)
+        _put_meta(tx, event.session_id, max(highest, event.sequence), count + 1)
+        if self._shared_index is not None:
+            self._shared_index.touch_in(tx, event.session_id, updated_at_ms=event.timestamp_ms, holder=_STORE)
+
+    def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
+        event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
+        key = _event_key(event)
+        if tx.get(key) is None:
+            return
+        tx.delete(key)
+        highest, count = _meta(tx, event.session_id)
+        # The highest sequence outlives the messages: what was given once is never given again.
+        _put_meta(tx, event.session_id, highest, count - 1)
+        if count == 1 and self._shared_index is not None:
+            self._shared_index.release_in(tx, event.session_id, _STORE)
+
+
+def _append(
+    tx: JournalTransaction, session_id: str, timestamp_ms: int, source: ChatEventSource, message: Mapping[str, Any]
+) -> ChatEvent:
+    highest, _count = _meta(tx, session_id)
+    event = ChatEvent(session_id, min(highest + 1, SEQUENCE_MAX), timestamp_ms, source, message, b"")
+    entry = tx.write(_STORE, CHAT_EVENT, event.primary_key, event.to_payload())
+    stored = tx.stored_entry(entry.id)
+    position = 0 if stored is None else stored.position
+    return ChatEvent(session_id, event.sequence, timestamp_ms, source, message, entry.id, position)
+
+
+def _checked_message(message: object) -> Mapping[str, Any]:
+    if not isinstance(message, Mapping):
+        raise UsageError(f"message: {type(message).__name__} cannot be appended; expected a map")
+    return message
+
+
+def _session_of(entry: Entry) -> str:
+    session_id = decode_payload(entry.payload).get("sessionId")
+    return session_id if isinstance(session_id, str) else ""
+
+
+def _event_key(event: ChatEvent) -> bytes:
+    return pack_key(_STORE, "e", event.session_id, event.sequence) + event.entry_id
+
+
+def _meta(tx: JournalTransaction, session_id: str) -> tuple[int, int]:
+    value = tx.get(pack_key(_STORE, "s", session_id))
+    return (0, 0) if value is None else _META.unpack_from(value)  # type: ignore[return-value]  # two integers
+
+
+def _put_meta(tx: JournalTransaction, session_id: str, highest: int, count: int) -> None:
+    tx.put(pack_key(_STORE, "s", session_id), _META.pack(highest, count) + session_id.encode())
+
+
+def _range(
+    session_id: str, start_sequence: int | None, end_sequence: int | None, cursor: str | None, *, reverse: bool
+) -> tuple[bytes, bytes]:
+    prefix = pack_key(_STORE, "e", session_id)
+    lowest = min(max(start_sequence or 0, 0), SEQUENCE_MAX)
+    highest = SEQUENCE_MAX if end_sequence is None else min(end_sequence, SEQUENCE_MAX)
+    start = prefix + pack_key(lowest)
+    end = prefix + pack_key(max(highest + 1, 0))
+    if cursor is not None:
+        place = parse_cursor(cursor)
+        if len(place) != _CURSOR_BYTES:
+            raise UsageError(f"cursor: {cursor!r} is no place in a session; expected the cursor of a message")
+        if reverse:
+            end = min(end, prefix + place)
+        else:
+            start = max(start, prefix + place + b"\x00")
+    return start, max(start, end)
+
+
+def _read(tx: JournalTransaction, entry_id: bytes) -> ChatEvent | None:
+    stored = tx.stored_entry(entry_id)
+    return None if stored is None else _decode(stored)
+
+
+def _decode(stored: StoredEntry) -> ChatEvent | None:
+    entry = stored.entry
+    if entry.event != CHAT_EVENT:
+        return None
+    try:
+        return ChatEvent.from_payload(entry.id, decode_payload(entry.payload), position=stored.position)
+    except MalformedMessageError as error:
+        logger.warning("chat_entry_unreadable", entry_id=entry.id.hex(), reason=str(error))
+        return None

@@ -1,0 +1,79 @@
+"""
+One number for everything that is synced, equal on two replicas exactly if they hold the same.
+
+The digest is SHA-256 over the synced entries in ascending order of entry id, each as its id (16 bytes),
+the length of its payload (8 bytes, big-endian) and its payload. Local observations (``sync_conflict``,
+``sync_compaction``) differ between replicas by nature and are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final, NamedTuple
+
+from agentlayers.journal.entry import StoredEntry
+from agentlayers.journal.event_journal import EventJournal
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.storage.event_groups import UNSYNCED_EVENTS
+
+__all__ = ["Digest", "digest_of", "is_synced", "journal_digest"]
+
+_BATCH: Final = 1000
+
+
+class Digest(NamedTuple):
+    """
+    What is synced, as one number.
+
+    Attributes:
+        entries: How many entries it covers.
+        hex: SHA-256 in hexadecimal.
+    """
+
+    entries: int
+    hex: str
+
+
+def is_synced(stored: StoredEntry) -> bool:
+    """Tell whether an entry is sent to remotes and part of digests, if its store is synced at all."""
+    return stored.entry.event not in UNSYNCED_EVENTS
+
+
+def digest_of(entries: Iterable[tuple[bytes, bytes]]) -> Digest:
+    """
+    Return the digest of (entry id, payload) pairs, in whatever order they come; an id counts once.
+
+    >>> digest_of([(b"b" * 16, b"2"), (b"a" * 16, b"1")]) == digest_of([(b"a" * 16, b"1"), (b"b" * 16, b"2")])
+    True
+
+    """
+    return _digest(sorted(dict(entries).items()))
+
+
+async def journal_digest(journal: EventJournal, *, stores: Collection[str] | None = None) -> Digest:
+    """
+    Return the digest of what a journal holds, on one consistent snapshot.
+
+    Args:
+        journal: An open journal.
+        stores: Only these stores; all if not given. Two replicas can only agree on what both sync.
+    """
+    return await journal.read(lambda tx: digest_of(_synced(tx, stores)))
+
+
+def _synced(tx: JournalTransaction, stores: Collection[str] | None) -> Iterator[tuple[bytes, bytes]]:
+    after = 0
+    while batch := tx.entries(None, after=after, entries_max=_BATCH):
+        after = batch[-1].position
+        for stored in batch:
+            if is_synced(stored) and (stores is None or stored.store in stores):
+                yield stored.entry.id, stored.entry.payload
+
+
+def _digest(pairs: Iterable[tuple[bytes, bytes]]) -> Digest:
+    digest, count = hashlib.sha256(), 0
+    for entry_id, payload in pairs:
+        digest.update(entry_id + len(payload).to_bytes(8, "big") + payload)
+        count += 1
+    return Digest(count, digest.hexdigest())

@@ -1,0 +1,225 @@
+"""
+What the stores have in common: opening on a shared journal, registering with sync, retention.
+
+A store owns neither its journal nor the sync service: it declares its events to the one and hands its
+log to the other, and takes the log back when it closes.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, ClassVar, Self, cast
+
+import structlog
+
+from agentlayers.errors import AgentLayersError, StateError
+from agentlayers.eventlog.event_log import EventLog
+from agentlayers.eventlog.identity import Identity
+from agentlayers.journal.compaction import CompactionReport, CompactionStrategy, Composite
+from agentlayers.journal.conflict_policy import ConflictPolicy, LastWriteWins
+from agentlayers.journal.entry import StoredEntry
+from agentlayers.journal.event_journal import EventJournal, StoreSchema
+from agentlayers.layer import Layer
+from agentlayers.storage.own_journal import (
+    memory_journal_layer,
+    private_sync_layer,
+    sqlite_journal_layer,
+    unsynced_store_layer,
+)
+from agentlayers.storage.session_index import SessionIndexStore
+from agentlayers.storage.storage_config import EnabledStores, Retention, StorageConfig
+from agentlayers.sync.service import SyncService
+
+__all__ = ["JournaledStore"]
+
+logger = structlog.get_logger()
+
+
+class JournaledStore(abc.ABC):
+    """
+    One store of a journal; an async context manager.
+
+    Args:
+        journal: Open for as long as the store is.
+        identity: Whose keys the store's entries are sealed with when they are synced.
+        conflict_policy: Decides what is shown of concurrent versions; last write wins if not given.
+        compaction: Applied at cleanup, after the retention of ``storage_config``.
+        storage_config: Retention and page sizes. Without it the store is on, keeps all and pages nothing.
+        sync: Replicates the store while it is open.
+        session_index: Told of every session the store has something of.
+
+    Attributes:
+        name: The store's name in journals, YAML and key derivation.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        journal: EventJournal,
+        identity: Identity,
+        *,
+        conflict_policy: ConflictPolicy | None = None,
+        compaction: CompactionStrategy | None = None,
+        storage_config: StorageConfig | None = None,
+        sync: SyncService | None = None,
+        session_index: SessionIndexStore | None = None,
+    ) -> None:
+        self.journal = journal
+        self.conflict_policy = conflict_policy or LastWriteWins()
+        self._identity = identity
+        self._compaction = compaction
+        self._config = storage_config
+        self._sync = sync
+        self._index = session_index
+        self._log: EventLog | None = None
+        self._unregister: Callable[[], Awaitable[None]] | None = None
+
+    # -- what a store says of itself --------------------------------------------------------------------
+    @abc.abstractmethod
+    def _schema(self) -> StoreSchema:
+        """Return what the journal must know."""
+
+    @abc.abstractmethod
+    def _enabled_in(self, enabled: EnabledStores) -> bool:
+        """Tell whether the settings switch this store on."""
+
+    @abc.abstractmethod
+    def _retention(self, retention: Retention) -> list[CompactionStrategy]:
+        """Return what the settings keep."""
+
+    # -- life -------------------------------------------------------------------------------------------
+    async def __aenter__(self) -> Self:
+        log = EventLog(self.journal, self._identity, self._schema())
+        await log.open()
+        self._log = log
+        await self._opened()
+        if self._sync is not None and self.is_enabled:
+            self._unregister = self._sync.register(log)
+        return self
+
+    async def _opened(self) -> None:
+        """Do what has to be done once the journal knows the store."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        unregister, self._unregister, self._log = self._unregister, None, None
+        if unregister is not None:
+            await unregister()
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the store records; one that is switched off takes nothing, and stays readable."""
+        return self._config is None or self._enabled_in(self._config.enabled)
+
+    @property
+    def log(self) -> EventLog:
+        """
+        The store's log of entries.
+
+        Raises:
+            StateError: The store is not open.
+        """
+        if self._log is None:
+            raise StateError(f"the {self.name} store is not open; enter it with 'async with' first")
+        return self._log
+
+    @property
+    def _shared_index(self) -> SessionIndexStore | None:
+        """The session index, if it can be touched inside this store's transactions."""
+        return self._index if self._index is not None and self._index.journal is self.journal else None
+
+    async def _touch_foreign_index(self, session_id: str, at_ms: int) -> None:
+        # An index in another journal is a convenience: what it cannot take must not fail what is durable.
+        if self._index is None or self._shared_index is not None:
+            return
+        try:
+            await self._index.touch(session_id, updated_at_ms=at_ms)
+        except AgentLayersError as error:
+            logger.warning("session_index_failed", store=self.name, session_id=session_id, reason=str(error))
+
+    async def _leave_foreign_index(self, session_id: str) -> None:
+        if self._index is None or self._shared_index is not None:
+            return
+        try:
+            await self._index.remove(session_id)
+        except AgentLayersError as error:
+            logger.warning("session_index_failed", store=self.name, session_id=session_id, reason=str(error))
+
+    # -- retention --------------------------------------------------------------------------------------
+    async def cleanup(self) -> CompactionReport | None:
+        """
+        Drop what the settings and the compaction strategy do not keep, on this replica only.
+
+        What a current remote has not acknowledged stays until it has. What was dropped does not come back
+        from a remote. The time this takes grows with the store, but appends go on meanwhile.
+
+        Returns:
+            What was done; :obj:`None` if there is nothing to enforce.
+        """
+        strategies = [] if self._config is None else self._retention(self._config.retention)
+        if self._compaction is not None:
+            strategies.append(self._compaction)
+        if not strategies:
+            return None
+        return await self.log.journal.compact(self.name, Composite(*strategies))
+
+    async def _changes(self, after: int | None) -> AsyncIterator[StoredEntry]:
+        changes = cast("Any", self.log.changes(after))
+        async with aclosing(changes):
+            async for stored in changes:
+                yield stored
+
+    # -- layers -----------------------------------------------------------------------------------------
+    @classmethod
+    def layer_journaled(cls) -> Layer:
+        """
+        Keep the store in the graph's journal.
+
+        Needs :class:`EventJournal` and :class:`Identity`; uses the graph's conflict policy, compaction,
+        storage settings, sync service and session index where there are some.
+        """
+        return Layer.scoped(cls)
+
+    @classmethod
+    def layer_journaled_with_sync_websocket(
+        cls, url: str, token: str | None = None, tenant: str | None = None
+    ) -> Layer:
+        """
+        Keep the store in the graph's journal and sync it with a remote of its own, whatever the graph syncs.
+
+        Args:
+            url: The remote's ``ws://`` or ``wss://`` address.
+            token: Secret the remote asks for.
+            tenant: Whose journals the remote keeps it with.
+        """
+        return Layer.scoped(cls, sync=private_sync_layer(cls.name, url, token=token, tenant=tenant))
+
+    @classmethod
+    def layer_memory(cls) -> Layer:
+        """Keep the store in memory, for tests: it is gone when it is closed, and is never synced."""
+        return unsynced_store_layer(cls, memory_journal_layer())
+
+    @classmethod
+    def layer_sqlite(cls, directory: str | None = None) -> Layer:
+        """
+        Keep the store in a SQLite file of its own, ``<store>.sqlite``; it is never synced.
+
+        Args:
+            directory: Where; the storage directory of the settings if not given.
+        """
+        return unsynced_store_layer(cls, sqlite_journal_layer(cls.name, directory))
+
+    @classmethod
+    def layer_filesystem(cls, directory: str | None = None) -> Layer:
+        """
+        Keep the store in a file of its own; it is never synced.
+
+        At present this is the SQLite file of :meth:`layer_sqlite`: a directory of plain files has no atomic
+        batches, which a journal needs.
+        """
+        return cls.layer_sqlite(directory)

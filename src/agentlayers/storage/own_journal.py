@@ -1,0 +1,63 @@
+"""Layers of a store's private parts: a journal of its own, in memory or in a file, or a remote of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agentlayers.eventlog.identity import Identity
+from agentlayers.journal.event_journal import EventJournal
+from agentlayers.layer import Layer
+from agentlayers.storage.storage_config import StorageConfig
+from agentlayers.sync.service import SyncService
+from agentlayers.transport.transport import Transport
+
+__all__ = [
+    "memory_journal_layer",
+    "own_journal_path",
+    "private_sync_layer",
+    "sqlite_journal_layer",
+    "unsynced_store_layer",
+]
+
+
+def memory_journal_layer() -> Layer:
+    """Offer a journal that is gone when it is closed."""
+    from agentlayers.journal.memory_journal import MemoryJournal
+
+    return Layer.scoped(EventJournal, MemoryJournal)
+
+
+def sqlite_journal_layer(store: str, directory: str | Path | None = None) -> Layer:
+    """Offer a journal in ``<directory>/<store>.sqlite``; ``directory`` defaults to the storage directory."""
+    return Layer.scoped(EventJournal, _sqlite_journal, store=store, directory=directory)
+
+
+def own_journal_path(store: str, directory: str | Path | None, storage_config: StorageConfig | None) -> Path:
+    """Return where a store that shares no journal keeps its own."""
+    base = (storage_config or StorageConfig()).directory if directory is None else Path(directory)
+    return base / f"{store}.sqlite"
+
+
+def _sqlite_journal(
+    *, store: str, directory: str | Path | None, storage_config: StorageConfig | None = None
+) -> EventJournal:
+    from agentlayers.journal.sqlite_journal import SQLiteJournal
+
+    return SQLiteJournal(own_journal_path(store, directory, storage_config))
+
+
+def unsynced_store_layer(store: type[Any], journal: Layer) -> Layer:
+    """Offer a store on a journal of its own that no sync service ever sees."""
+    # The entries never leave the replica, so their keys need not be kept.
+    return Layer.scoped(
+        store, store, journal=journal, identity=Layer.factory(Identity, Identity.generate), sync=None
+    )
+
+
+def private_sync_layer(store: str, url: str, *, token: str | None, tenant: str | None) -> Layer:
+    """Offer a sync service with a remote of its own that syncs one store."""
+    from agentlayers.transport.websocket import WebSocketTransport
+
+    transport = Layer.factory(Transport, WebSocketTransport, url=url, token=token, tenant=tenant)
+    return Layer.scoped(SyncService, transport=transport, stores={store: True})

@@ -1,0 +1,314 @@
+"""
+Which sessions there are, and when each was last touched.
+
+The index is a read model: its rows live in a journal's ordered key-value space and are never synced. When
+a store shares the index's journal it touches the index inside its own transactions, received entries
+included, so the index can never disagree with the store after a crash. A store with another journal
+touches it after its commit.
+"""
+
+from __future__ import annotations
+
+import builtins
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from agentlayers.errors import UsageError
+from agentlayers.journal.event_journal import EventJournal
+from agentlayers.journal.keys import pack_key, prefix_end
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.storage.pagination import Page, format_cursor, parse_cursor
+from agentlayers.storage.payload_field import INTEGER_MAX, required_text
+from agentlayers.storage.storage_config import StorageConfig
+
+if TYPE_CHECKING:
+    from agentlayers.layer import Layer
+
+__all__ = ["Direction", "SessionIndexStore", "SessionMeta", "SessionOrder"]
+
+SessionOrder = Literal["updated_at", "created_at"]
+"""What a listing is sorted by."""
+
+Direction = Literal["asc", "desc"]
+"""Lowest or highest first; ties are broken by session id in the same direction."""
+
+_STORE: Final = "session_index"
+_TIMES: Final = struct.Struct(">QQ")
+_INSTANT: Final = struct.Struct(">Q")
+_ORDERS: Final[Mapping[str, str]] = {"updated_at": "u", "created_at": "c"}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMeta:
+    """
+    What is known of a session.
+
+    Attributes:
+        session_id: Its id.
+        created_at_ms: Earliest time anything of it is from, in milliseconds since 1970.
+        updated_at_ms: Latest such time.
+    """
+
+    session_id: str
+    created_at_ms: int
+    updated_at_ms: int
+
+    def cursor(self, order_by: SessionOrder = "updated_at") -> str:
+        """Return this session's place in a listing sorted by ``order_by``."""
+        instant = self.updated_at_ms if order_by == "updated_at" else self.created_at_ms
+        return format_cursor(_ORDERS[order_by].encode() + pack_key(instant, self.session_id))
+
+
+class SessionIndexStore:
+    """
+    The sessions of a replica, sorted by when they were created or last touched.
+
+    Args:
+        journal: Whose key-value space holds the index.
+        storage_config: Page size; the defaults when there is none.
+    """
+
+    def __init__(self, journal: EventJournal, *, storage_config: StorageConfig | None = None) -> None:
+        self.journal = journal
+        self._page_size = (storage_config or StorageConfig()).pagination.index_page_size
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
+    # -- writing ----------------------------------------------------------------------------------------
+    async def touch(
+        self, session_id: str, *, created_at_ms: int | None = None, updated_at_ms: int | None = None
+    ) -> SessionMeta:
+        """
+        Note that something happened in a session.
+
+        The creation time only ever moves back and the update time only forward, so touching in any order
+        gives the same result.
+
+        Args:
+            session_id: The session; it is added if it is new.
+            created_at_ms: Defaults to ``updated_at_ms``.
+            updated_at_ms: Defaults to now.
+
+        Raises:
+            UsageError: An empty session id, or a time outside 0 to 2^53 - 1.
+        """
+        required_text("session_id", session_id)
+
+        def work(tx: JournalTransaction) -> SessionMeta:
+            updated = tx.now_ms() if updated_at_ms is None else updated_at_ms
+            return self.touch_in(tx, session_id, created_at_ms=created_at_ms, updated_at_ms=updated)
+
+        return await self.journal.transact(work)
+
+    async def remove(self, session_id: str) -> bool:
+        """Take a session out of the index, though not out of any store; tell whether it was there."""
+        return await self.journal.transact(lambda tx: _remove(tx, session_id))
+
+    def touch_in(
+        self,
+        tx: JournalTransaction,
+        session_id: str,
+        *,
+        updated_at_ms: int,
+        created_at_ms: int | None = None,
+        holder: str | None = None,
+    ) -> SessionMeta:
+        """
+        Touch a session inside a transaction of the index's journal.
+
+        Args:
+            tx: The open transaction.
+            session_id: The session.
+            updated_at_ms: When it happened.
+            created_at_ms: Defaults to ``updated_at_ms``.
+            holder: Store that has something of the session; see :meth:`release_in`.
+        """
+        created = _checked_time("created_at_ms", updated_at_ms if created_at_ms is None else created_at_ms)
+        updated = max(created, _checked_time("updated_at_ms", updated_at_ms))
+        before = _get(tx, session_id)
+        if holder is not None and (before is None or tx.get(_holder_key(session_id, holder)) is None):
+            tx.put(_holder_key(session_id, holder), b"")
+        if before is not None:
+            created, updated = min(created, before.created_at_ms), max(updated, before.updated_at_ms)
+        meta = SessionMeta(session_id, created, updated)
+        if meta != before:
+            _replace(tx, before, meta)
+        return meta
+
+    def release_in(self, tx: JournalTransaction, session_id: str, holder: str) -> None:
+        """Note that a store has nothing of the session any more; the last one takes the session along."""
+        tx.delete(_holder_key(session_id, holder))
+        start = pack_key(_STORE, "h", session_id)
+        if next(iter(tx.scan(start, prefix_end(start), limit=1)), None) is None:
+            _remove(tx, session_id)
+
+    # -- reading ----------------------------------------------------------------------------------------
+    async def get(self, session_id: str) -> SessionMeta | None:
+        """Return what is known of a session, :obj:`None` if nothing is."""
+        return await self.journal.read(lambda tx: _get(tx, session_id))
+
+    async def list(
+        self,
+        *,
+        order_by: SessionOrder = "updated_at",
+        direction: Direction = "desc",
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> builtins.list[SessionMeta]:
+        """
+        List sessions, those touched last first unless told otherwise.
+
+        Args:
+            order_by: What to sort by.
+            direction: Lowest or highest first.
+            limit: At most so many; ``index_page_size`` if not given; 0 or less lists nothing.
+            cursor: Continue strictly after this place; see :meth:`SessionMeta.cursor`.
+
+        Raises:
+            UsageError: An unknown order or direction, or a cursor of another listing.
+        """
+        page = await self.list_page(order_by=order_by, direction=direction, limit=limit, cursor=cursor)
+        return builtins.list(page.items)
+
+    async def list_page(
+        self,
+        *,
+        order_by: SessionOrder = "updated_at",
+        direction: Direction = "desc",
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page[SessionMeta]:
+        """List like :meth:`list`, with the cursor of the next page if there is more."""
+        if order_by not in _ORDERS or direction not in ("asc", "desc"):
+            raise UsageError(
+                f"order_by {order_by!r}, direction {direction!r} cannot be used; "
+                "expected updated_at or created_at, and asc or desc"
+            )
+        limit = self._page_size if limit is None else limit
+        if limit <= 0:
+            return Page((), None)
+        start, end = _range(order_by, direction, cursor)
+
+        def work(tx: JournalTransaction) -> builtins.list[SessionMeta]:
+            rows = tx.scan(start, end, reverse=direction == "desc", limit=limit + 1)
+            found = (_get(tx, value.decode()) for _key, value in rows)
+            return [meta for meta in found if meta is not None]
+
+        found = await self.journal.read(work)
+        items = tuple(found[:limit])
+        return Page(items, items[-1].cursor(order_by) if len(found) > limit else None)
+
+    async def list_ids(self) -> builtins.list[str]:
+        """List the ids of all sessions, sorted."""
+        start = pack_key(_STORE, "m")
+
+        def work(tx: JournalTransaction) -> builtins.list[str]:
+            return [value[_TIMES.size :].decode() for _key, value in tx.scan(start, prefix_end(start))]
+
+        return await self.journal.read(work)
+
+    # -- layers -----------------------------------------------------------------------------------------
+    @classmethod
+    def layer_journaled(cls) -> Layer:
+        """Keep the index in the graph's journal, in step with the stores that share it."""
+        from agentlayers.layer import Layer
+
+        return Layer.scoped(SessionIndexStore, cls)
+
+    @classmethod
+    def layer_memory(cls) -> Layer:
+        """Keep the index in memory, for tests."""
+        from agentlayers.storage.own_journal import memory_journal_layer
+
+        return cls._layer_of(memory_journal_layer())
+
+    @classmethod
+    def layer_sqlite(cls, directory: str | None = None) -> Layer:
+        """Keep the index in ``session_index.sqlite`` under ``directory`` or the storage directory."""
+        from agentlayers.storage.own_journal import sqlite_journal_layer
+
+        return cls._layer_of(sqlite_journal_layer(_STORE, directory))
+
+    @classmethod
+    def layer_filesystem(cls, directory: str | None = None) -> Layer:
+        """Keep the index in a file; at present the one of :meth:`layer_sqlite`."""
+        return cls.layer_sqlite(directory)
+
+    @classmethod
+    def _layer_of(cls, journal: Layer) -> Layer:
+        from agentlayers.layer import Layer
+
+        return Layer.scoped(SessionIndexStore, cls, journal=journal)
+
+
+def _checked_time(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= INTEGER_MAX:
+        raise UsageError(f"{name}: {value!r} cannot be used; expected milliseconds since 1970, up to 2^53 - 1")
+    return value
+
+
+def _meta_key(session_id: str) -> bytes:
+    return pack_key(_STORE, "m", session_id)
+
+
+def _holder_key(session_id: str, holder: str) -> bytes:
+    return pack_key(_STORE, "h", session_id, holder)
+
+
+def _order_keys(meta: SessionMeta) -> dict[str, bytes]:
+    return {
+        "updated_at": pack_key(_STORE, "u", meta.updated_at_ms, meta.session_id),
+        "created_at": pack_key(_STORE, "c", meta.created_at_ms, meta.session_id),
+    }
+
+
+def _get(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
+    value = tx.get(_meta_key(session_id))
+    return None if value is None else SessionMeta(session_id, *_TIMES.unpack_from(value))
+
+
+def _replace(tx: JournalTransaction, before: SessionMeta | None, meta: SessionMeta) -> None:
+    name = meta.session_id.encode()
+    tx.put(_meta_key(meta.session_id), _TIMES.pack(meta.created_at_ms, meta.updated_at_ms) + name)
+    old = _order_keys(before) if before is not None else {}
+    for order, key in _order_keys(meta).items():
+        if old.get(order) == key:
+            continue
+        if order in old:
+            tx.delete(old[order])
+        tx.put(key, name)
+
+
+def _remove(tx: JournalTransaction, session_id: str) -> bool:
+    meta = _get(tx, session_id)
+    if meta is None:
+        return False
+    tx.delete(_meta_key(session_id))
+    for key in _order_keys(meta).values():
+        tx.delete(key)
+    holders = pack_key(_STORE, "h", session_id)
+    for key, _value in builtins.list(tx.scan(holders, prefix_end(holders))):
+        tx.delete(key)
+    return True
+
+
+def _range(order_by: SessionOrder, direction: Direction, cursor: str | None) -> tuple[bytes, bytes]:
+    letter = _ORDERS[order_by]
+    prefix = pack_key(_STORE, letter)
+    start, end = prefix, prefix_end(prefix)
+    if cursor is not None:
+        place = parse_cursor(cursor)
+        if place[:1] != letter.encode() or len(place) < 1 + _INSTANT.size:
+            raise UsageError(f"cursor: {cursor!r} is of another listing; expected one sorted by {order_by}")
+        key = prefix + place[1:]
+        start, end = (key + b"\x00", end) if direction == "asc" else (start, key)
+    return start, end

@@ -1,0 +1,266 @@
+"""
+One open connection: the socket, the protocol session, and the stores replicated over it.
+
+Everything runs in one task group; whatever fails first ends the connection, and everything with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Self, TypeVar
+
+from agentlayers import limits
+from agentlayers.crypto.encryption import Encryption
+from agentlayers.errors import (
+    AuthenticationError,
+    ConnectError,
+    ConnectionLostError,
+    ProtocolError,
+)
+from agentlayers.protocol.client_session import (
+    AckReceived,
+    ChangesReceived,
+    ClientEvent,
+    ClientSession,
+    HelloReceived,
+    PongReceived,
+    SessionFailed,
+)
+from agentlayers.sync.registration import Registration
+from agentlayers.sync.replication import Replication
+from agentlayers.sync.signal import Signal
+from agentlayers.transport.transport import Connection, Transport
+
+__all__ = ["Link"]
+
+T = TypeVar("T")
+
+_NORMAL: Final = 1000
+_PROTOCOL_ERROR: Final = 1002
+
+
+class Link:
+    """
+    A connection whose server has said ``Hello``; make one with :meth:`open`.
+
+    Attributes:
+        session: The protocol's state.
+        remote_id: The server's id.
+        replications: What is replicated here, by public key.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        session: ClientSession,
+        hello: HelloReceived,
+        *,
+        encryption: Encryption,
+        clock: Callable[[], float],
+        changed: Signal,
+    ) -> None:
+        self.session, self.remote_id = session, hello.remote_id
+        self.replications: dict[str, Replication] = {}
+        self._connection, self._encryption = connection, encryption
+        self._clock, self._changed = clock, changed
+        self._outgoing = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited_pong: int | None = None
+        self._messages_since_ping = 0
+        self._is_held_up = False
+        self._was_useful = False
+
+    @classmethod
+    async def open(
+        cls,
+        transport: Transport,
+        encryption: Encryption,
+        *,
+        clock: Callable[[], float],
+        changed: Signal,
+    ) -> Self:
+        """
+        Connect and wait for the server's ``Hello``.
+
+        Raises:
+            ConnectError: Nobody answers there, or not in time.
+            ConnectionLostError: The server closed before it introduced itself.
+            AuthenticationError: The server refused the credentials.
+            ProtocolError: What answers does not speak the protocol.
+        """
+        try:
+            async with asyncio.timeout(limits.CONNECT_TIMEOUT_SECONDS):
+                connection = await transport.connect()
+                session = ClientSession(
+                    is_stream=connection.is_stream, authenticate=connection.authenticate
+                )
+                try:
+                    hello = await _await_hello(transport, connection, session)
+                except BaseException:
+                    await connection.close(_PROTOCOL_ERROR)
+                    raise
+        except TimeoutError as error:
+            raise ConnectError(
+                url=transport.url,
+                reason=f"no Hello within {limits.CONNECT_TIMEOUT_SECONDS:g} s",
+            ) from error
+        return cls(connection, session, hello, encryption=encryption, clock=clock, changed=changed)
+
+    @property
+    def was_useful(self) -> bool:
+        """Whether anything new was exchanged; a connection that was not does not end a backoff."""
+        return self._was_useful or any(r.pull.was_useful for r in self.replications.values())
+
+    def flush(self) -> None:
+        """Let the sender write what the session has to say."""
+        self._outgoing.set()
+
+    async def run(self, registrations: Iterable[Registration]) -> None:
+        """
+        Replicate until the connection ends, which is always by an error or by cancellation.
+
+        Raises:
+            BaseExceptionGroup: What ended it; the first is the cause.
+        """
+        code = _NORMAL
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(self._send(), name="sync send")
+                group.create_task(self._receive(), name="sync receive")
+                group.create_task(self._beat(), name="sync heartbeat")
+                for registration in list(registrations):
+                    self.start(registration)
+                self.flush()
+        except* ProtocolError:
+            code = _PROTOCOL_ERROR
+            raise
+        finally:
+            self._was_useful = self.was_useful
+            self.replications.clear()
+            self._group = None
+            if not self._ended.done():
+                self._ended.set_result(None)
+            await self._connection.close(code)
+
+    async def close(self) -> None:
+        """Close a connection that was never run."""
+        await self._connection.close(_NORMAL)
+
+    def start(self, registration: Registration) -> None:
+        """Replicate one more store over this connection."""
+        if self._group is None:
+            return  # Not running yet: run() starts what is assigned by then.
+        replication = Replication(
+            registration,
+            self.session,
+            self._encryption,
+            remote_id=self.remote_id,
+            flush=self.flush,
+            clock=self._clock,
+            changed=self._changed,
+        )
+        key = registration.public_key
+        self.replications[key] = replication
+        self._tasks[key] = self._group.create_task(
+            replication.run(), name=f"replicate {registration.store}"
+        )
+        self._changed.notify()
+
+    async def stop(self, registration: Registration) -> None:
+        """Stop replicating a store; the connection and the other stores stay."""
+        key = registration.public_key
+        replication, task = self.replications.pop(key, None), self._tasks.pop(key, None)
+        if replication is None or task is None:
+            return
+        self._was_useful = self._was_useful or replication.pull.was_useful
+        task.cancel()
+        await asyncio.wait({task})
+        if self._group is not None:
+            self.session.stop_changes(key)
+            self.flush()
+
+    async def while_open(self, work: Awaitable[T]) -> T:
+        """
+        Wait for ``work``, but no longer than the connection lasts.
+
+        Raises:
+            ConnectionLostError: The connection ended first.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and not task.cancelled():
+                return task.result()
+            raise ConnectionLostError(reason="the connection ended meanwhile")
+        finally:
+            task.cancel()
+
+    async def _send(self) -> None:
+        while True:
+            await self._outgoing.wait()
+            self._outgoing.clear()
+            for frame in self.session.data_to_send():
+                await self._connection.send(frame)
+
+    async def _receive(self) -> None:
+        # What came in one read with Hello was not looked at yet.
+        await self._handle(self.session.events_received())
+        while True:
+            data = await self._connection.receive()
+            self._messages_since_ping += 1
+            self.session.receive_data(data)
+            await self._handle(self.session.events_received())
+
+    async def _handle(self, events: Iterable[ClientEvent]) -> None:
+        for event in events:
+            if isinstance(event, ChangesReceived | AckReceived):
+                replication = self.replications.get(event.public_key)
+                # Changes that were under way when a store was stopped have no replication.
+                if replication is not None:
+                    self._is_held_up = True
+                    await replication.receive(event)
+                    self._is_held_up = False
+            elif isinstance(event, PongReceived):
+                if event.id == self._awaited_pong:
+                    self._awaited_pong = None
+            elif isinstance(event, SessionFailed):
+                raise event.error
+
+    async def _beat(self) -> None:
+        """Ping; the connection is dead when a whole beat passes without a sign of life."""
+        while True:
+            await asyncio.sleep(limits.HEARTBEAT_SECONDS)
+            is_silent = self._awaited_pong is not None and not self._messages_since_ping
+            if is_silent and not self._is_held_up:
+                raise ConnectionLostError(reason=f"no Pong within {limits.HEARTBEAT_SECONDS:g} s")
+            # A connection that lives through a beat is worth a fresh start of the backoff.
+            self._was_useful = True
+            self._messages_since_ping = 0
+            self._awaited_pong = self.session.ping()
+            self.flush()
+
+
+async def _await_hello(
+    transport: Transport, connection: Connection, session: ClientSession
+) -> HelloReceived:
+    for frame in session.data_to_send():
+        await connection.send(frame)
+    while True:
+        try:
+            session.receive_data(await connection.receive())
+        except ConnectionLostError as error:
+            if connection.authenticate is None:
+                raise
+            raise AuthenticationError(
+                f"{transport.url} closed the connection instead of answering the credentials: "
+                f"they are probably wrong ({error.reason})"
+            ) from error
+        for event in session.events_received():
+            if isinstance(event, SessionFailed):
+                raise event.error
+            if isinstance(event, HelloReceived):
+                return event

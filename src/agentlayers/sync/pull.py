@@ -1,0 +1,208 @@
+"""
+Take over what the server says about one store: its Changes and its Acks, strictly in the order received.
+
+The order matters: an Ack's ``through`` covers the Changes sent before it, so committing it first would
+move the cursor past entries that a crash then loses. Consecutive messages share a transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentlayers import limits
+from agentlayers.crypto.encryption import Encryption
+from agentlayers.errors import CryptoError, ProtocolError
+from agentlayers.journal.entry import Entry, RemoteEntry
+from agentlayers.journal.event_journal import Acknowledgement, RemoteWriteResult
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.protocol.entry_codec import decode_entry
+from agentlayers.protocol.messages import RemoteEncryptedEntry
+from agentlayers.sync.registration import Registration
+from agentlayers.sync.signal import Signal
+
+__all__ = ["Acknowledged", "Pull", "Received"]
+
+_ENTRIES_PER_TRANSACTION_MAX: Final = 2048
+"""Enough to share the cost of a commit; little enough that opening them does not hold up the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Changes of this store, still sealed."""
+
+    entries: Sequence[RemoteEncryptedEntry]
+    through: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """An Ack, with the local positions of what it acknowledges."""
+
+    positions: Sequence[int]
+    sequences: Sequence[int]
+    through: int | None
+    barrier: asyncio.Future[None] | None = None
+
+
+@dataclass(slots=True)
+class _Step:
+    """What one transaction is to do."""
+
+    entries: list[RemoteEntry] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+    barriers: list[asyncio.Future[None]] = field(default_factory=list)
+    cursor: int = 0
+    moves_cursor: bool = False
+
+    def move_cursor(self, through: int) -> None:
+        if through > self.cursor:
+            self.cursor, self.moves_cursor = through, True
+
+
+class Pull:
+    """
+    The receiving half of a replication.
+
+    Attributes:
+        cursor: First sequence of the server not yet taken over.
+        was_useful: Something new came in, or something was acknowledged.
+        arrived_at: Loop time at which Changes last arrived.
+    """
+
+    def __init__(
+        self,
+        registration: Registration,
+        encryption: Encryption,
+        *,
+        remote_id: bytes,
+        is_stock: bool,
+        clock: Callable[[], float],
+        changed: Signal,
+    ) -> None:
+        self.cursor = 0
+        self.was_useful = False
+        self.arrived_at = 0.0
+        self._registration, self._log = registration, registration.log
+        self._encryption, self._remote_id, self._is_stock = encryption, remote_id, is_stock
+        self._clock, self._changed = clock, changed
+        self._inbox: asyncio.Queue[Received | Acknowledged] = asyncio.Queue(
+            limits.PULL_QUEUE_MESSAGES_MAX
+        )
+        self._is_applying = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything received is in the journal."""
+        return self._inbox.empty() and not self._is_applying
+
+    @property
+    def queued(self) -> int:
+        """Messages received and not yet in the journal; never more than the bound."""
+        return self._inbox.qsize()
+
+    def offer(self, message: Received | Acknowledged) -> bool:
+        """Queue a message without waiting; :obj:`False` if there is no room."""
+        if isinstance(message, Received):
+            self.arrived_at = asyncio.get_running_loop().time()
+        if self._inbox.full():
+            return False
+        self._inbox.put_nowait(message)
+        return True
+
+    async def put(self, message: Received | Acknowledged) -> None:
+        """Queue a message, waiting for room; meanwhile the socket is not read."""
+        await self._inbox.put(message)
+
+    async def run(self) -> None:
+        """Bring what arrives into the journal, for as long as the connection lasts."""
+        while True:
+            step = _Step(cursor=self.cursor)
+            message: Received | Acknowledged | None = await self._inbox.get()
+            self._is_applying = True
+            while message is not None:
+                self._add(step, message)
+                message = None
+                if len(step.entries) < _ENTRIES_PER_TRANSACTION_MAX and not self._inbox.empty():
+                    # The reader gets a turn, so that Pongs and Acks are not held up by decryption.
+                    await asyncio.sleep(0)
+                    message = self._inbox.get_nowait()
+            await self._commit(step)
+            self._is_applying = False
+
+    def _add(self, step: _Step, message: Received | Acknowledged) -> None:
+        if isinstance(message, Received):
+            self._open(message.entries, step.entries)
+            through = message.through
+            if through is None and message.entries:
+                through = max(entry.sequence for entry in message.entries) + 1
+            if through is not None:
+                step.move_cursor(through)
+            return
+        step.positions += message.positions
+        if len(message.sequences) == len(message.positions):
+            step.sequences += message.sequences
+        if message.barrier is not None:
+            step.barriers.append(message.barrier)
+        if message.through is not None:
+            step.move_cursor(message.through)
+        elif self._is_stock and tuple(message.sequences) == (step.cursor,):
+            # A stock server's numbers have gaps and its Acks say nothing of other writers'
+            # entries: only the one number expected next proves that nothing lies before it.
+            step.move_cursor(step.cursor + 1)
+
+    def _open(self, sealed: Sequence[RemoteEncryptedEntry], opened: list[RemoteEntry]) -> None:
+        """Decrypt and decode; what is neither is kept out and stops nothing else."""
+        private_key, open_sealed = self._log.private_key, self._encryption.open_sealed
+        for sequence, iv, entry_id, ciphertext in sealed:
+            try:
+                entry = Entry(*decode_entry(open_sealed(private_key, iv, ciphertext)))
+            except (CryptoError, ProtocolError) as error:
+                self._registration.keep_out(entry_id, sequence, str(error))
+                continue
+            if entry.id != entry_id:
+                self._registration.keep_out(
+                    entry_id, sequence, f"the sealed entry calls itself {entry.id.hex()}"
+                )
+                continue
+            opened.append(RemoteEntry(sequence, entry))
+
+    async def _commit(self, step: _Step) -> None:
+        if step.entries or step.positions or step.moves_cursor:
+            result = await self._log.journal.transact(lambda tx: self._apply(tx, step))
+            self._note(step, result)
+        for barrier in step.barriers:
+            if not barrier.done():
+                barrier.set_result(None)
+
+    def _apply(self, tx: JournalTransaction, step: _Step) -> RemoteWriteResult | None:
+        """Runs in the journal's writer thread: touches nothing but ``tx`` and ``step``."""
+        store, remote_id, result = self._log.store, self._remote_id, None
+        through = step.cursor if step.moves_cursor else None
+        if step.entries:
+            result = tx.write_from_remote(store, remote_id, step.entries, through=step.cursor)
+            through = None
+        if step.positions or through is not None:
+            # A stock server may leave numbers out of an Ack; which ones cannot be told.
+            are_aligned = len(step.sequences) == len(step.positions)
+            acknowledgement = Acknowledgement(step.positions, step.sequences if are_aligned else ())
+            tx.acknowledge(store, remote_id, acknowledgement, through=through)
+        return result
+
+    def _note(self, step: _Step, result: RemoteWriteResult | None) -> None:
+        registration = self._registration
+        self.cursor = registration.next_sequence = step.cursor
+        if step.positions:
+            registration.acknowledged(len(step.positions), self._clock())
+            self.was_useful = True
+        if result is not None:
+            registration.received += len(result.written)
+            self.was_useful = self.was_useful or bool(result.written)
+            sequences = {entry.id: sequence for sequence, entry in step.entries}
+            for entry_id in result.quarantined:
+                reason = "older than the horizon of compaction"
+                registration.keep_out(entry_id, sequences.get(entry_id, -1), reason)
+        self._changed.notify()

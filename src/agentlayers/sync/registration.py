@@ -1,0 +1,99 @@
+"""One store that takes part in sync, and what is known of it across connections."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from agentlayers.eventlog.event_log import EventLog
+from agentlayers.sync.status import QuarantinedEntry, StoreStatus
+
+__all__ = ["Registration"]
+
+_QUARANTINE_MAX: Final = 1000
+"""Quarantined entries kept for inspection per store; their number is counted beyond it."""
+
+logger = structlog.get_logger()
+
+
+class Registration:
+    """
+    A registered store and its counters; they outlive connections.
+
+    Attributes:
+        log: The store.
+        enabled: Whether its sync flag is on.
+        pending: Local entries the server has not acknowledged, as last counted.
+        is_stale: Something was written since ``pending`` was counted.
+        next_sequence: First sequence of the server not held here.
+        remote_id: The server that was last spoken to.
+        sent: Entries acknowledged since the process started.
+        received: New entries taken over since the process started.
+        quarantine: The latest entries kept out of the journal.
+    """
+
+    def __init__(self, log: EventLog, *, enabled: bool) -> None:
+        self.log = log
+        self.enabled = enabled
+        self.pending: int | None = None
+        self.is_stale = True
+        self.next_sequence = 0
+        self.remote_id: bytes | None = None
+        self.sent = 0
+        self.received = 0
+        self.quarantine: deque[QuarantinedEntry] = deque(maxlen=_QUARANTINE_MAX)
+        self._quarantined = 0
+        self._last_acknowledged: float | None = None
+
+    @property
+    def store(self) -> str:
+        """Name of the store."""
+        return self.log.store
+
+    @property
+    def public_key(self) -> str:
+        """What the server calls it."""
+        return self.log.public_key
+
+    def acknowledged(self, count: int, now: float) -> None:
+        """Note that the server durably holds ``count`` more of our entries."""
+        self.sent += count
+        self._last_acknowledged = now
+        if self.pending is not None:
+            self.pending = max(0, self.pending - count)
+
+    def keep_out(self, entry_id: bytes, sequence: int, reason: str) -> None:
+        """Put a received entry into quarantine and say so in the log."""
+        self.quarantine.append(QuarantinedEntry(self.store, entry_id, sequence, reason))
+        self._quarantined += 1
+        logger.warning(
+            "entry_quarantined",
+            store=self.store,
+            entry_id=entry_id.hex(),
+            sequence=sequence,
+            reason=reason,
+        )
+
+    async def recount(self) -> None:
+        """Count again what is pending, if something was written since and a server is known."""
+        if self.remote_id is None or not self.is_stale:
+            return
+        self.is_stale = False
+        state = await self.log.journal.remote_state(self.store, self.remote_id)
+        self.pending, self.next_sequence = state.pending, state.next_sequence
+
+    def status(self) -> StoreStatus:
+        """Return the counters as a value."""
+        last = self._last_acknowledged
+        return StoreStatus(
+            enabled=self.enabled,
+            pending=self.pending,
+            next_sequence=self.next_sequence,
+            last_acknowledged=None if last is None else datetime.fromtimestamp(last, UTC),
+            sent=self.sent,
+            received=self.received,
+            quarantined=self._quarantined,
+        )

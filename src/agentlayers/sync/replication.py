@@ -1,0 +1,146 @@
+"""One store over one connection: where it resumes, and its two halves, push and pull."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from agentlayers.crypto.encryption import Encryption
+from agentlayers.protocol.client_session import AckReceived, ChangesReceived, ClientSession
+from agentlayers.sync.pull import Acknowledged, Pull, Received
+from agentlayers.sync.push import Push
+from agentlayers.sync.registration import Registration
+from agentlayers.sync.signal import Signal
+
+__all__ = ["Replication"]
+
+STOCK_QUIET_SECONDS: Final = 0.25
+"""A stock server does not say where its backlog ends: after so long without Changes it is taken as read."""
+
+logger = structlog.get_logger()
+
+
+class Replication:
+    """
+    Keeps one store equal to the server's journal of its public key, while a connection lasts.
+
+    Attributes:
+        registration: The store.
+        push: The sending half.
+        pull: The receiving half.
+    """
+
+    def __init__(
+        self,
+        registration: Registration,
+        session: ClientSession,
+        encryption: Encryption,
+        *,
+        remote_id: bytes,
+        flush: Callable[[], None],
+        clock: Callable[[], float],
+        changed: Signal,
+    ) -> None:
+        self.registration = registration
+        self.push = Push(registration, session, encryption, flush)
+        self.pull = Pull(
+            registration,
+            encryption,
+            remote_id=remote_id,
+            is_stock=session.is_stock,
+            clock=clock,
+            changed=changed,
+        )
+        self._session, self._remote_id = session, remote_id
+        self._flush, self._changed = flush, changed
+        self._barriers: dict[int, asyncio.Future[None]] = {}
+        self._stop_listening: Callable[[], None] | None = None
+
+    async def run(self) -> None:
+        """Resume from the stored cursor and replicate until cancelled or something fails."""
+        log = self.registration.log
+        # Listening starts before anything pending is read, so that no commit falls in between.
+        self._stop_listening = log.journal.on_commit(self.push.on_commit)
+        try:
+            await self._resume()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.pull.run(), name=f"pull {log.store}")
+                if self._session.is_stock:
+                    # Entries whose Ack was lost come back as Changes; sending them again instead
+                    # would be a batch of duplicates, on which a stock server closes.
+                    await self.quiet()
+                group.create_task(self.push.run(self._remote_id), name=f"push {log.store}")
+        finally:
+            self._stop_listening()
+            for barrier in self._barriers.values():
+                barrier.cancel()
+
+    async def _resume(self) -> None:
+        """Settle where reading goes on, starting over if the server's data was replaced."""
+        registration, extensions = self.registration, self._session.extensions
+        log = registration.log
+        incarnation = extensions.incarnation if extensions is not None else b""
+        state = await log.journal.remote_state(log.store, self._remote_id)
+        if state.incarnation != incarnation:
+            if state.incarnation:
+                logger.warning("remote_data_replaced", store=log.store)
+            await log.journal.reset_remote(log.store, self._remote_id, incarnation=incarnation)
+            state = await log.journal.remote_state(log.store, self._remote_id)
+        registration.remote_id = self._remote_id
+        registration.pending, registration.is_stale = state.pending, False
+        self.pull.cursor = registration.next_sequence = state.next_sequence
+        self.pull.arrived_at = asyncio.get_running_loop().time()
+        self._session.request_changes(log.public_key, state.next_sequence)
+        self._flush()
+        self._changed.notify()
+
+    async def receive(self, event: ChangesReceived | AckReceived) -> None:
+        """Take what the server says of this store; waits while the journal is behind."""
+        message: Received | Acknowledged
+        if isinstance(event, ChangesReceived):
+            message = Received(event.entries, event.through)
+        else:
+            message = Acknowledged(
+                self.push.acknowledge(event.message_id),
+                event.sequence_numbers,
+                event.through,
+                self._barriers.pop(event.message_id, None),
+            )
+        if not self.pull.offer(message):
+            await self.pull.put(message)
+
+    async def flush(self) -> None:
+        """Return once all that was pending is acknowledged, and the journal knows it."""
+        await self.push.settled()
+        noted = asyncio.get_running_loop().create_future()
+        await self.pull.put(Acknowledged((), (), None, noted))
+        await noted
+
+    async def settle(self) -> None:
+        """
+        Return once all that was pending is acknowledged and all the server had is in the journal.
+
+        Cancelled with the connection.
+        """
+        await self.push.settled()
+        if self._session.is_stock:
+            await self.quiet()
+            return
+        # The Ack of an empty message comes behind every Changes below the server's head.
+        barrier = asyncio.get_running_loop().create_future()
+        message_id = self._session.write_entries(self.registration.public_key, ())
+        self._barriers[message_id] = barrier
+        self._flush()
+        await barrier
+
+    async def quiet(self) -> None:
+        """Return once no Changes have come for a while and those that came are in the journal."""
+        loop = asyncio.get_running_loop()
+        while True:
+            remaining = self.pull.arrived_at + STOCK_QUIET_SECONDS - loop.time()
+            if remaining <= 0 and self.pull.is_idle:
+                return
+            await asyncio.sleep(max(remaining, 0.01))

@@ -1,0 +1,492 @@
+"""
+Replicate journaled stores through a server, in the background.
+
+A replica works the same without it: writes go to the journal, and the service brings them to the server
+when it can. It never holds up or fails a local write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from random import Random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import structlog
+
+from agentlayers import limits
+from agentlayers.crypto.encryption import Encryption
+from agentlayers.errors import ConnectionLostError, StateError, TransportError
+from agentlayers.eventlog.event_log import EventLog
+from agentlayers.sync.connection import ConnectionWorker
+from agentlayers.sync.link import Link
+from agentlayers.sync.registration import Registration
+from agentlayers.sync.replication import Replication
+from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule
+from agentlayers.sync.signal import Signal
+from agentlayers.sync.status import QuarantinedEntry, SyncReport, SyncState, SyncStatus
+from agentlayers.transport.transport import Transport
+
+if TYPE_CHECKING:
+    from agentlayers.layer import Layer
+
+__all__ = ["DEFAULT_STORES", "SyncService"]
+
+DEFAULT_STORES: Final[Mapping[str, bool]] = {
+    "audit_log": True,
+    "chat_history": False,
+    "artifacts": False,
+}
+"""Sync flags where none is given; a store that is not named anywhere is not synced."""
+
+_ADVANCEMENT: Final = (
+    SyncState.STOPPED,
+    SyncState.WAITING,
+    SyncState.CONNECTING,
+    SyncState.CONNECTED,
+)
+_NO_SERVER: Final = (
+    "there is no server to sync with: configure a transport, for instance "
+    "Transport.layer_websocket('ws://127.0.0.1:8787'), transport: {websocket: {url: ...}} in YAML, "
+    "or call connect_websocket(url)"
+)
+
+logger = structlog.get_logger()
+
+
+class SyncService:
+    """
+    Keeps registered stores equal to a server's copy of them.
+
+    Entering it starts connecting in the background if the transport leads anywhere, and never waits for
+    the network; leaving it sends what is pending for a short while and closes everything.
+
+    Args:
+        transport: Where the server is.
+        encryption: Seals entries before they leave and opens those that arrive.
+        stores: Sync flags by store name, on top of :data:`DEFAULT_STORES`.
+        schedule: When to connect again; jittered exponential up to 5 s if not given.
+        interval_seconds: Look for work and try to connect at least this often; only as a safety net,
+            since changes are pushed as they happen.
+        clock: Wall-clock time in seconds, for what the status shows.
+        random: Source of jitter.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        encryption: Encryption,
+        *,
+        stores: Mapping[str, bool] | None = None,
+        schedule: Schedule | None = None,
+        interval_seconds: float | None = None,
+        clock: Callable[[], float] = time.time,
+        random: Random | None = None,
+    ) -> None:
+        self._transport, self._encryption = transport, encryption
+        self._stores = {**DEFAULT_STORES, **(stores or {})}
+        self._schedule = schedule or DEFAULT_SCHEDULE
+        self._interval_seconds = interval_seconds
+        self._clock, self._random = clock, random or Random()
+        self._registrations: dict[str, Registration] = {}
+        self._stop_listening: dict[str, Callable[[], None]] = {}
+        self._changed = Signal()
+        self._workers = [self._new_worker()]
+        self._interval: asyncio.Task[None] | None = None
+        self._is_open = False
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._is_open = True
+        if self._transport.is_online:
+            self._start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_open = False
+        try:
+            for registration in list(self._registrations.values()):
+                await self._flush(registration)
+        finally:
+            await self.disconnect()
+
+    def _start(self) -> None:
+        for worker in self._workers:
+            worker.start()
+        if self._interval_seconds and (self._interval is None or self._interval.done()):
+            self._interval = asyncio.get_running_loop().create_task(
+                self._look_again(self._interval_seconds), name="sync interval"
+            )
+
+    def _new_worker(self) -> ConnectionWorker:
+        return ConnectionWorker(
+            self._transport,
+            self._encryption,
+            schedule=self._schedule,
+            clock=self._clock,
+            random=self._random,
+            changed=self._changed,
+            on_hello=self._arrange,
+        )
+
+    async def _look_again(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            for worker in self._workers:
+                worker.retry_now()
+                for replication in worker.link.replications.values() if worker.link else ():
+                    replication.push.wake()
+
+    # -- connecting -----------------------------------------------------------------------------
+
+    async def connect(self) -> SyncStatus:
+        """
+        Start connecting and wait for the outcome of the first attempt.
+
+        After a failure it goes on trying in the background.
+
+        Returns:
+            The status, connected.
+
+        Raises:
+            StateError: The service is not open, or has no server to connect to.
+            AuthenticationError: The server refused the credentials.
+            ConnectError: Nobody answers there.
+        """
+        self._require_server()
+        self._start()
+        await self._until_connected()
+        return self.status
+
+    async def connect_websocket(
+        self, url: str, token: str | None = None, tenant: str | None = None
+    ) -> SyncStatus:
+        """
+        Leave the present server, if any, and connect to this one; see :meth:`connect`.
+
+        Raises:
+            SettingsError: The address cannot be used.
+        """
+        from agentlayers.transport.websocket import WebSocketTransport
+
+        return await self._connect_to(WebSocketTransport(url, token, tenant))
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        token: str | None = None,
+        tenant: str | None = None,
+        *,
+        tls: bool = False,
+    ) -> SyncStatus:
+        """
+        Leave the present server, if any, and connect to this one; see :meth:`connect`.
+
+        Raises:
+            SettingsError: The address cannot be used.
+        """
+        from agentlayers.transport.tcp import TCPTransport
+
+        shown_host = f"[{host}]" if ":" in host else host
+        url = f"{'tls' if tls else 'tcp'}://{shown_host}:{port}"
+        return await self._connect_to(TCPTransport(url, token, tenant))
+
+    async def _connect_to(self, transport: Transport) -> SyncStatus:
+        await self.disconnect()
+        self._transport = transport
+        self._workers = [self._new_worker()]
+        for registration in self._registrations.values():
+            self._assign(registration)
+        return await self.connect()
+
+    async def disconnect(self) -> None:
+        """Close the connection and end all tasks; stores stay registered, :meth:`connect` resumes."""
+        interval, self._interval = self._interval, None
+        if interval is not None:
+            interval.cancel()
+            await asyncio.wait({interval})
+        for worker in list(self._workers):
+            await worker.stop()
+
+    # -- stores ---------------------------------------------------------------------------------
+
+    def register(
+        self, log: EventLog, *, enabled: bool | None = None
+    ) -> Callable[[], Awaitable[None]]:
+        """
+        Let a store take part, if its sync flag is on.
+
+        Args:
+            log: The store, open.
+            enabled: Its flag, if it is not the one configured.
+
+        Returns:
+            To be awaited when the store closes, before its journal does: sends what is pending for a
+            short while if connected, and stops replicating it.
+
+        Raises:
+            StateError: A store of this name or public key takes part already.
+        """
+        if log.store in self._registrations or any(
+            log.public_key == other.public_key for other in self._registrations.values()
+        ):
+            raise StateError(f"store {log.store!r} is registered for sync already")
+        is_enabled = self._stores.get(log.store, False) if enabled is None else enabled
+        registration = Registration(log, enabled=is_enabled)
+
+        def note_write(commit: Any) -> None:
+            if log.store in commit.stores:
+                registration.is_stale = True
+                self._changed.notify()
+
+        self._registrations[log.store] = registration
+        self._stop_listening[log.store] = log.journal.on_commit(note_write)
+        self._assign(registration)
+        self._changed.notify()
+
+        async def unregister() -> None:
+            await self._unregister(registration)
+
+        return unregister
+
+    def _assign(self, registration: Registration) -> None:
+        if not registration.enabled:
+            return
+        worker = self._workers[0]
+        if worker.assigned and worker.link is not None and worker.link.session.is_stock:
+            worker = self._new_worker()
+            self._workers.append(worker)
+            if self._is_open:
+                worker.start()
+        worker.assign(registration)
+
+    async def _unregister(self, registration: Registration) -> None:
+        if self._registrations.get(registration.store) is not registration:
+            return
+        try:
+            await self._flush(registration)
+        finally:
+            self._registrations.pop(registration.store, None)
+            self._stop_listening.pop(registration.store)()
+            for worker in list(self._workers):
+                await worker.release(registration)
+                if worker is not self._workers[0] and not worker.assigned:
+                    self._workers.remove(worker)
+                    await worker.stop()
+            self._changed.notify()
+
+    async def _flush(self, registration: Registration) -> None:
+        """Give a connected server a moment to acknowledge what is pending."""
+        found = self._link_of(registration)
+        if found is None:
+            return
+        link, replication = found
+        try:
+            async with asyncio.timeout(limits.FLUSH_ON_CLOSE_SECONDS):
+                await link.while_open(replication.flush())
+        except (TimeoutError, TransportError):
+            logger.info("sync_flush_incomplete", store=registration.store)
+
+    def _arrange(self, worker: ConnectionWorker, link: Link) -> bool:
+        """
+        Spread the stores over connections as the server needs it; whether ``worker`` is needed.
+
+        A stock server keeps one position for all public keys of a connection and so hides entries of
+        one behind another's: there each store gets a connection of its own.
+        """
+        if link.session.is_stock:
+            for registration in list(worker.assigned.values())[1:]:
+                del worker.assigned[registration.public_key]
+                extra = self._new_worker()
+                extra.assign(registration)
+                self._workers.append(extra)
+                extra.start()
+            return True
+        if worker is self._workers[0]:
+            return True
+        self._workers.remove(worker)
+        for registration in worker.assigned.values():
+            self._workers[0].assign(registration)
+        return False
+
+    def _link_of(self, registration: Registration) -> tuple[Link, Replication] | None:
+        for worker in self._workers:
+            if worker.link is not None:
+                replication = worker.link.replications.get(registration.public_key)
+                if replication is not None:
+                    return worker.link, replication
+        return None
+
+    # -- exchanging -----------------------------------------------------------------------------
+
+    async def sync_now(self, timeout_seconds: float = 30.0) -> SyncReport:
+        """
+        Exchange everything there is, now: all pending entries out, all entries of the server in.
+
+        Connects first if necessary, at once even if the schedule says to wait.
+
+        Args:
+            timeout_seconds: For all of it; set by the caller.
+
+        Raises:
+            StateError: The service is not open, or has no server to sync with.
+            AuthenticationError: The server refused the credentials.
+            ConnectError: Nobody answers there.
+            TransportError: It was not done in time. What was exchanged stays exchanged.
+        """
+        self._require_server()
+        self._start()
+        started = asyncio.get_running_loop().time()
+        enabled = [r for r in self._registrations.values() if r.enabled]
+        before = {r.store: (r.sent, r.received) for r in enabled}
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._settle(enabled)
+        except TimeoutError as error:
+            raise TransportError(
+                f"sync with {self._transport.url} was not complete within {timeout_seconds:g} s; "
+                "what was exchanged stays, the rest follows in the background"
+            ) from error
+        return SyncReport(
+            sent={r.store: r.sent - before[r.store][0] for r in enabled},
+            received={r.store: r.received - before[r.store][1] for r in enabled},
+            seconds=asyncio.get_running_loop().time() - started,
+        )
+
+    async def _settle(self, registrations: list[Registration]) -> None:
+        while True:
+            await self._until_connected()
+            try:
+                for registration in registrations:
+                    link, replication = await self._until_linked(registration)
+                    await link.while_open(replication.settle())
+                return
+            except ConnectionLostError:
+                # It was open and broke; the next attempt tells whether the server is still there.
+                continue
+
+    async def _until_linked(self, registration: Registration) -> tuple[Link, Replication]:
+        found = self._link_of(registration)
+        while found is None:
+            if self._registrations.get(registration.store) is not registration:
+                raise StateError(f"store {registration.store!r} was closed meanwhile")
+            await self._until_connected()
+            found = self._link_of(registration)
+            if found is None:
+                await self._changed.wait()
+                found = self._link_of(registration)
+        return found
+
+    async def _until_connected(self) -> None:
+        """Wait until every connection is up; raise what the next failed attempt of one raises."""
+        before = {worker: worker.failures for worker in self._workers}
+        for worker in self._workers:
+            worker.retry_now()
+
+        def failed() -> list[ConnectionWorker]:
+            return [w for w in self._workers if w.failures > before.get(w, 0)]
+
+        def is_decided() -> bool:
+            return bool(failed()) or all(w.state is SyncState.CONNECTED for w in self._workers)
+
+        await self._changed.until(is_decided)
+        for worker in failed():
+            if worker.state is not SyncState.CONNECTED and worker.error is not None:
+                raise worker.error
+
+    def _require_server(self) -> None:
+        if not self._is_open:
+            raise StateError("the sync service is not open: enter it with 'async with' first")
+        if not self._transport.is_online:
+            raise StateError(_NO_SERVER)
+
+    # -- status ---------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where the server is, without credentials."""
+        return self._transport.url
+
+    @property
+    def status(self) -> SyncStatus:
+        """What is known now; :meth:`refresh` counts pending entries again while not connected."""
+        worker = min(self._workers, key=lambda w: _ADVANCEMENT.index(w.state))
+        is_offline = not self._transport.is_online
+        link = worker.link
+        error = worker.error
+        return SyncStatus(
+            state=SyncState.OFFLINE if is_offline else worker.state,
+            url=self._transport.url,
+            since=worker.since,
+            stores={name: r.status() for name, r in self._registrations.items()},
+            attempt=worker.attempt,
+            retry_in_seconds=worker.retry_in_seconds,
+            last_error=None if error is None else str(error),
+            last_error_code=getattr(error, "code", None),
+            remote_id=None if link is None else link.remote_id.hex(),
+            is_stock=link is not None and link.session.is_stock,
+        )
+
+    async def refresh(self) -> SyncStatus:
+        """Count what is pending where it changed unseen, and return the status."""
+        for registration in list(self._registrations.values()):
+            if self._link_of(registration) is None:
+                await registration.recount()
+        return self.status
+
+    async def status_stream(self) -> AsyncIterator[SyncStatus]:
+        """Yield the status now and after each change; changes that come quickly are merged."""
+        shown: SyncStatus | None = None
+        while True:
+            seen = self._changed.count
+            status = await self.refresh()
+            if status != shown:
+                shown = status
+                yield status
+            if self._changed.count == seen:
+                await self._changed.wait()
+
+    def quarantine(self, store: str) -> tuple[QuarantinedEntry, ...]:
+        """List the latest received entries of a store that were kept out of its journal."""
+        registration = self._registrations.get(store)
+        return tuple(registration.quarantine) if registration is not None else ()
+
+    def __repr__(self) -> str:
+        return f"SyncService({self._transport.url!r}, {self.status.state.value})"
+
+    # -- layers ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def layer(**options: Any) -> Layer:
+        """Sync over the graph's transport; ``options`` as for the constructor."""
+        from agentlayers.layer import Layer
+
+        return Layer.scoped(SyncService, SyncService, **options)
+
+    @staticmethod
+    def layer_websocket(
+        url: str, token: str | None = None, tenant: str | None = None, **options: Any
+    ) -> Layer:
+        """Sync with a WebSocket server of its own; ``options`` as for the constructor."""
+        return SyncService.layer(transport=Transport.layer_websocket(url, token, tenant), **options)
+
+    @staticmethod
+    def layer_tcp(
+        url: str, token: str | None = None, tenant: str | None = None, **options: Any
+    ) -> Layer:
+        """Sync with a TCP server of its own; ``options`` as for the constructor."""
+        return SyncService.layer(transport=Transport.layer_tcp(url, token, tenant), **options)
+
+    @staticmethod
+    def layer_offline(**options: Any) -> Layer:
+        """Register stores and send nothing anywhere, until ``connect_websocket`` or ``connect_tcp``."""
+        return SyncService.layer(transport=Transport.layer_offline(), **options)

@@ -1,0 +1,145 @@
+"""
+TCP: a stream of concatenated MessagePack values, with or without TLS.
+
+There is no header to carry a token, so a connection with credentials asks the client session to
+send ``Authenticate`` before anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl as ssl_module
+from typing import Final
+
+from agentlayers import limits
+from agentlayers.errors import ConnectError, ConnectionLostError, SettingsError
+from agentlayers.protocol.messages import Authenticate
+from agentlayers.transport.address import DEFAULT_TENANT, check_tenant, check_token, parse_tcp_url
+from agentlayers.transport.failure import describe_failure
+from agentlayers.transport.transport import Connection, Transport
+
+__all__ = ["TCPConnection", "TCPTransport"]
+
+_READ_BYTES: Final = 256 * limits.KIB
+_CLOSE_SECONDS: Final = 1.0
+
+
+class TCPConnection(Connection):
+    """One open TCP connection."""
+
+    is_stream = True
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        authenticate: Authenticate | None = None,
+    ) -> None:
+        self._reader, self._writer = reader, writer
+        self.authenticate = authenticate
+
+    async def send(self, data: bytes) -> None:
+        """Write one message, waiting while the peer does not read."""
+        if self._writer.is_closing():
+            raise ConnectionLostError(reason="the connection is closed")
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            raise ConnectionLostError(reason=describe_failure(error)) from error
+
+    async def receive(self) -> bytes:
+        """Return the next piece of the stream."""
+        try:
+            data = await self._reader.read(_READ_BYTES)
+        except OSError as error:
+            raise ConnectionLostError(reason=describe_failure(error)) from error
+        if not data:
+            raise ConnectionLostError(reason="the server closed the connection")
+        return data
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:  # noqa: ARG002 - TCP has neither
+        """Close the socket; what cannot be flushed within a second is dropped."""
+        self._writer.close()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._writer.wait_closed()
+        except OSError:  # TimeoutError included: the peer does not read, or is gone
+            self._writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+        except asyncio.CancelledError:
+            self._writer.transport.abort()
+            raise
+
+
+class TCPTransport(Transport):
+    """
+    Connects to ``tcp://host:port`` or ``tls://host:port``.
+
+    Args:
+        url: The address, without credentials.
+        token: Bearer token of the tenant; an empty text counts as none.
+        tenant: Whose journals; the server's default tenant if not given.
+        ssl: For ``tls://``; the system's certificates are trusted if not given.
+
+    Raises:
+        SettingsError: One of the values cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        tenant: str | None = None,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+    ) -> None:
+        self._host, self._port, self._is_tls = parse_tcp_url(url)
+        if ssl is not None and not self._is_tls:
+            raise SettingsError(setting="url", value=url, expected="tls://... where ssl is given")
+        shown_host = f"[{self._host}]" if ":" in self._host else self._host
+        self._url = f"{'tls' if self._is_tls else 'tcp'}://{shown_host}:{self._port}"
+        self._token = check_token(token)
+        self._tenant = check_tenant(tenant) if tenant else None
+        self._ssl = ssl
+
+    @property
+    def url(self) -> str:
+        """The address, without credentials."""
+        return self._url
+
+    async def connect(self) -> TCPConnection:
+        """Open a connection; credentials travel in the session's first message."""
+        context: ssl_module.SSLContext | None = None
+        if self._is_tls:
+            context = self._ssl or ssl_module.create_default_context()
+        try:
+            async with asyncio.timeout(limits.CONNECT_TIMEOUT_SECONDS):
+                reader, writer = await asyncio.open_connection(
+                    self._host, self._port, ssl=context, limit=_READ_BYTES
+                )
+        except OSError as error:  # TimeoutError, ssl.SSLError and socket.gaierror are OSErrors
+            raise ConnectError(url=self._url, reason=describe_failure(error)) from error
+        return TCPConnection(reader, writer, authenticate=self._authenticate())
+
+    def _authenticate(self) -> Authenticate | None:
+        if self._token is None and self._tenant is None:
+            return None
+        return Authenticate(tenant=self._tenant or DEFAULT_TENANT, token=self._token or "")
+
+    def _values(self) -> tuple[object, ...]:
+        return self._url, self._token, self._tenant, id(self._ssl) if self._ssl else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TCPTransport) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        token = ", token=***" if self._token else ""
+        tenant = f", tenant={self._tenant!r}" if self._tenant else ""
+        return f"TCPTransport({self._url!r}{token}{tenant})"

@@ -1,0 +1,162 @@
+"""
+WebSocket: one binary frame is one message.
+
+The bearer token travels in the ``Authorization`` header, never in the address. Frames are not
+compressed: ciphertext does not shrink, and compression next to secrets leaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as ssl_module
+from typing import Final
+
+import aiohttp
+
+from agentlayers import limits
+from agentlayers.errors import AuthenticationError, ConnectError, ConnectionLostError
+from agentlayers.transport.address import check_token, normalize_websocket_url
+from agentlayers.transport.failure import describe_failure
+from agentlayers.transport.transport import Connection, Transport
+
+__all__ = ["WebSocketConnection", "WebSocketTransport"]
+
+_CLOSE_SECONDS: Final = 1.0
+_UNSUPPORTED_DATA: Final = 1003
+_REASON_BYTES_MAX: Final = 120
+"""A close reason may have 123 bytes (RFC 6455, section 5.5)."""
+
+
+class WebSocketConnection(Connection):
+    """One open WebSocket and the client session that owns its socket."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse
+    ) -> None:
+        self._session, self._socket = session, socket
+
+    async def send(self, data: bytes) -> None:
+        """Send one frame, waiting while the peer does not read."""
+        try:
+            await self._socket.send_bytes(data)
+        except (OSError, aiohttp.ClientError) as error:
+            raise ConnectionLostError(reason=describe_failure(error)) from error
+
+    async def receive(self) -> bytes:
+        """Return the next frame."""
+        message = await self._socket.receive()
+        if message.type is aiohttp.WSMsgType.BINARY:
+            return bytes(message.data)
+        if message.type is aiohttp.WSMsgType.TEXT:
+            await self.close(_UNSUPPORTED_DATA, "binary frames only")
+            raise ConnectionLostError(reason="the server sent a text frame")
+        raise self._lost(message)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the socket; a peer that does not answer within a second is dropped."""
+        message = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._socket.close(code=code, message=message)
+        except TimeoutError:
+            pass
+        finally:
+            self._abort()
+            await self._session.close()
+
+    def _abort(self) -> None:
+        # transport.close() waits until its buffer is flushed: for ever, if the peer does not read.
+        connection = getattr(self._socket, "_conn", None)
+        transport = getattr(connection, "transport", None)
+        if transport is not None and transport.get_write_buffer_size() > 0:
+            transport.abort()
+
+    def _lost(self, message: aiohttp.WSMessage) -> ConnectionLostError:
+        code = self._socket.close_code
+        if message.type is aiohttp.WSMsgType.ERROR:
+            return ConnectionLostError(reason=describe_failure(message.data), close_code=code)
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            reason = message.extra or "the server closed the connection"
+            return ConnectionLostError(reason=reason, close_code=code)
+        return ConnectionLostError(reason="the connection broke", close_code=code)
+
+
+class WebSocketTransport(Transport):
+    """
+    Connects to ``ws://`` or ``wss://`` (``http`` and ``https`` stand for them).
+
+    Args:
+        url: The address without credentials; without a path it gets ``/event-log``.
+        token: Bearer token of the tenant; an empty text counts as none.
+        tenant: Whose journals: appended to the path. The server's default tenant if not given.
+        ssl: For ``wss://``; the system's certificates are trusted if not given.
+
+    Raises:
+        SettingsError: One of the values cannot be used, or the address carries credentials.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        tenant: str | None = None,
+        *,
+        ssl: ssl_module.SSLContext | None = None,
+    ) -> None:
+        self._url = normalize_websocket_url(url, tenant or None)
+        self._token = check_token(token)
+        self._ssl = ssl
+
+    @property
+    def url(self) -> str:
+        """The address with the tenant, without credentials."""
+        return self._url
+
+    async def connect(self) -> WebSocketConnection:
+        """Open a connection in a client session of its own."""
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+        try:
+            async with asyncio.timeout(limits.CONNECT_TIMEOUT_SECONDS):
+                socket = await session.ws_connect(
+                    self._url,
+                    headers={"Authorization": f"Bearer {self._token}"} if self._token else None,
+                    max_msg_size=limits.FRAME_BYTES_MAX,
+                    compress=0,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
+                    ssl=self._ssl or True,
+                )
+        except BaseException as error:
+            await session.close()
+            raise self._refused(error) from error
+        return WebSocketConnection(session, socket)
+
+    def _refused(self, error: BaseException) -> BaseException:
+        """Translate what aiohttp raises; anything unknown is passed on as it is."""
+        if isinstance(error, aiohttp.WSServerHandshakeError):
+            if error.status in (401, 403):
+                given = "refused the token" if self._token else "asks for a token"
+                return AuthenticationError(f"{self._url} {given} (HTTP {error.status})")
+            return ConnectError(url=self._url, reason=f"the server answered HTTP {error.status}")
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            return ConnectError(url=self._url, reason=describe_failure(error.certificate_error))
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return ConnectError(url=self._url, reason=describe_failure(error.os_error))
+        if isinstance(error, OSError | aiohttp.ClientError):
+            return ConnectError(url=self._url, reason=describe_failure(error))
+        return error
+
+    def _values(self) -> tuple[object, ...]:
+        return self._url, self._token, id(self._ssl) if self._ssl else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WebSocketTransport) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        return f"WebSocketTransport({self._url!r}{', token=***' if self._token else ''})"

@@ -1,0 +1,31 @@
+"""Every command explains itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = [(), ("demo",), ("serve",), ("journal",), ("journal", "export")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "agentlayers")
+def test_help_reads_well(command: tuple[str, ...]) -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "agentlayers", *command, "--help"], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Usage:" in outcome.stdout
+    assert len(outcome.stdout.splitlines()) > 8
+
+
+def test_an_unknown_command_is_refused_with_a_hint() -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "agentlayers", "demoo"], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert outcome.returncode == 2
+    assert "demoo" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
