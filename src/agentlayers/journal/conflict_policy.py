@@ -10,7 +10,11 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, final
+
+if TYPE_CHECKING:
+    from agentlayers.layer import Layer
 
 __all__ = [
     "ConflictPolicy",
@@ -41,7 +45,7 @@ class Version:
     event: str
     value: Mapping[str, Any]
     replica: str = "?"
-    seen: Mapping[str, bytes] = ()  # type: ignore[assignment]
+    seen: Mapping[str, bytes] = MappingProxyType({})
     is_deletion: bool = False
 
 
@@ -77,6 +81,34 @@ class ConflictPolicy(abc.ABC):
 
         Must be pure: the same heads, sorted by entry id, give the same result everywhere.
         """
+
+    @staticmethod
+    def layer_last_write_wins() -> Layer[ConflictPolicy]:
+        """Show the version with the highest entry id (the default)."""
+        return _layer(LastWriteWins())
+
+    @staticmethod
+    def layer_first_write_wins() -> Layer[ConflictPolicy]:
+        """Show the version with the lowest entry id."""
+        return _layer(FirstWriteWins())
+
+    @staticmethod
+    def layer_merge(
+        merge: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]],
+    ) -> Layer[ConflictPolicy]:
+        """Show what a pure function makes of all live versions."""
+        return _layer(Merge(merge))
+
+    @staticmethod
+    def layer_reject(reason: str | None = None) -> Layer[ConflictPolicy]:
+        """Show the lowest entry id and keep the others as open conflicts."""
+        return _layer(Reject() if reason is None else Reject(reason))
+
+
+def _layer(policy: ConflictPolicy) -> Layer[ConflictPolicy]:
+    from agentlayers.layer import Layer
+
+    return Layer.succeed(ConflictPolicy, policy)
 
 
 @final

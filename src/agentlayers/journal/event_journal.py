@@ -13,6 +13,7 @@ from __future__ import annotations
 import abc
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -20,6 +21,7 @@ from agentlayers.journal.conflict_policy import ConflictPolicy, LastWriteWins, V
 from agentlayers.journal.entry import Entry, RemoteEntry, StoredEntry
 
 if TYPE_CHECKING:
+    from agentlayers.layer import Layer
     from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
     from agentlayers.journal.transaction import JournalTransaction
 
@@ -28,9 +30,12 @@ __all__ = [
     "Commit",
     "EventJournal",
     "Observation",
+    "QuarantinedEntry",
+    "Remote",
     "RemoteState",
     "RemoteWriteResult",
     "StoreSchema",
+    "UnappliedEntry",
 ]
 
 T = TypeVar("T")
@@ -126,8 +131,72 @@ class RemoteState:
 
 
 @dataclass(frozen=True, slots=True)
+class Remote:
+    """
+    One remote of one store.
+
+    Attributes:
+        remote_id: 16 bytes.
+        url: Where it was last reached; :obj:`None` when never told.
+        is_retired: It no longer holds compaction back.
+        state: Cursor, incarnation and what is pending.
+    """
+
+    remote_id: bytes
+    url: str | None
+    is_retired: bool
+    state: RemoteState
+
+
+@dataclass(frozen=True, slots=True)
+class UnappliedEntry:
+    """
+    An entry whose projection failed; it is retried when its store is registered.
+
+    Attributes:
+        stored: The entry.
+        error: Type and text of the last failure.
+        attempts: How often it was tried.
+    """
+
+    stored: StoredEntry
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedEntry:
+    """
+    Something from a remote that was kept aside: no usable entry, or older than the horizon.
+
+    Attributes:
+        id: The id it was announced with.
+        remote_id: Where it came from.
+        sequence: Its sequence there.
+        event: Event tag; empty when it could not be read.
+        primary_key: What it is about; empty when it could not be read.
+        data: Its payload, or the bytes that could not be read.
+        reason: Why it was kept aside.
+    """
+
+    id: bytes
+    remote_id: bytes
+    sequence: int
+    event: str
+    primary_key: str
+    data: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """A remote durably holds these positions of our journal."""
+    """
+    A remote durably holds these positions of our journal.
+
+    Attributes:
+        positions: Local positions, in any order.
+        sequences: The remote's numbers for them, where it told them.
+    """
 
     positions: Sequence[int]
     sequences: Sequence[int] = ()
@@ -305,3 +374,19 @@ class EventJournal(abc.ABC):
     @abc.abstractmethod
     async def destroy(self) -> None:
         """Close the journal and delete everything it holds, for good."""
+
+    @staticmethod
+    def layer_sqlite(directory: str | Path, *, durability: str = "full") -> Layer[EventJournal]:
+        """Keep the journal in ``journal.sqlite`` in a replica's directory; survives any crash."""
+        from agentlayers.journal.sqlite import SQLiteJournal
+        from agentlayers.layer import Layer
+
+        return Layer.scoped(EventJournal, SQLiteJournal, directory=directory, durability=durability)
+
+    @staticmethod
+    def layer_memory() -> Layer[EventJournal]:
+        """Keep the journal in memory, for tests; it is gone when the program ends."""
+        from agentlayers.journal.memory import MemoryJournal
+        from agentlayers.layer import Layer
+
+        return Layer.scoped(EventJournal, MemoryJournal)

@@ -212,18 +212,16 @@ def _mark_held(tx: JournalTransaction, remote: RemoteRow, positions: Sequence[in
 
 
 def _absorb_noted(tx: JournalTransaction, remote: RemoteRow) -> RemoteRow:
-    watermark = remote.watermark
-    while True:
-        positions = tx.outbound_positions(remote.store, watermark, _WALK_ROWS)
-        noted = tx.noted(remote.number, positions[:1]) and tx.noted(remote.number, positions)
-        reached = 0
-        while noted and reached < len(positions) and positions[reached] in noted:
-            watermark = positions[reached]
-            reached += 1
-        if reached < _WALK_ROWS:
+    watermark, rows_max = remote.watermark, 1
+    while positions := tx.outbound_positions(remote.store, watermark, rows_max):
+        noted = tx.noted(remote.number, positions)
+        reached = next((at for at, position in enumerate(positions) if position not in noted), len(positions))
+        if reached:
+            watermark = positions[reached - 1]
+        if reached < len(positions):
             break
-    if watermark > remote.watermark or tx.noted(remote.number, [watermark]):
-        tx.forget_noted(remote.number, watermark)
+        rows_max = _WALK_ROWS
+    tx.forget_noted(remote.number, watermark)
     return remote._replace(watermark=watermark)
 
 

@@ -95,7 +95,8 @@ class JournalTransaction(JournalPrimitives):
         """Let the next local id follow these, unless they are too far ahead."""
         if self._highest is not None and ids:
             ceiling = entry_id_ceiling(self.registry.now_ms())
-            self._highest = max((entry_id for entry_id in ids if entry_id < ceiling), default=b"") or self._highest
+            near = max((entry_id for entry_id in ids if entry_id < ceiling), default=b"")
+            self._highest = max(self._highest, near)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write one value of a read model; keys start with the store's name and a zero byte."""

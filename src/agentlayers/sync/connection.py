@@ -68,6 +68,7 @@ class ConnectionWorker:
         self._clock, self._random, self._changed = clock, random, changed
         self._on_hello = on_hello
         self._retry = Signal()
+        self._is_hurried = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -91,7 +92,8 @@ class ConnectionWorker:
         self._enter(SyncState.STOPPED)
 
     def retry_now(self) -> None:
-        """Cut a pause short."""
+        """Cut the present pause short, or leave out the one that is about to begin."""
+        self._is_hurried = self.state is not SyncState.CONNECTED
         self._retry.notify()
 
     def assign(self, registration: Registration) -> None:
@@ -125,6 +127,7 @@ class ConnectionWorker:
     async def _connect(self) -> bool:
         """Hold one connection; :obj:`False` if it turned out not to be needed."""
         self._enter(SyncState.CONNECTING)
+        self._is_hurried = False
         link = await Link.open(
             self._transport, self._encryption, clock=self._clock, changed=self._changed
         )
@@ -161,7 +164,7 @@ class ConnectionWorker:
         self._enter(SyncState.WAITING, retry_in_seconds=seconds)
         try:
             async with asyncio.timeout(seconds):
-                await self._retry.wait()
+                await self._retry.until(lambda: self._is_hurried)
         except TimeoutError:
             pass
 

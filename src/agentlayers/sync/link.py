@@ -56,6 +56,7 @@ class Link:
         session: ClientSession,
         hello: HelloReceived,
         *,
+        url: str,
         encryption: Encryption,
         clock: Callable[[], float],
         changed: Signal,
@@ -63,7 +64,7 @@ class Link:
         self.session, self.remote_id = session, hello.remote_id
         self.replications: dict[str, Replication] = {}
         self._connection, self._encryption = connection, encryption
-        self._clock, self._changed = clock, changed
+        self._url, self._clock, self._changed = url, clock, changed
         self._outgoing = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -107,7 +108,15 @@ class Link:
                 url=transport.url,
                 reason=f"no Hello within {limits.CONNECT_TIMEOUT_SECONDS:g} s",
             ) from error
-        return cls(connection, session, hello, encryption=encryption, clock=clock, changed=changed)
+        return cls(
+            connection,
+            session,
+            hello,
+            url=transport.url,
+            encryption=encryption,
+            clock=clock,
+            changed=changed,
+        )
 
     @property
     def was_useful(self) -> bool:
@@ -159,6 +168,7 @@ class Link:
             self.session,
             self._encryption,
             remote_id=self.remote_id,
+            url=self._url,
             flush=self.flush,
             clock=self._clock,
             changed=self._changed,

@@ -52,6 +52,7 @@ class _Step:
     """What one transaction is to do."""
 
     entries: list[RemoteEntry] = field(default_factory=list)
+    unreadable: list[tuple[RemoteEncryptedEntry, str]] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
     barriers: list[asyncio.Future[None]] = field(default_factory=list)
@@ -135,7 +136,7 @@ class Pull:
 
     def _add(self, step: _Step, message: Received | Acknowledged) -> None:
         if isinstance(message, Received):
-            self._open(message.entries, step.entries)
+            self._open(message.entries, step)
             through = message.through
             if through is None and message.entries:
                 through = max(entry.sequence for entry in message.entries) + 1
@@ -154,24 +155,24 @@ class Pull:
             # entries: only the one number expected next proves that nothing lies before it.
             step.move_cursor(step.cursor + 1)
 
-    def _open(self, sealed: Sequence[RemoteEncryptedEntry], opened: list[RemoteEntry]) -> None:
-        """Decrypt and decode; what is neither is kept out and stops nothing else."""
+    def _open(self, sealed: Sequence[RemoteEncryptedEntry], step: _Step) -> None:
+        """Decrypt and decode; what is neither is kept aside and stops nothing else."""
         private_key, open_sealed = self._log.private_key, self._encryption.open_sealed
-        for sequence, iv, entry_id, ciphertext in sealed:
+        for envelope in sealed:
+            sequence, iv, entry_id, ciphertext = envelope
             try:
                 entry = Entry(*decode_entry(open_sealed(private_key, iv, ciphertext)))
             except (CryptoError, ProtocolError) as error:
-                self._registration.keep_out(entry_id, sequence, str(error))
+                step.unreadable.append((envelope, str(error)))
                 continue
             if entry.id != entry_id:
-                self._registration.keep_out(
-                    entry_id, sequence, f"the sealed entry calls itself {entry.id.hex()}"
-                )
+                reason = f"the sealed entry calls itself {entry.id.hex()}"
+                step.unreadable.append((envelope, reason))
                 continue
-            opened.append(RemoteEntry(sequence, entry))
+            step.entries.append(RemoteEntry(sequence, entry))
 
     async def _commit(self, step: _Step) -> None:
-        if step.entries or step.positions or step.moves_cursor:
+        if step.entries or step.unreadable or step.positions or step.moves_cursor:
             result = await self._log.journal.transact(lambda tx: self._apply(tx, step))
             self._note(step, result)
         for barrier in step.barriers:
@@ -182,6 +183,15 @@ class Pull:
         """Runs in the journal's writer thread: touches nothing but ``tx`` and ``step``."""
         store, remote_id, result = self._log.store, self._remote_id, None
         through = step.cursor if step.moves_cursor else None
+        for sealed, reason in step.unreadable:
+            tx.quarantine(
+                store,
+                remote_id,
+                sealed.entry_id,
+                sequence=sealed.sequence,
+                data=sealed.iv + sealed.ciphertext,
+                reason=reason,
+            )
         if step.entries:
             result = tx.write_from_remote(store, remote_id, step.entries, through=step.cursor)
             through = None
@@ -194,6 +204,8 @@ class Pull:
 
     def _note(self, step: _Step, result: RemoteWriteResult | None) -> None:
         registration = self._registration
+        for sealed, reason in step.unreadable:
+            registration.keep_out(sealed.entry_id, sealed.sequence, reason)
         self.cursor = registration.next_sequence = step.cursor
         if step.positions:
             registration.acknowledged(len(step.positions), self._clock())

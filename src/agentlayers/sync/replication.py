@@ -9,6 +9,8 @@ from typing import Final
 import structlog
 
 from agentlayers.crypto.encryption import Encryption
+from agentlayers.journal.event_journal import RemoteState
+from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.client_session import AckReceived, ChangesReceived, ClientSession
 from agentlayers.sync.pull import Acknowledged, Pull, Received
 from agentlayers.sync.push import Push
@@ -40,6 +42,7 @@ class Replication:
         encryption: Encryption,
         *,
         remote_id: bytes,
+        url: str,
         flush: Callable[[], None],
         clock: Callable[[], float],
         changed: Signal,
@@ -54,7 +57,7 @@ class Replication:
             clock=clock,
             changed=changed,
         )
-        self._session, self._remote_id = session, remote_id
+        self._session, self._remote_id, self._url = session, remote_id, url
         self._flush, self._changed = flush, changed
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._stop_listening: Callable[[], None] | None = None
@@ -83,12 +86,19 @@ class Replication:
         registration, extensions = self.registration, self._session.extensions
         log = registration.log
         incarnation = extensions.incarnation if extensions is not None else b""
-        state = await log.journal.remote_state(log.store, self._remote_id)
-        if state.incarnation != incarnation:
-            if state.incarnation:
-                logger.warning("remote_data_replaced", store=log.store)
-            await log.journal.reset_remote(log.store, self._remote_id, incarnation=incarnation)
-            state = await log.journal.remote_state(log.store, self._remote_id)
+        store, remote_id, url = log.store, self._remote_id, self._url
+
+        def prepare(tx: JournalTransaction) -> RemoteState:
+            state = tx.remote_state(store, remote_id)
+            if state.incarnation != incarnation:
+                tx.reset_remote(store, remote_id, incarnation=incarnation)
+            tx.remember_remote(store, remote_id, url=url)
+            return state
+
+        known = await log.journal.transact(prepare)
+        state = await log.journal.remote_state(store, remote_id)
+        if known.incarnation not in (b"", incarnation):
+            logger.warning("remote_data_replaced", store=store)
         registration.remote_id = self._remote_id
         registration.pending, registration.is_stale = state.pending, False
         self.pull.cursor = registration.next_sequence = state.next_sequence

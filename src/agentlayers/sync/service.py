@@ -21,6 +21,7 @@ from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import ConnectionLostError, StateError, TransportError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.sync.connection import ConnectionWorker
+from agentlayers.sync.connection_pool import ConnectionPool, OnHello
 from agentlayers.sync.link import Link
 from agentlayers.sync.registration import Registration
 from agentlayers.sync.replication import Replication
@@ -41,12 +42,6 @@ DEFAULT_STORES: Final[Mapping[str, bool]] = {
 }
 """Sync flags where none is given; a store that is not named anywhere is not synced."""
 
-_ADVANCEMENT: Final = (
-    SyncState.STOPPED,
-    SyncState.WAITING,
-    SyncState.CONNECTING,
-    SyncState.CONNECTED,
-)
 _NO_SERVER: Final = (
     "there is no server to sync with: configure a transport, for instance "
     "Transport.layer_websocket('ws://127.0.0.1:8787'), transport: {websocket: {url: ...}} in YAML, "
@@ -93,7 +88,7 @@ class SyncService:
         self._registrations: dict[str, Registration] = {}
         self._stop_listening: dict[str, Callable[[], None]] = {}
         self._changed = Signal()
-        self._workers = [self._new_worker()]
+        self._pool = self._new_pool()
         self._interval: asyncio.Task[None] | None = None
         self._is_open = False
 
@@ -119,31 +114,30 @@ class SyncService:
             await self.disconnect()
 
     def _start(self) -> None:
-        for worker in self._workers:
-            worker.start()
+        self._pool.start()
         if self._interval_seconds and (self._interval is None or self._interval.done()):
             self._interval = asyncio.get_running_loop().create_task(
                 self._look_again(self._interval_seconds), name="sync interval"
             )
 
-    def _new_worker(self) -> ConnectionWorker:
-        return ConnectionWorker(
-            self._transport,
-            self._encryption,
-            schedule=self._schedule,
-            clock=self._clock,
-            random=self._random,
-            changed=self._changed,
-            on_hello=self._arrange,
-        )
+    def _new_pool(self) -> ConnectionPool:
+        def new_worker(on_hello: OnHello) -> ConnectionWorker:
+            return ConnectionWorker(
+                self._transport,
+                self._encryption,
+                schedule=self._schedule,
+                clock=self._clock,
+                random=self._random,
+                changed=self._changed,
+                on_hello=on_hello,
+            )
+
+        return ConnectionPool(new_worker, self._changed)
 
     async def _look_again(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            for worker in self._workers:
-                worker.retry_now()
-                for replication in worker.link.replications.values() if worker.link else ():
-                    replication.push.wake()
+            self._pool.look_again()
 
     # -- connecting -----------------------------------------------------------------------------
 
@@ -163,7 +157,7 @@ class SyncService:
         """
         self._require_server()
         self._start()
-        await self._until_connected()
+        await self._pool.until_connected()
         return self.status
 
     async def connect_websocket(
@@ -203,9 +197,10 @@ class SyncService:
     async def _connect_to(self, transport: Transport) -> SyncStatus:
         await self.disconnect()
         self._transport = transport
-        self._workers = [self._new_worker()]
+        self._pool = self._new_pool()
         for registration in self._registrations.values():
-            self._assign(registration)
+            if registration.enabled:
+                self._pool.assign(registration)
         return await self.connect()
 
     async def disconnect(self) -> None:
@@ -214,8 +209,7 @@ class SyncService:
         if interval is not None:
             interval.cancel()
             await asyncio.wait({interval})
-        for worker in list(self._workers):
-            await worker.stop()
+        await self._pool.stop()
 
     # -- stores ---------------------------------------------------------------------------------
 
@@ -250,24 +244,14 @@ class SyncService:
 
         self._registrations[log.store] = registration
         self._stop_listening[log.store] = log.journal.on_commit(note_write)
-        self._assign(registration)
+        if is_enabled:
+            self._pool.assign(registration)
         self._changed.notify()
 
         async def unregister() -> None:
             await self._unregister(registration)
 
         return unregister
-
-    def _assign(self, registration: Registration) -> None:
-        if not registration.enabled:
-            return
-        worker = self._workers[0]
-        if worker.assigned and worker.link is not None and worker.link.session.is_stock:
-            worker = self._new_worker()
-            self._workers.append(worker)
-            if self._is_open:
-                worker.start()
-        worker.assign(registration)
 
     async def _unregister(self, registration: Registration) -> None:
         if self._registrations.get(registration.store) is not registration:
@@ -277,16 +261,12 @@ class SyncService:
         finally:
             self._registrations.pop(registration.store, None)
             self._stop_listening.pop(registration.store)()
-            for worker in list(self._workers):
-                await worker.release(registration)
-                if worker is not self._workers[0] and not worker.assigned:
-                    self._workers.remove(worker)
-                    await worker.stop()
+            await self._pool.release(registration)
             self._changed.notify()
 
     async def _flush(self, registration: Registration) -> None:
         """Give a connected server a moment to acknowledge what is pending."""
-        found = self._link_of(registration)
+        found = self._pool.link_of(registration)
         if found is None:
             return
         link, replication = found
@@ -295,36 +275,6 @@ class SyncService:
                 await link.while_open(replication.flush())
         except (TimeoutError, TransportError):
             logger.info("sync_flush_incomplete", store=registration.store)
-
-    def _arrange(self, worker: ConnectionWorker, link: Link) -> bool:
-        """
-        Spread the stores over connections as the server needs it; whether ``worker`` is needed.
-
-        A stock server keeps one position for all public keys of a connection and so hides entries of
-        one behind another's: there each store gets a connection of its own.
-        """
-        if link.session.is_stock:
-            for registration in list(worker.assigned.values())[1:]:
-                del worker.assigned[registration.public_key]
-                extra = self._new_worker()
-                extra.assign(registration)
-                self._workers.append(extra)
-                extra.start()
-            return True
-        if worker is self._workers[0]:
-            return True
-        self._workers.remove(worker)
-        for registration in worker.assigned.values():
-            self._workers[0].assign(registration)
-        return False
-
-    def _link_of(self, registration: Registration) -> tuple[Link, Replication] | None:
-        for worker in self._workers:
-            if worker.link is not None:
-                replication = worker.link.replications.get(registration.public_key)
-                if replication is not None:
-                    return worker.link, replication
-        return None
 
     # -- exchanging -----------------------------------------------------------------------------
 
@@ -364,7 +314,7 @@ class SyncService:
 
     async def _settle(self, registrations: list[Registration]) -> None:
         while True:
-            await self._until_connected()
+            await self._pool.until_connected()
             try:
                 for registration in registrations:
                     link, replication = await self._until_linked(registration)
@@ -375,33 +325,16 @@ class SyncService:
                 continue
 
     async def _until_linked(self, registration: Registration) -> tuple[Link, Replication]:
-        found = self._link_of(registration)
+        found = self._pool.link_of(registration)
         while found is None:
             if self._registrations.get(registration.store) is not registration:
                 raise StateError(f"store {registration.store!r} was closed meanwhile")
-            await self._until_connected()
-            found = self._link_of(registration)
+            await self._pool.until_connected()
+            found = self._pool.link_of(registration)
             if found is None:
                 await self._changed.wait()
-                found = self._link_of(registration)
+                found = self._pool.link_of(registration)
         return found
-
-    async def _until_connected(self) -> None:
-        """Wait until every connection is up; raise what the next failed attempt of one raises."""
-        before = {worker: worker.failures for worker in self._workers}
-        for worker in self._workers:
-            worker.retry_now()
-
-        def failed() -> list[ConnectionWorker]:
-            return [w for w in self._workers if w.failures > before.get(w, 0)]
-
-        def is_decided() -> bool:
-            return bool(failed()) or all(w.state is SyncState.CONNECTED for w in self._workers)
-
-        await self._changed.until(is_decided)
-        for worker in failed():
-            if worker.state is not SyncState.CONNECTED and worker.error is not None:
-                raise worker.error
 
     def _require_server(self) -> None:
         if not self._is_open:
@@ -419,7 +352,7 @@ class SyncService:
     @property
     def status(self) -> SyncStatus:
         """What is known now; :meth:`refresh` counts pending entries again while not connected."""
-        worker = min(self._workers, key=lambda w: _ADVANCEMENT.index(w.state))
+        worker = self._pool.foremost
         is_offline = not self._transport.is_online
         link = worker.link
         error = worker.error
@@ -439,7 +372,7 @@ class SyncService:
     async def refresh(self) -> SyncStatus:
         """Count what is pending where it changed unseen, and return the status."""
         for registration in list(self._registrations.values()):
-            if self._link_of(registration) is None:
+            if self._pool.link_of(registration) is None:
                 await registration.recount()
         return self.status
 
@@ -488,5 +421,5 @@ class SyncService:
 
     @staticmethod
     def layer_offline(**options: Any) -> Layer:
-        """Register stores and send nothing anywhere, until ``connect_websocket`` or ``connect_tcp``."""
+        """Register stores and send nothing anywhere, until ``connect_websocket``."""
         return SyncService.layer(transport=Transport.layer_offline(), **options)

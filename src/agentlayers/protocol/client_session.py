@@ -1,0 +1,310 @@
+"""
+The client's side of a connection, as a pure state machine.
+
+=================  ==================================  ==============================================  ==============
+state              event                               action                                          next state
+=================  ==================================  ==============================================  ==============
+(start)            created                             queue Authenticate, if one was given            AWAITING_HELLO
+AWAITING_HELLO     Hello (of the tenant asked for)     HelloReceived                                   OPEN
+AWAITING_HELLO     Hello of another tenant, or none,   ignored: an open server greets before it knows  AWAITING_HELLO
+                   though Authenticate was sent        the tenant
+AWAITING_HELLO     any other message                   SessionFailed(UnexpectedMessageError)           FAILED
+OPEN               Changes of a key asked for          ChangesReceived                                 OPEN
+OPEN               Changes of another key              ignored, counted                                OPEN
+OPEN               Ack of a WriteEntries in flight     AckReceived                                     OPEN
+OPEN               Ack of anything else                ignored, counted                                OPEN
+OPEN               Pong of a Ping in flight            PongReceived                                    OPEN
+OPEN               Pong of anything else               ignored, counted                                OPEN
+OPEN               Hello with the same remote id       ignored, counted                                OPEN
+OPEN               Hello with another remote id        SessionFailed(UnexpectedMessageError)           FAILED
+any of these       Rejected                            SessionFailed(the error it names)               FAILED
+any of these       ChunkedMessage                      kept; the last one missing acts as its message  as that message
+any of these       a client's message                  SessionFailed(UnexpectedMessageError)           FAILED
+any of these       malformed, or past a bound          SessionFailed                                   FAILED
+any of these       end of the connection               nothing is emitted                              CLOSED
+FAILED, CLOSED     anything                            ignored                                         unchanged
+=================  ==================================  ==============================================  ==============
+
+Towards a stock server the session refuses to send what would break that server or its client: a second public
+key (it keeps one position for all keys of a connection), several entries under one nonce, an entry id
+that is no UUID (its memory storage closes the connection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, final
+
+from agentlayers.errors import (
+    AgentLayersError,
+    AuthenticationError,
+    AuthorizationError,
+    ErrorCode,
+    LocalProtocolError,
+    MalformedMessageError,
+    RemoteProtocolError,
+    UnexpectedMessageError,
+)
+from agentlayers.limits import (
+    ENTRIES_PER_MESSAGE_MAX,
+    PUBLIC_KEY_BYTES_MAX,
+    SUBSCRIPTIONS_PER_CONNECTION_MAX,
+)
+from agentlayers.protocol.chunking import split_message
+from agentlayers.protocol.encoder import encode_message
+from agentlayers.protocol.events import (
+    AckReceived,
+    ChangesReceived,
+    ClientEvent,
+    HelloReceived,
+    PongReceived,
+)
+from agentlayers.protocol.messages import (
+    CAPABILITY_ENTRY_NONCES,
+    Ack,
+    Authenticate,
+    Changes,
+    ChunkedMessage,
+    EncryptedEntry,
+    Extensions,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Rejected,
+    RequestChanges,
+    StopChanges,
+    WriteEntries,
+)
+from agentlayers.protocol.session import Session, SessionState
+
+__all__ = ["ClientSession"]
+
+
+@final
+class ClientSession(Session[ClientEvent]):
+    """
+    Speaks to a server, stock or ours.
+
+    Args:
+        is_stream: Whether bytes arrive cut anywhere (TCP), not one message at a time (WebSocket).
+        authenticate: Sent before anything else, where the medium has no header for it. The session then
+            waits for the Hello of that tenant.
+    """
+
+    def __init__(self, *, is_stream: bool, authenticate: Authenticate | None = None) -> None:
+        super().__init__(is_stream=is_stream, state=SessionState.AWAITING_HELLO)
+        self._authenticate = authenticate
+        self._hello: Hello | None = None
+        self._following: set[str] = set()
+        self._stock_key: str | None = None
+        self._unacknowledged: dict[int, tuple[str, tuple[bytes, ...]]] = {}
+        self._unanswered_pings: set[int] = set()
+        self._next_message_id = 0
+        self._next_ping_id = 1
+        self._entry_nonces = False
+        if authenticate is not None:
+            self._outgoing.append(encode_message(authenticate))
+
+    # -- what the server said of itself -----------------------------------------------------------------
+
+    @property
+    def remote_id(self) -> bytes | None:
+        """The server's id, once it greeted."""
+        return None if self._hello is None else self._hello.remote_id
+
+    @property
+    def extensions(self) -> Extensions | None:
+        """What the server announced; None from a stock server and before its Hello."""
+        return None if self._hello is None else self._hello.extensions
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether the server greeted without our extension fields."""
+        return self._hello is not None and self._hello.extensions is None
+
+    @property
+    def accepts_entry_nonces(self) -> bool:
+        """Whether a WriteEntries may hold several entries, each with its nonce."""
+        return self._entry_nonces
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many WriteEntries wait for their Ack."""
+        return len(self._unacknowledged)
+
+    # -- commands ---------------------------------------------------------------------------------------
+
+    def request_changes(self, public_key: str, start_sequence: int) -> None:
+        """
+        Follow a public key from the first sequence not held yet.
+
+        Raises:
+            LocalProtocolError: Not open, too many keys, a second key on a stock server's connection, or a
+                key or sequence that cannot be expressed.
+        """
+        self._require_key(public_key, "request changes")
+        if public_key not in self._following and len(self._following) >= SUBSCRIPTIONS_PER_CONNECTION_MAX:
+            raise LocalProtocolError(
+                f"cannot request changes: {SUBSCRIPTIONS_PER_CONNECTION_MAX} public keys are followed already"
+            )
+        self._outgoing.append(encode_message(RequestChanges(public_key, start_sequence)))
+        self._following.add(public_key)
+
+    def stop_changes(self, public_key: str) -> None:
+        """
+        Stop following a public key; what is on its way is ignored.
+
+        Raises:
+            LocalProtocolError: Not open, or the key is not followed.
+        """
+        self._require_open("stop changes")
+        if public_key not in self._following:
+            raise LocalProtocolError("cannot stop changes: the public key is not followed")
+        self._outgoing.append(encode_message(StopChanges(public_key)))
+        self._following.discard(public_key)
+
+    def write_entries(self, public_key: str, entries: Sequence[EncryptedEntry]) -> int:
+        """
+        Append sealed entries, and return the message id that their Ack will have.
+
+        Raises:
+            LocalProtocolError: Not open; several entries to a server that reads one nonce per message (send
+                one in each); too many; or an entry that cannot be expressed.
+        """
+        self._require_key(public_key, "write entries")
+        if len(entries) > ENTRIES_PER_MESSAGE_MAX:
+            raise LocalProtocolError(f"cannot write {len(entries)} entries at once; at most {ENTRIES_PER_MESSAGE_MAX}")
+        if not self._entry_nonces:
+            _check_for_stock(entries)
+        message_id = self._next_message_id
+        data = encode_message(
+            WriteEntries(public_key, message_id, entries), entry_nonces=self._entry_nonces
+        )
+        self._outgoing += split_message(data, message_id)
+        self._unacknowledged[message_id] = (public_key, tuple([entry[0] for entry in entries]))
+        self._next_message_id += 1
+        return message_id
+
+    def ping(self) -> int:
+        """
+        Ask whether the server is there, and return the id that its Pong will have.
+
+        Raises:
+            LocalProtocolError: Not open.
+        """
+        self._require_open("ping")
+        ping_id = self._next_ping_id
+        self._next_ping_id += 1
+        self._unanswered_pings.add(ping_id)
+        self._outgoing.append(encode_message(Ping(ping_id)))
+        return ping_id
+
+    # -- what arrives -----------------------------------------------------------------------------------
+
+    def _handle(self, message: Message) -> None:
+        if type(message) is ChunkedMessage and self._state is SessionState.OPEN:
+            whole = self._assemble(message)
+            if whole is None:
+                return
+            message = whole
+        handler = _HANDLERS.get(type(message))
+        if handler is None or (self._state is not SessionState.OPEN and type(message) not in _BEFORE_HELLO):
+            raise UnexpectedMessageError(f"{type(message).__name__} from a server while {self._state.value}")
+        handler(self, message)
+
+    def _on_hello(self, hello: Hello) -> None:
+        if self._hello is not None:
+            if hello.remote_id != self._hello.remote_id:
+                raise UnexpectedMessageError("Hello: a second one with another remote id on the same connection")
+            self._ignored += 1
+            return
+        if self._authenticate is not None:
+            tenant = None if hello.extensions is None else hello.extensions.tenant
+            if tenant != self._authenticate.tenant:
+                self._ignored += 1
+                return
+        self._hello = hello
+        self._entry_nonces = hello.extensions is not None and CAPABILITY_ENTRY_NONCES in hello.extensions.capabilities
+        self._state = SessionState.OPEN
+        self._events.append(HelloReceived(hello.remote_id, hello.extensions))
+
+    def _on_changes(self, changes: Changes) -> None:
+        if changes.public_key not in self._following:
+            self._ignored += 1
+            return
+        self._events.append(ChangesReceived(changes.public_key, tuple(changes.entries), changes.through))
+
+    def _on_ack(self, ack: Ack) -> None:
+        written = self._unacknowledged.get(ack.id)
+        if written is None:
+            self._ignored += 1
+            return
+        public_key, entry_ids = written
+        numbers = tuple(ack.sequence_numbers)
+        if len(numbers) > len(entry_ids) or (not self.is_stock and len(numbers) != len(entry_ids)):
+            raise MalformedMessageError(
+                f"Ack.sequenceNumbers: {len(numbers)} for a WriteEntries of {len(entry_ids)} entries"
+            )
+        del self._unacknowledged[ack.id]
+        self._events.append(AckReceived(ack.id, public_key, entry_ids, numbers, ack.through))
+
+    def _on_pong(self, pong: Pong) -> None:
+        if pong.id not in self._unanswered_pings:
+            self._ignored += 1
+            return
+        self._unanswered_pings.discard(pong.id)
+        self._events.append(PongReceived(pong.id))
+
+    def _on_rejected(self, rejected: Rejected) -> None:
+        raise _rejection(rejected.code)
+
+    # -- checks -----------------------------------------------------------------------------------------
+
+    def _require_key(self, public_key: str, command: str) -> None:
+        self._require_open(command)
+        size = len(public_key.encode("utf-8", "surrogatepass"))
+        if not 1 <= size <= PUBLIC_KEY_BYTES_MAX:
+            raise LocalProtocolError(f"cannot {command}: a public key has 1 to {PUBLIC_KEY_BYTES_MAX} bytes, not {size}")
+        if not self.is_stock:
+            return
+        if self._stock_key is None:
+            self._stock_key = public_key
+        elif self._stock_key != public_key:
+            raise LocalProtocolError(
+                f"cannot {command}: a stock server keeps one position for all public keys of a connection, so each"
+                " key needs a connection of its own"
+            )
+
+    def _release(self) -> None:
+        super()._release()
+        self._unacknowledged.clear()
+        self._unanswered_pings.clear()
+
+
+def _check_for_stock(entries: Sequence[EncryptedEntry]) -> None:
+    if len(entries) > 1:
+        raise LocalProtocolError("cannot write entries: this server reads one nonce per message; send one entry in each")
+    for entry in entries:
+        entry_id = entry.entry_id
+        if len(entry_id) == 16 and not (1 <= entry_id[6] >> 4 <= 8 and entry_id[8] >> 6 == 2):  # noqa: PLR2004
+            raise LocalProtocolError("cannot write entries: a stock server closes the connection on an id that is no UUID")
+
+
+def _rejection(code: str) -> AgentLayersError:
+    """Turn the code of a Rejected into the error of ours that it names."""
+    if code == ErrorCode.AUTHENTICATION:
+        return AuthenticationError("the server refused the token; give the one it was started with")
+    if code == ErrorCode.AUTHORIZATION:
+        return AuthorizationError("the server does not let this token into this tenant")
+    return RemoteProtocolError(f"the server ended the session: {code!r}")
+
+
+_HANDLERS: Final[dict[type, Callable[[ClientSession, Any], None]]] = {
+    Hello: ClientSession._on_hello,  # noqa: SLF001
+    Changes: ClientSession._on_changes,  # noqa: SLF001
+    Ack: ClientSession._on_ack,  # noqa: SLF001
+    Pong: ClientSession._on_pong,  # noqa: SLF001
+    Rejected: ClientSession._on_rejected,  # noqa: SLF001
+}
+_BEFORE_HELLO: Final = frozenset({Hello, Rejected})

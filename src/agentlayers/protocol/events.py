@@ -1,0 +1,117 @@
+"""What a session tells its shell: one value for each thing that happened on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agentlayers.errors import AgentLayersError
+from agentlayers.protocol.messages import EncryptedEntry, Extensions, RemoteEncryptedEntry
+
+__all__ = [
+    "AckReceived",
+    "AuthenticateReceived",
+    "ChangesReceived",
+    "ChangesRequested",
+    "ChangesStopped",
+    "ClientEvent",
+    "HelloReceived",
+    "PongReceived",
+    "ServerEvent",
+    "SessionFailed",
+    "WriteReceived",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFailed:
+    """
+    The session is over; close the connection. Always the last event.
+
+    Attributes:
+        error: What was wrong; also :attr:`Session.error <agentlayers.protocol.session.Session.error>`.
+    """
+
+    error: AgentLayersError
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReceived:
+    """Client: the server is ready; ask for changes and write."""
+
+    remote_id: bytes
+    extensions: Extensions | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesReceived:
+    """Client: entries of a public key that was asked for, in sequence order."""
+
+    public_key: str
+    entries: tuple[RemoteEncryptedEntry, ...]
+    through: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AckReceived:
+    """
+    Client: a WriteEntries is durable.
+
+    Attributes:
+        message_id: What :meth:`~agentlayers.protocol.client_session.ClientSession.write_entries` returned.
+        public_key: Where it was written to.
+        entry_ids: The entries it had, in the order sent.
+        sequence_numbers: One for each of them, in that order, from our server. A stock server may leave
+            duplicates out or sort them by number: then nothing says which entry has which number.
+        through: Everything of the key below it was sent to, or written by, this connection.
+    """
+
+    message_id: int
+    public_key: str
+    entry_ids: tuple[bytes, ...]
+    sequence_numbers: tuple[int, ...]
+    through: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PongReceived:
+    """Client: the server answered the Ping with this id."""
+
+    id: int
+
+
+ClientEvent = HelloReceived | ChangesReceived | AckReceived | PongReceived | SessionFailed
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticateReceived:
+    """Server: check the token, then call ``accept`` with the tenant's Hello, or ``reject``."""
+
+    tenant: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReceived:
+    """Server: make these durable, then call ``send_ack`` with a sequence for each, in this order."""
+
+    message_id: int
+    public_key: str
+    entries: tuple[EncryptedEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesRequested:
+    """Server: send everything of the key from ``start_sequence`` on, and go on doing so."""
+
+    public_key: str
+    start_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesStopped:
+    """Server: send nothing more of the key."""
+
+    public_key: str
+
+
+ServerEvent = AuthenticateReceived | WriteReceived | ChangesRequested | ChangesStopped | SessionFailed

@@ -1,0 +1,139 @@
+"""
+The connections of one service: one for all stores to our own server, one for each store to a stock one.
+
+A stock server keeps one position for all public keys of a connection, and so hides entries of one key
+behind another's. Which kind of server it is, ``Hello`` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from agentlayers.sync.connection import ConnectionWorker
+from agentlayers.sync.link import Link
+from agentlayers.sync.registration import Registration
+from agentlayers.sync.replication import Replication
+from agentlayers.sync.signal import Signal
+from agentlayers.sync.status import SyncState
+
+__all__ = ["ConnectionPool", "OnHello"]
+
+OnHello = Callable[[ConnectionWorker, Link], bool]
+
+_ADVANCEMENT: Final = (
+    SyncState.STOPPED,
+    SyncState.WAITING,
+    SyncState.CONNECTING,
+    SyncState.CONNECTED,
+)
+
+
+class ConnectionPool:
+    """
+    Assigns stores to connections.
+
+    Args:
+        new_worker: Makes a connection that asks the given function what to do after ``Hello``.
+        changed: Notified by the workers whenever a state changes.
+    """
+
+    def __init__(self, new_worker: Callable[[OnHello], ConnectionWorker], changed: Signal) -> None:
+        self._new_worker, self._changed = new_worker, changed
+        self._workers = [new_worker(self._arrange)]
+
+    @property
+    def foremost(self) -> ConnectionWorker:
+        """The least advanced connection: the one whose state is that of the whole."""
+        return min(self._workers, key=lambda worker: _ADVANCEMENT.index(worker.state))
+
+    def start(self) -> None:
+        """Begin connecting, wherever that was not begun or was given up."""
+        for worker in self._workers:
+            worker.start()
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        for worker in list(self._workers):
+            await worker.stop()
+
+    def assign(self, registration: Registration) -> None:
+        """Replicate a store, at once over a connection that is open."""
+        worker = self._workers[0]
+        if worker.assigned and worker.link is not None and worker.link.session.is_stock:
+            self._give_own_connection(registration)
+        else:
+            worker.assign(registration)
+
+    async def release(self, registration: Registration) -> None:
+        """Stop replicating a store."""
+        for worker in list(self._workers):
+            await worker.release(registration)
+            if worker is not self._workers[0] and not worker.assigned:
+                self._workers.remove(worker)
+                await worker.stop()
+
+    def link_of(self, registration: Registration) -> tuple[Link, Replication] | None:
+        """Find the open connection that replicates a store."""
+        for worker in self._workers:
+            if worker.link is not None:
+                replication = worker.link.replications.get(registration.public_key)
+                if replication is not None:
+                    return worker.link, replication
+        return None
+
+    def look_again(self) -> None:
+        """Cut pauses short, and look for pending entries on open connections."""
+        for worker in self._workers:
+            worker.retry_now()
+            for replication in worker.link.replications.values() if worker.link else ():
+                replication.push.wake()
+
+    async def until_connected(self) -> None:
+        """
+        Wait until every connection is up, without further pauses.
+
+        Raises:
+            AgentLayersError: What made the next attempt of one fail.
+        """
+        before = {worker: worker.failures for worker in self._workers}
+        for worker in self._workers:
+            worker.retry_now()
+
+        def failed() -> ConnectionWorker | None:
+            for worker in self._workers:
+                has_failed = worker.failures > before.get(worker, 0) or not worker.is_running
+                if has_failed and worker.error is not None:
+                    return worker
+            return None
+
+        def is_decided() -> bool:
+            return failed() is not None or all(
+                worker.state is SyncState.CONNECTED for worker in self._workers
+            )
+
+        await self._changed.until(is_decided)
+        worker = failed()
+        if worker is not None:
+            assert worker.error is not None
+            raise worker.error
+
+    def _arrange(self, worker: ConnectionWorker, link: Link) -> bool:
+        """Spread or gather the stores as the server needs it; whether ``worker`` is needed."""
+        if link.session.is_stock:
+            for registration in list(worker.assigned.values())[1:]:
+                del worker.assigned[registration.public_key]
+                self._give_own_connection(registration)
+            return True
+        if worker is self._workers[0]:
+            return True
+        self._workers.remove(worker)
+        for registration in worker.assigned.values():
+            self._workers[0].assign(registration)
+        return False
+
+    def _give_own_connection(self, registration: Registration) -> None:
+        worker = self._new_worker(self._arrange)
+        self._workers.append(worker)
+        worker.assign(registration)
+        worker.start()
