@@ -117,6 +117,15 @@ ARTIFACT_INLINE_BYTES_MAX: Final = 1 * MIB
 HORIZON_WINDOW_SECONDS: Final = 365 * 86_400.0
 """How long the ids of compacted entries are remembered, so that nothing compacted comes back."""
 
+COMPACTION_STEP_ROWS_MAX: Final = 2_000
+"""Entries one transaction of compaction drops, so that appends never wait long for it."""
+
+BUSY_SECONDS_MAX: Final = 10.0
+"""How long a write waits for another process's transaction on the same file."""
+
+FOREIGN_COMMIT_POLL_SECONDS: Final = 0.05
+"""Between looks for another process's commits, only while somebody follows the journal."""
+
 # -- runtime --------------------------------------------------------------------------------------------
 RECORD_WAIT_SECONDS_MAX: Final = 0.25
 """How long a message may wait for its commit before it is yielded as ``recording_behind``."""

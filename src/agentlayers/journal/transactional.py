@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random as random_module
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 from agentlayers.errors import StateError
@@ -86,7 +87,7 @@ class TransactionalJournal(EventJournal):
         while not selection.is_done:
             ids = await self.read(selection.advance)
             if ids:
-                step = await self.transact(lambda tx, ids=ids: retention.drop(tx, schema, ids))  # type: ignore[misc]
+                step = await self.transact(partial(retention.drop, schema=schema, ids=ids))
                 dropped, held_back = dropped + step.count, held_back + step.held_back
                 events |= step.events
         while await self.transact(lambda tx: retention.forget_horizon(tx, store)):

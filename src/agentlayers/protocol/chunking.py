@@ -1,8 +1,8 @@
 """
 Cut long messages into chunks and put them back together.
 
-A Reassembler belongs to one connection, so two clients that choose the same ids never meet. It does no I/O
-and keeps no clock: a half-sent message goes when its connection does.
+A Reassembler belongs to one connection, so two clients that choose the same ids never meet. It does
+no I/O and keeps no clock: a half-sent message goes when its connection does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ __all__ = ["Reassembler", "split_message"]
 
 def split_message(data: bytes, message_id: int, *, chunk_bytes: int = CHUNK_BYTES) -> list[bytes]:
     """
-    Return the frames in which to send an encoded message: itself, or its chunks if it is too long for one.
+    Return the frames in which to send an encoded message: itself, or its chunks if it is too long
+    for one.
 
     A message of exactly ``chunk_bytes`` is not cut.
 
@@ -40,10 +41,13 @@ def split_message(data: bytes, message_id: int, *, chunk_bytes: int = CHUNK_BYTE
     if len(data) <= chunk_bytes:
         return [data]
     if len(data) > MESSAGE_BYTES_MAX:
-        raise LocalProtocolError(f"a message of {len(data)} bytes is longer than {MESSAGE_BYTES_MAX}; send less at once")
+        raise LocalProtocolError(
+            f"a message of {len(data)} bytes is longer than {MESSAGE_BYTES_MAX}; send less at once"
+        )
     pieces = [data[start : start + chunk_bytes] for start in range(0, len(data), chunk_bytes)]
     return [
-        encode_message(ChunkedMessage(message_id, index, len(pieces), piece)) for index, piece in enumerate(pieces)
+        encode_message(ChunkedMessage(message_id, index, len(pieces), piece))
+        for index, piece in enumerate(pieces)
     ]
 
 
@@ -83,12 +87,13 @@ class Reassembler:
         """
         Take one chunk, and return the message when it is the last one missing.
 
-        Chunks may come in any order; a repeated one is ignored. What the peer announces is checked before
-        anything is kept in proportion to it.
+        Chunks may come in any order; a repeated one is ignored. What the peer announces is checked
+        before anything is kept in proportion to it.
 
         Raises:
             LimitExceededError: Too many chunks, bytes or unfinished messages.
-            MalformedMessageError: The index is outside the message, or the total differs from an earlier one.
+            MalformedMessageError: The index is outside the message, or the total differs from an
+                earlier one.
 
         >>> chunks = Reassembler()
         >>> chunks.add(ChunkedMessage(7, 1, 2, b"world")) is None
@@ -103,10 +108,13 @@ class Reassembler:
             pending = _Pending(chunk.total)
         elif pending.total != chunk.total:
             raise MalformedMessageError(
-                f"ChunkedMessage.part: message {chunk.id} had {pending.total} chunks, now {chunk.total}"
+                f"ChunkedMessage.part: message {chunk.id} had {pending.total} chunks,"
+                f" now {chunk.total}"
             )
         if chunk.index >= chunk.total:
-            raise MalformedMessageError(f"ChunkedMessage.part: index {chunk.index} of {chunk.total} chunks")
+            raise MalformedMessageError(
+                f"ChunkedMessage.part: index {chunk.index} of {chunk.total} chunks"
+            )
         if chunk.index in pending.pieces:
             return None
         self._check_size(pending, chunk)
@@ -140,7 +148,11 @@ class Reassembler:
     def _check_size(self, pending: _Pending, chunk: ChunkedMessage) -> None:
         size = pending.size + len(chunk.data)
         if size > MESSAGE_BYTES_MAX:
-            raise LimitExceededError(limit="MESSAGE_BYTES_MAX", allowed=MESSAGE_BYTES_MAX, declared=size)
+            raise LimitExceededError(
+                limit="MESSAGE_BYTES_MAX", allowed=MESSAGE_BYTES_MAX, declared=size
+            )
         held = self._pending_bytes + len(chunk.data)
         if held > PENDING_CHUNK_BYTES_MAX:
-            raise LimitExceededError(limit="PENDING_CHUNK_BYTES_MAX", allowed=PENDING_CHUNK_BYTES_MAX, declared=held)
+            raise LimitExceededError(
+                limit="PENDING_CHUNK_BYTES_MAX", allowed=PENDING_CHUNK_BYTES_MAX, declared=held
+            )

@@ -1,33 +1,35 @@
 """
 The client's side of a connection, as a pure state machine.
 
-=================  ==================================  ==============================================  ==============
-state              event                               action                                          next state
-=================  ==================================  ==============================================  ==============
-(start)            created                             queue Authenticate, if one was given            AWAITING_HELLO
-AWAITING_HELLO     Hello (of the tenant asked for)     HelloReceived                                   OPEN
-AWAITING_HELLO     Hello of another tenant, or none,   ignored: an open server greets before it knows  AWAITING_HELLO
-                   though Authenticate was sent        the tenant
-AWAITING_HELLO     any other message                   SessionFailed(UnexpectedMessageError)           FAILED
-OPEN               Changes of a key asked for          ChangesReceived                                 OPEN
-OPEN               Changes of another key              ignored, counted                                OPEN
-OPEN               Ack of a WriteEntries in flight     AckReceived                                     OPEN
-OPEN               Ack of anything else                ignored, counted                                OPEN
-OPEN               Pong of a Ping in flight            PongReceived                                    OPEN
-OPEN               Pong of anything else               ignored, counted                                OPEN
-OPEN               Hello with the same remote id       ignored, counted                                OPEN
-OPEN               Hello with another remote id        SessionFailed(UnexpectedMessageError)           FAILED
-any of these       Rejected                            SessionFailed(the error it names)               FAILED
-any of these       ChunkedMessage                      kept; the last one missing acts as its message  as that message
-any of these       a client's message                  SessionFailed(UnexpectedMessageError)           FAILED
-any of these       malformed, or past a bound          SessionFailed                                   FAILED
-any of these       end of the connection               nothing is emitted                              CLOSED
-FAILED, CLOSED     anything                            ignored                                         unchanged
-=================  ==================================  ==============================================  ==============
+==============  ================================  ==============================  ===============
+state           event                             action                          next state
+==============  ================================  ==============================  ===============
+(start)         created                           queue Authenticate, if given    AWAITING_HELLO
+AWAITING_HELLO  Hello                             HelloReceived                   OPEN
+AWAITING_HELLO  Hello of another tenant than      ignored: an open server greets  AWAITING_HELLO
+                authenticated for, or of none     before it knows the tenant
+AWAITING_HELLO  any other message                 SessionFailed                   FAILED
+OPEN            Changes of a followed key         ChangesReceived                 OPEN
+OPEN            Changes of another key            ignored, counted                OPEN
+OPEN            Ack of a write in flight          AckReceived                     OPEN
+OPEN            Ack of anything else              ignored, counted                OPEN
+OPEN            Pong of a Ping in flight          PongReceived                    OPEN
+OPEN            Pong of anything else             ignored, counted                OPEN
+OPEN            Hello, the same remote id         ignored, counted                OPEN
+OPEN            Hello, another remote id          SessionFailed                   FAILED
+OPEN            ChunkedMessage                    kept; the last one missing      as that message
+                                                  acts as the message it
+                                                  completes
+OPEN            a client's message                SessionFailed                   FAILED
+either          Rejected                          SessionFailed(what it names)    FAILED
+either          malformed, or past a bound        SessionFailed                   FAILED
+either          end of the connection             no event                        CLOSED
+FAILED, CLOSED  anything                          ignored                         unchanged
+==============  ================================  ==============================  ===============
 
-Towards a stock server the session refuses to send what would break that server or its client: a second public
-key (it keeps one position for all keys of a connection), several entries under one nonce, an entry id
-that is no UUID (its memory storage closes the connection).
+Towards a stock server the session refuses to send what would break that server or its client: a
+second public key (it keeps one position for all keys of a connection), several entries under one
+nonce, an entry id that is no UUID (its memory storage closes the connection).
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ from agentlayers.errors import (
 )
 from agentlayers.limits import (
     ENTRIES_PER_MESSAGE_MAX,
+    ENTRY_ID_BYTES,
     PUBLIC_KEY_BYTES_MAX,
     SUBSCRIPTIONS_PER_CONNECTION_MAX,
 )
@@ -88,8 +91,8 @@ class ClientSession(Session[ClientEvent]):
 
     Args:
         is_stream: Whether bytes arrive cut anywhere (TCP), not one message at a time (WebSocket).
-        authenticate: Sent before anything else, where the medium has no header for it. The session then
-            waits for the Hello of that tenant.
+        authenticate: Sent before anything else, where the medium has no header for it. The session
+            then waits for the Hello of that tenant.
     """
 
     def __init__(self, *, is_stream: bool, authenticate: Authenticate | None = None) -> None:
@@ -106,7 +109,7 @@ class ClientSession(Session[ClientEvent]):
         if authenticate is not None:
             self._outgoing.append(encode_message(authenticate))
 
-    # -- what the server said of itself -----------------------------------------------------------------
+    # -- what the server said of itself ------------------------------------------------------------
 
     @property
     def remote_id(self) -> bytes | None:
@@ -133,20 +136,23 @@ class ClientSession(Session[ClientEvent]):
         """How many WriteEntries wait for their Ack."""
         return len(self._unacknowledged)
 
-    # -- commands ---------------------------------------------------------------------------------------
+    # -- commands ----------------------------------------------------------------------------------
 
     def request_changes(self, public_key: str, start_sequence: int) -> None:
         """
         Follow a public key from the first sequence not held yet.
 
         Raises:
-            LocalProtocolError: Not open, too many keys, a second key on a stock server's connection, or a
-                key or sequence that cannot be expressed.
+            LocalProtocolError: Not open, too many keys, a second key on a stock server's
+                connection, or a key or sequence that cannot be expressed.
         """
         self._require_key(public_key, "request changes")
-        if public_key not in self._following and len(self._following) >= SUBSCRIPTIONS_PER_CONNECTION_MAX:
+        if (
+            public_key not in self._following
+            and len(self._following) >= SUBSCRIPTIONS_PER_CONNECTION_MAX
+        ):
             raise LocalProtocolError(
-                f"cannot request changes: {SUBSCRIPTIONS_PER_CONNECTION_MAX} public keys are followed already"
+                f"cannot request changes: {len(self._following)} public keys are followed already"
             )
         self._outgoing.append(encode_message(RequestChanges(public_key, start_sequence)))
         self._following.add(public_key)
@@ -169,12 +175,14 @@ class ClientSession(Session[ClientEvent]):
         Append sealed entries, and return the message id that their Ack will have.
 
         Raises:
-            LocalProtocolError: Not open; several entries to a server that reads one nonce per message (send
-                one in each); too many; or an entry that cannot be expressed.
+            LocalProtocolError: Not open; several entries to a server that reads one nonce per
+                message (send one in each); too many; or an entry that cannot be expressed.
         """
         self._require_key(public_key, "write entries")
         if len(entries) > ENTRIES_PER_MESSAGE_MAX:
-            raise LocalProtocolError(f"cannot write {len(entries)} entries at once; at most {ENTRIES_PER_MESSAGE_MAX}")
+            raise LocalProtocolError(
+                f"cannot write {len(entries)} entries at once; at most {ENTRIES_PER_MESSAGE_MAX}"
+            )
         if not self._entry_nonces:
             _check_for_stock(entries)
         message_id = self._next_message_id
@@ -200,7 +208,7 @@ class ClientSession(Session[ClientEvent]):
         self._outgoing.append(encode_message(Ping(ping_id)))
         return ping_id
 
-    # -- what arrives -----------------------------------------------------------------------------------
+    # -- what arrives ------------------------------------------------------------------------------
 
     def _handle(self, message: Message) -> None:
         if type(message) is ChunkedMessage and self._state is SessionState.OPEN:
@@ -209,14 +217,20 @@ class ClientSession(Session[ClientEvent]):
                 return
             message = whole
         handler = _HANDLERS.get(type(message))
-        if handler is None or (self._state is not SessionState.OPEN and type(message) not in _BEFORE_HELLO):
-            raise UnexpectedMessageError(f"{type(message).__name__} from a server while {self._state.value}")
+        if handler is None or (
+            self._state is not SessionState.OPEN and type(message) not in _BEFORE_HELLO
+        ):
+            raise UnexpectedMessageError(
+                f"{type(message).__name__} from a server while {self._state.value}"
+            )
         handler(self, message)
 
     def _on_hello(self, hello: Hello) -> None:
         if self._hello is not None:
             if hello.remote_id != self._hello.remote_id:
-                raise UnexpectedMessageError("Hello: a second one with another remote id on the same connection")
+                raise UnexpectedMessageError(
+                    "Hello: a second one with another remote id on the same connection"
+                )
             self._ignored += 1
             return
         if self._authenticate is not None:
@@ -225,7 +239,10 @@ class ClientSession(Session[ClientEvent]):
                 self._ignored += 1
                 return
         self._hello = hello
-        self._entry_nonces = hello.extensions is not None and CAPABILITY_ENTRY_NONCES in hello.extensions.capabilities
+        self._entry_nonces = (
+            hello.extensions is not None
+            and CAPABILITY_ENTRY_NONCES in hello.extensions.capabilities
+        )
         self._state = SessionState.OPEN
         self._events.append(HelloReceived(hello.remote_id, hello.extensions))
 
@@ -233,7 +250,9 @@ class ClientSession(Session[ClientEvent]):
         if changes.public_key not in self._following:
             self._ignored += 1
             return
-        self._events.append(ChangesReceived(changes.public_key, tuple(changes.entries), changes.through))
+        self._events.append(
+            ChangesReceived(changes.public_key, tuple(changes.entries), changes.through)
+        )
 
     def _on_ack(self, ack: Ack) -> None:
         written = self._unacknowledged.get(ack.id)
@@ -244,7 +263,7 @@ class ClientSession(Session[ClientEvent]):
         numbers = tuple(ack.sequence_numbers)
         if len(numbers) > len(entry_ids) or (not self.is_stock and len(numbers) != len(entry_ids)):
             raise MalformedMessageError(
-                f"Ack.sequenceNumbers: {len(numbers)} for a WriteEntries of {len(entry_ids)} entries"
+                f"Ack.sequenceNumbers: {len(numbers)} for a write of {len(entry_ids)} entries"
             )
         del self._unacknowledged[ack.id]
         self._events.append(AckReceived(ack.id, public_key, entry_ids, numbers, ack.through))
@@ -259,21 +278,23 @@ class ClientSession(Session[ClientEvent]):
     def _on_rejected(self, rejected: Rejected) -> None:
         raise _rejection(rejected.code)
 
-    # -- checks -----------------------------------------------------------------------------------------
+    # -- checks ------------------------------------------------------------------------------------
 
     def _require_key(self, public_key: str, command: str) -> None:
         self._require_open(command)
         size = len(public_key.encode("utf-8", "surrogatepass"))
         if not 1 <= size <= PUBLIC_KEY_BYTES_MAX:
-            raise LocalProtocolError(f"cannot {command}: a public key has 1 to {PUBLIC_KEY_BYTES_MAX} bytes, not {size}")
+            raise LocalProtocolError(
+                f"cannot {command}: a public key has 1 to {PUBLIC_KEY_BYTES_MAX} bytes, not {size}"
+            )
         if not self.is_stock:
             return
         if self._stock_key is None:
             self._stock_key = public_key
         elif self._stock_key != public_key:
             raise LocalProtocolError(
-                f"cannot {command}: a stock server keeps one position for all public keys of a connection, so each"
-                " key needs a connection of its own"
+                f"cannot {command}: a stock server keeps one position for all public keys of a"
+                " connection, so each key needs a connection of its own"
             )
 
     def _release(self) -> None:
@@ -284,11 +305,17 @@ class ClientSession(Session[ClientEvent]):
 
 def _check_for_stock(entries: Sequence[EncryptedEntry]) -> None:
     if len(entries) > 1:
-        raise LocalProtocolError("cannot write entries: this server reads one nonce per message; send one entry in each")
+        raise LocalProtocolError(
+            "cannot write entries: this server reads one nonce per message; send one entry in each"
+        )
     for entry in entries:
         entry_id = entry.entry_id
-        if len(entry_id) == 16 and not (1 <= entry_id[6] >> 4 <= 8 and entry_id[8] >> 6 == 2):  # noqa: PLR2004
-            raise LocalProtocolError("cannot write entries: a stock server closes the connection on an id that is no UUID")
+        if len(entry_id) == ENTRY_ID_BYTES and not (
+            1 <= entry_id[6] >> 4 <= 8 and entry_id[8] >> 6 == 2
+        ):
+            raise LocalProtocolError(
+                "cannot write entries: a stock server hangs up on an id that is no UUID"
+            )
 
 
 def _rejection(code: str) -> AgentLayersError:
@@ -301,10 +328,10 @@ def _rejection(code: str) -> AgentLayersError:
 
 
 _HANDLERS: Final[dict[type, Callable[[ClientSession, Any], None]]] = {
-    Hello: ClientSession._on_hello,  # noqa: SLF001
-    Changes: ClientSession._on_changes,  # noqa: SLF001
-    Ack: ClientSession._on_ack,  # noqa: SLF001
-    Pong: ClientSession._on_pong,  # noqa: SLF001
-    Rejected: ClientSession._on_rejected,  # noqa: SLF001
+    Hello: ClientSession._on_hello,
+    Changes: ClientSession._on_changes,
+    Ack: ClientSession._on_ack,
+    Pong: ClientSession._on_pong,
+    Rejected: ClientSession._on_rejected,
 }
 _BEFORE_HELLO: Final = frozenset({Hello, Rejected})

@@ -2,8 +2,8 @@
 Every message to bytes and back.
 
 Written is exactly what a stock peer writes: map16, fields in the order of its schema, ``_tag`` last
-(:mod:`agentlayers.protocol.encoder`). Read is anything it reads: any key order and header form, unknown keys,
-integral floats (:mod:`agentlayers.protocol.decoder`).
+(:mod:`agentlayers.protocol.encoder`). Read is anything it reads: any key order and header form,
+unknown keys, integral floats (:mod:`agentlayers.protocol.decoder`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """
 Bytes to messages: tolerant of form, strict about content.
 
-Any key order and header form, unknown keys and integral floats are read, as a stock peer does. What a
-message holds is checked here once, so that sessions and everything above them can rely on it: ids of 16 bytes,
-nonces of 12, numbers from 0 to 2**53, bounded texts and lists. An error names the message, the field, and
-for a list the item.
+Any key order and header form, unknown keys and integral floats are read, as a stock peer does. What
+a message holds is checked here once, so that sessions and everything above them can rely on it: ids
+of 16 bytes, nonces of 12, numbers from 0 to 2**53, bounded texts and lists. An error names the
+message, the field, and for a list the item.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from agentlayers.errors import MalformedMessageError, VersionMismatchError
-from agentlayers.limits import ENTRY_ID_BYTES, IV_BYTES, NAME_BYTES_MAX, PUBLIC_KEY_BYTES_MAX, TOKEN_BYTES_MAX
+from agentlayers.limits import (
+    ENTRY_ID_BYTES,
+    IV_BYTES,
+    NAME_BYTES_MAX,
+    PUBLIC_KEY_BYTES_MAX,
+    TOKEN_BYTES_MAX,
+)
 from agentlayers.protocol.fields import Fields, read_fields
 from agentlayers.protocol.messages import (
     EXTENSION_VERSION,
@@ -46,15 +52,19 @@ def decode_message(data: bytes) -> Message:
     Read the message that ``data`` is, from the first byte to the last.
 
     Raises:
-        MalformedMessageError: No single MessagePack map, an unknown ``_tag``, or a field that is missing or
-            ill-typed.
-        LimitExceededError: More fields, entries or capabilities than :mod:`agentlayers.limits` allows.
-        VersionMismatchError: A Hello whose extension fields are of a version this release cannot speak.
+        MalformedMessageError: No single MessagePack map, an unknown ``_tag``, or a field that is
+            missing or ill-typed.
+        LimitExceededError: More fields, entries or capabilities than :mod:`agentlayers.limits`
+            allows.
+        VersionMismatchError: A Hello whose extension fields are of a version this release cannot
+            speak.
     """
     fields = read_fields(data)
     decoder = _DECODERS.get(fields.tag)
     if decoder is None:
-        raise MalformedMessageError(f"_tag: unknown message {fields.tag[:40]!r}; known are {', '.join(_DECODERS)}")
+        raise MalformedMessageError(
+            f"_tag: unknown message {fields.tag[:40]!r}; known are {', '.join(_DECODERS)}"
+        )
     return decoder(fields)
 
 
@@ -67,7 +77,9 @@ def _hello(fields: Fields) -> Hello:
 def _extensions(fields: Fields) -> Extensions:
     version = fields.number("version")
     if version != EXTENSION_VERSION:
-        raise VersionMismatchError(f"{fields.tag}.version: {version}; this release speaks {EXTENSION_VERSION}")
+        raise VersionMismatchError(
+            f"{fields.tag}.version: {version}; this release speaks {EXTENSION_VERSION}"
+        )
     capabilities = fields.listed("capabilities")
     for name in capabilities:
         if type(name) is not str or len(name) > NAME_BYTES_MAX:
@@ -109,14 +121,20 @@ def _write_entries(fields: Fields) -> WriteEntries:
     raw = fields.listed("encryptedEntries")
     if not raw:
         return WriteEntries(public_key, message_id, (), iv)
-    # What the entries hold is checked a column at a time, which is three times as fast as one by one; only
-    # when something is wrong are they looked at singly, to say where.
+    # What the entries hold is checked a column at a time, which is three times as fast as one by
+    # one; only when something is wrong are they looked at singly, to say where.
     if set(map(type, raw)) == {RemoteEncryptedEntry}:
         _, ivs, ids, ciphertexts = zip(*raw, strict=True)
         if None in ivs:
             ivs = tuple(iv if own is None else own for own in ivs)
-        if _all_bytes(ids, ENTRY_ID_BYTES) and _all_bytes(ivs, IV_BYTES) and set(map(type, ciphertexts)) == {bytes}:
-            return WriteEntries(public_key, message_id, tuple(map(EncryptedEntry, ids, ivs, ciphertexts)), iv)
+        if (
+            _all_bytes(ids, ENTRY_ID_BYTES)
+            and _all_bytes(ivs, IV_BYTES)
+            and set(map(type, ciphertexts)) == {bytes}
+        ):
+            return WriteEntries(
+                public_key, message_id, tuple(map(EncryptedEntry, ids, ivs, ciphertexts)), iv
+            )
     raise _explain(fields, "encryptedEntries", raw, has_sequence=False)
 
 
@@ -135,9 +153,15 @@ def _changes(fields: Fields) -> Changes:
     if set(map(type, raw)) == {RemoteEncryptedEntry}:
         sequences, ivs, ids, ciphertexts = zip(*raw, strict=True)
         if not _all_sequences(sequences):
-            sequences = tuple(fields.integer("entries.sequence", sequence) for sequence in sequences)
+            sequences = tuple(
+                fields.integer("entries.sequence", sequence) for sequence in sequences
+            )
             raw = list(map(RemoteEncryptedEntry, sequences, ivs, ids, ciphertexts))
-        if _all_bytes(ids, ENTRY_ID_BYTES) and _all_bytes(ivs, IV_BYTES) and set(map(type, ciphertexts)) == {bytes}:
+        if (
+            _all_bytes(ids, ENTRY_ID_BYTES)
+            and _all_bytes(ivs, IV_BYTES)
+            and set(map(type, ciphertexts)) == {bytes}
+        ):
             return Changes(public_key, tuple(raw), through)
     raise _explain(fields, "entries", raw, has_sequence=True)
 
@@ -152,8 +176,10 @@ def _pong(fields: Fields) -> Pong:
 
 def _chunked_message(fields: Fields) -> ChunkedMessage:
     part = fields.listed("part")
-    if len(part) != 2:  # noqa: PLR2004
-        raise MalformedMessageError(f"ChunkedMessage.part: expected [index, total], got {len(part)} items")
+    if len(part) != 2:
+        raise MalformedMessageError(
+            f"ChunkedMessage.part: expected [index, total], got {len(part)} items"
+        )
     index, total = (fields.integer("part", number) for number in part)
     return ChunkedMessage(fields.number("id"), index, total, fields.data("data"))
 
@@ -163,10 +189,14 @@ def _all_bytes(values: Sequence[Any], size: int) -> bool:
 
 
 def _all_sequences(values: Sequence[Any]) -> bool:
-    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= INTEGER_MAX)
+    return not values or (
+        set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= INTEGER_MAX
+    )
 
 
-def _explain(fields: Fields, name: str, raw: Sequence[Any], *, has_sequence: bool) -> MalformedMessageError:
+def _explain(
+    fields: Fields, name: str, raw: Sequence[Any], *, has_sequence: bool
+) -> MalformedMessageError:
     """Find the first entry that is wrong."""
     for index, entry in enumerate(raw):
         place = f"{name}[{index}]"

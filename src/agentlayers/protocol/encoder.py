@@ -1,9 +1,9 @@
 """
 Messages to bytes, exactly as a stock peer writes them.
 
-Fields of ours that a stock peer does not know stand before ``_tag`` and are left out where the message has
-none, so such a message is a stock peer's to the byte. Headers and keys are constants: only what differs
-from message to message is packed.
+Fields of ours that a stock peer does not know stand before ``_tag`` and are left out where the
+message has none, so such a message is a stock peer's to the byte. Headers and keys are constants:
+only what differs from message to message is packed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ from agentlayers.protocol.messages import (
     StopChanges,
     WriteEntries,
 )
-from agentlayers.protocol.wire_form import array_header, bin_header, map_header, pack_bin, pack_number, pack_str
+from agentlayers.protocol.wire_form import (
+    array_header,
+    bin_header,
+    map_header,
+    pack_bin,
+    pack_number,
+    pack_str,
+)
 
 __all__ = ["encode_message"]
 
@@ -41,12 +48,13 @@ def encode_message(message: Message, *, entry_nonces: bool = False) -> bytes:
 
     Args:
         message: What to write.
-        entry_nonces: Put a nonce beside each entry of a WriteEntries; only for a server whose Hello announced
-            that it reads them. Without it all entries must have the nonce that stands beside the list.
+        entry_nonces: Put a nonce beside each entry of a WriteEntries; only for a server whose Hello
+            announced that it reads them. Without it all entries must have the nonce that stands
+            beside the list.
 
     Raises:
-        LocalProtocolError: A field cannot be expressed: a number out of range, bytes of the wrong length,
-            several nonces without ``entry_nonces``.
+        LocalProtocolError: A field cannot be expressed: a number out of range, bytes of the wrong
+            length, several nonces without ``entry_nonces``.
     """
     if type(message) is WriteEntries:
         return _encode_write_entries(message, entry_nonces=entry_nonces)
@@ -55,9 +63,13 @@ def encode_message(message: Message, *, entry_nonces: bool = False) -> bytes:
 
 def _encode_hello(message: Hello) -> bytes:
     remote_id = _exactly(message.remote_id, 16, "Hello.remoteId")
-    parts = [map_header(2 if message.extensions is None else 3), b"\xa8remoteId", pack_bin(remote_id)]
+    parts = [
+        map_header(2 if message.extensions is None else 3),
+        b"\xa8remoteId",
+        pack_bin(remote_id),
+    ]
     if message.extensions is not None:
-        parts += (b"\xacagentlayers", _encode_extensions(message.extensions))
+        parts += (b"\xabagentlayers", _encode_extensions(message.extensions))
     parts.append(b"\xa4_tag\xa5Hello")
     return b"".join(parts)
 
@@ -83,11 +95,18 @@ def _encode_extensions(extensions: Extensions) -> bytes:
 def _encode_authenticate(message: Authenticate) -> bytes:
     tenant = pack_str(message.tenant, field="Authenticate.tenant")
     token = pack_str(message.token, field="Authenticate.token")
-    return b"".join((map_header(3), b"\xa6tenant", tenant, b"\xa5token", token, b"\xa4_tag\xacAuthenticate"))
+    return b"".join(
+        (map_header(3), b"\xa6tenant", tenant, b"\xa5token", token, b"\xa4_tag\xacAuthenticate")
+    )
 
 
 def _encode_rejected(message: Rejected) -> bytes:
-    return map_header(2) + b"\xa4code" + pack_str(message.code, field="Rejected.code") + b"\xa4_tag\xa8Rejected"
+    return (
+        map_header(2)
+        + b"\xa4code"
+        + pack_str(message.code, field="Rejected.code")
+        + b"\xa4_tag\xa8Rejected"
+    )
 
 
 def _encode_request_changes(message: RequestChanges) -> bytes:
@@ -112,7 +131,9 @@ def _encode_write_entries(message: WriteEntries, *, entry_nonces: bool) -> bytes
     entries = message.entries
     iv = message.iv or (entries[0].iv if entries else _NO_IV)
     if not entry_nonces and any(entry.iv != iv for entry in entries):
-        raise LocalProtocolError("WriteEntries: this server reads one nonce per message; send one entry in each")
+        raise LocalProtocolError(
+            "WriteEntries: this server reads one nonce per message; send one entry in each"
+        )
     parts = [
         map_header(5),
         b"\xa9publicKey",
@@ -127,7 +148,9 @@ def _encode_write_entries(message: WriteEntries, *, entry_nonces: bool) -> bytes
     head = map_header(3 if entry_nonces else 2) + b"\xa7entryId\xc4\x10"
     for entry_id, entry_iv, ciphertext in entries:
         if len(entry_id) != ENTRY_ID_BYTES or len(entry_iv) != IV_BYTES:
-            raise LocalProtocolError(f"WriteEntries: an entry id of {len(entry_id)} and an iv of {len(entry_iv)} bytes")
+            raise LocalProtocolError(
+                f"WriteEntries: an entry id of {len(entry_id)} and an iv of {len(entry_iv)} bytes"
+            )
         parts += (head, entry_id, b"\xaeencryptedEntry", bin_header(len(ciphertext)), ciphertext)
         if entry_nonces:
             parts += (b"\xa2iv\xc4\x0c", entry_iv)
@@ -161,7 +184,9 @@ def _encode_changes(message: Changes) -> bytes:
     ]
     for sequence, iv, entry_id, ciphertext in message.entries:
         if len(entry_id) != ENTRY_ID_BYTES or len(iv) != IV_BYTES:
-            raise LocalProtocolError(f"Changes: an entry id of {len(entry_id)} and an iv of {len(iv)} bytes")
+            raise LocalProtocolError(
+                f"Changes: an entry id of {len(entry_id)} and an iv of {len(iv)} bytes"
+            )
         parts += (
             b"\xde\x00\x04\xa8sequence",
             pack_number(sequence, field="Changes.entries.sequence"),
@@ -180,11 +205,15 @@ def _encode_changes(message: Changes) -> bytes:
 
 
 def _encode_ping(message: Ping) -> bytes:
-    return map_header(2) + b"\xa2id" + pack_number(message.id, field="Ping.id") + b"\xa4_tag\xa4Ping"
+    return (
+        map_header(2) + b"\xa2id" + pack_number(message.id, field="Ping.id") + b"\xa4_tag\xa4Ping"
+    )
 
 
 def _encode_pong(message: Pong) -> bytes:
-    return map_header(2) + b"\xa2id" + pack_number(message.id, field="Pong.id") + b"\xa4_tag\xa4Pong"
+    return (
+        map_header(2) + b"\xa2id" + pack_number(message.id, field="Pong.id") + b"\xa4_tag\xa4Pong"
+    )
 
 
 def _encode_chunked_message(message: ChunkedMessage) -> bytes:

@@ -1,8 +1,9 @@
 """
 The plaintext of an entry: what is sealed, and what comes out when a sealed entry is opened.
 
-A map16 of exactly ``id, event, primaryKey, payload`` in this order, byte for byte as stock peers write it;
-``payload`` holds MessagePack of its own (:mod:`agentlayers.protocol.payload`), which is passed on unread.
+A map16 of exactly ``id, event, primaryKey, payload`` in this order, byte for byte as stock peers
+write it; ``payload`` holds MessagePack of its own (:mod:`agentlayers.protocol.payload`), which is
+passed on unread.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def encode_entry(entry_id: bytes, event: str, primary_key: str, payload: bytes) 
         LocalProtocolError: The id is not 16 bytes long, or a text has no UTF-8 form.
 
     >>> encode_entry(bytes(16), "E", "", b"").hex()
+
     'de0004a26964c41000000000000000000000000000000000a56576656e74a145aa7072696d6172794b6579a0a77061796c6f6164c400'
 
     """
@@ -75,7 +77,9 @@ def decode_entry(data: bytes) -> tuple[bytes, str, str, bytes]:
     if type(event) is not str:
         raise MalformedMessageError(f"entry.event: expected text, got {type(event).__name__}")
     if type(primary_key) is not str:
-        raise MalformedMessageError(f"entry.primaryKey: expected text, got {type(primary_key).__name__}")
+        raise MalformedMessageError(
+            f"entry.primaryKey: expected text, got {type(primary_key).__name__}"
+        )
     if type(payload) is not bytes:
         raise MalformedMessageError(f"entry.payload: expected bytes, got {type(payload).__name__}")
     return entry_id, event, primary_key, payload

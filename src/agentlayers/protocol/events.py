@@ -28,7 +28,8 @@ class SessionFailed:
     The session is over; close the connection. Always the last event.
 
     Attributes:
-        error: What was wrong; also :attr:`Session.error <agentlayers.protocol.session.Session.error>`.
+        error: What was wrong; also :attr:`Session.error
+            <agentlayers.protocol.session.Session.error>`.
     """
 
     error: AgentLayersError
@@ -57,11 +58,13 @@ class AckReceived:
     Client: a WriteEntries is durable.
 
     Attributes:
-        message_id: What :meth:`~agentlayers.protocol.client_session.ClientSession.write_entries` returned.
+        message_id: What :meth:`~agentlayers.protocol.client_session.ClientSession.write_entries`
+            returned.
         public_key: Where it was written to.
         entry_ids: The entries it had, in the order sent.
-        sequence_numbers: One for each of them, in that order, from our server. A stock server may leave
-            duplicates out or sort them by number: then nothing says which entry has which number.
+        sequence_numbers: One for each of them, in that order, from our server. A stock server may
+            leave duplicates out or sort them by number: then nothing says which entry has which
+            number.
         through: Everything of the key below it was sent to, or written by, this connection.
     """
 
@@ -92,7 +95,7 @@ class AuthenticateReceived:
 
 @dataclass(frozen=True, slots=True)
 class WriteReceived:
-    """Server: make these durable, then call ``send_ack`` with a sequence for each, in this order."""
+    """Server: make these durable, then ``send_ack`` with a sequence for each, in this order."""
 
     message_id: int
     public_key: str
@@ -114,4 +117,6 @@ class ChangesStopped:
     public_key: str
 
 
-ServerEvent = AuthenticateReceived | WriteReceived | ChangesRequested | ChangesStopped | SessionFailed
+ServerEvent = (
+    AuthenticateReceived | WriteReceived | ChangesRequested | ChangesStopped | SessionFailed
+)

@@ -1,8 +1,9 @@
 """
 The fields of one received message, read without building anything a peer could blow up.
 
-Known fields that hold scalars are unpacked; unknown ones are skipped. Lists are read item by item after their
-announced length was checked. A list or map where neither belongs becomes :data:`NOTHING` while it is read.
+Known fields that hold scalars are unpacked; unknown ones are skipped. Lists are read item by item
+after their announced length was checked. A list or map where neither belongs becomes
+:data:`NOTHING` while it is read.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ _new_entry: Final = tuple.__new__
 @final
 class Fields:
     """
-    Typed access to the fields of one message; every miss is a :class:`MalformedMessageError` with the field's name.
+    Typed access to the fields of one message; every miss is a :class:`MalformedMessageError` with
+    the field's name.
 
     Attributes:
         tag: The message's name, the value of ``_tag``.
@@ -76,7 +78,9 @@ class Fields:
         if type(value) is not str:
             raise self.wrong(name, "text", value)
         if not bytes_min <= len(value) <= bytes_max or len(value.encode()) > bytes_max:
-            raise MalformedMessageError(f"{self.tag}.{name}: expected {bytes_min} to {bytes_max} bytes of text")
+            raise MalformedMessageError(
+                f"{self.tag}.{name}: expected {bytes_min} to {bytes_max} bytes of text"
+            )
         return value
 
     def data(self, name: str, *, size: int | None = None) -> bytes:
@@ -85,7 +89,9 @@ class Fields:
         if type(value) is not bytes:
             raise self.wrong(name, "bytes", value)
         if size is not None and len(value) != size:
-            raise MalformedMessageError(f"{self.tag}.{name}: expected {size} bytes, got {len(value)}")
+            raise MalformedMessageError(
+                f"{self.tag}.{name}: expected {size} bytes, got {len(value)}"
+            )
         return value
 
     def number(self, name: str) -> int:
@@ -133,7 +139,8 @@ def read_fields(data: bytes) -> Fields:
     Take one message apart.
 
     Raises:
-        MalformedMessageError: Not one MessagePack map from the first byte to the last, or without a ``_tag``.
+        MalformedMessageError: Not one MessagePack map from the first byte to the last, or without a
+            ``_tag``.
         LimitExceededError: More fields or items than a message may have.
     """
     unpacker = msgpack.Unpacker(
@@ -157,20 +164,28 @@ def read_fields(data: bytes) -> Fields:
         raise MalformedMessageError(f"{len(data) - consumed} bytes stand behind the message")
     tag = values.get("_tag")
     if type(tag) is not str:
-        raise MalformedMessageError(f"_tag: expected text, got {_NAMES.get(type(tag), type(tag).__name__)}")
+        raise MalformedMessageError(
+            f"_tag: expected text, got {_NAMES.get(type(tag), type(tag).__name__)}"
+        )
     return Fields(tag, values)
 
 
-def _read_map(unpacker: msgpack.Unpacker, readers: Mapping[str, Callable[[msgpack.Unpacker], Any]]) -> dict[str, Any]:
+def _read_map(
+    unpacker: msgpack.Unpacker, readers: Mapping[str, Callable[[msgpack.Unpacker], Any]]
+) -> dict[str, Any]:
     """Read a map's known keys and skip the others; a key whose value is undefined is absent."""
     count = unpacker.read_map_header()
     if count > FIELDS_PER_MESSAGE_MAX:
-        raise LimitExceededError(limit="FIELDS_PER_MESSAGE_MAX", allowed=FIELDS_PER_MESSAGE_MAX, declared=count)
+        raise LimitExceededError(
+            limit="FIELDS_PER_MESSAGE_MAX", allowed=FIELDS_PER_MESSAGE_MAX, declared=count
+        )
     values: dict[str, Any] = {}
     for _ in range(count):
         key = unpacker.unpack()
         if type(key) is not str:
-            raise MalformedMessageError(f"a key of the message is {_NAMES.get(type(key), 'no text')}, not text")
+            raise MalformedMessageError(
+                f"a key of the message is {_NAMES.get(type(key), 'no text')}, not text"
+            )
         reader = readers.get(key)
         if reader is None:
             unpacker.skip()
@@ -183,7 +198,9 @@ def _read_items(unpacker: msgpack.Unpacker) -> list[Any]:
     """Read a list whose announced length is checked before anything is kept in proportion to it."""
     count = unpacker.read_array_header()
     if count > ENTRIES_PER_MESSAGE_MAX:
-        raise LimitExceededError(limit="ENTRIES_PER_MESSAGE_MAX", allowed=ENTRIES_PER_MESSAGE_MAX, declared=count)
+        raise LimitExceededError(
+            limit="ENTRIES_PER_MESSAGE_MAX", allowed=ENTRIES_PER_MESSAGE_MAX, declared=count
+        )
     items = list(islice(unpacker, count))
     if len(items) != count:
         raise msgpack.OutOfData
@@ -209,7 +226,8 @@ def _entry_parts(fields: dict[str, Any]) -> RemoteEncryptedEntry:
     """Keep the four fields an entry may have, of any map: unchecked, and as small as a tuple."""
     take = fields.get
     return _new_entry(
-        RemoteEncryptedEntry, (take("sequence"), take("iv"), take("entryId"), take("encryptedEntry"))
+        RemoteEncryptedEntry,
+        (take("sequence"), take("iv"), take("entryId"), take("encryptedEntry")),
     )
 
 
@@ -230,7 +248,19 @@ _EXTENSION_READERS: Final[dict[str, Callable[[msgpack.Unpacker], Any]]] = {
 }
 _READERS: Final[dict[str, Callable[[msgpack.Unpacker], Any]]] = {
     **dict.fromkeys(
-        ("_tag", "id", "publicKey", "startSequence", "iv", "through", "remoteId", "data", "tenant", "token", "code"),
+        (
+            "_tag",
+            "id",
+            "publicKey",
+            "startSequence",
+            "iv",
+            "through",
+            "remoteId",
+            "data",
+            "tenant",
+            "token",
+            "code",
+        ),
         _read_value,
     ),
     "encryptedEntries": _read_items,

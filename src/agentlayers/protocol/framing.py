@@ -1,9 +1,9 @@
 """
 Find the messages in a byte stream.
 
-TCP is a stream of MessagePack values with nothing between them. The reader finds where each ends without
-building it, so a stream cut anywhere gives the same messages, at a cost that grows with its length only,
-and with no more held than one message may have.
+TCP is a stream of MessagePack values with nothing between them. The reader finds where each ends
+without building it, so a stream cut anywhere gives the same messages, at a cost that grows with its
+length only, and with no more held than one message may have.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agentlayers.limits import FRAME_BYTES_MAX
 __all__ = ["ValueReader"]
 
 _PIECE_BYTES: Final = 64 * 1024
-"""The stream is looked at in pieces of this size, so that a large read does not count as a large message."""
+"""Looked at in one go, so that a large read does not count as a large message."""
 
 
 @final
@@ -54,7 +54,8 @@ class ValueReader:
 
         Raises:
             LimitExceededError: The value is longer than accepted.
-            MalformedMessageError: The stream is not MessagePack; nothing after this place can be read.
+            MalformedMessageError: The stream is not MessagePack; nothing after this place can be
+                read.
         """
         while True:
             try:
@@ -66,7 +67,9 @@ class ValueReader:
                     return None
                 self._scan_more()
             except (ValueError, msgpack.UnpackException) as error:
-                raise MalformedMessageError(f"the stream is not MessagePack ({error or 'invalid byte'})") from None
+                raise MalformedMessageError(
+                    f"the stream is not MessagePack ({error or 'invalid byte'})"
+                ) from None
             else:
                 return self._take(self._scanner.tell() - self._start)
 

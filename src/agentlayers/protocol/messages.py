@@ -1,8 +1,8 @@
 """
 The messages of Effect's EventLogRemote, version 3, as values.
 
-Names on the wire are in :mod:`agentlayers.protocol.codec`. Fields a stock peer does not know are optional
-here and are only sent to a peer whose ``Hello`` announced them (or are ignored by it).
+Names on the wire are in :mod:`agentlayers.protocol.codec`. Fields a stock peer does not know are
+optional here and are only sent to a peer whose ``Hello`` announced them (or are ignored by it).
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class WriteEntries:
         public_key: The journal to append to.
         id: Chosen by the client, from 0 up on each connection.
         entries: In the order in which the server is to number them.
-        iv: The nonce beside the entries, which the wire demands even where each entry has its own. Left
-            empty, it is the first entry's.
+        iv: The nonce beside the entries, which the wire demands even where each entry has its own.
+            Left empty, it is the first entry's.
     """
 
     public_key: str
@@ -141,8 +141,10 @@ class Ack:
 
     Attributes:
         id: The WriteEntries that is acknowledged.
-        sequence_numbers: One for each entry sent, in that order (our server; a stock one may leave some out).
-        through: Everything below it was sent to, or written by, this connection; :obj:`None` if not subscribed or stock.
+        sequence_numbers: One for each entry sent, in that order (our server; a stock one may leave
+            some out).
+        through: Everything below it was sent to, or written by, this connection; :obj:`None` if not
+            subscribed or stock.
     """
 
     id: int

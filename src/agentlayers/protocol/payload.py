@@ -1,20 +1,21 @@
 """
 Event payloads as MessagePack, byte for byte as stock peers write them.
 
-Numbers are the point. A stock peer reads uint64 and int64 as BigInt and rejects them, so integers outside
-``-2**31..2**32-1`` are written as float64 up to 2**53, and an integral float64 in that range is read back as
-an integer. Larger integers, which no stock peer can hold, are written as native MessagePack.
+Numbers are the point. A stock peer reads uint64 and int64 as BigInt and rejects them, so integers
+outside ``-2**31..2**32-1`` are written as float64 up to 2**53, and an integral float64 in that
+range is read back as an integer. Larger integers, which no stock peer can hold, are written as
+native MessagePack.
 
-Every map is written as map16, as msgpackr does. A stock peer would read the shorter fixmap that the C packer
-writes, but that is not worth a second form of the same payload: either way each value has to be looked at
-(numbers, keys, depth), and after that the C packer is only a quarter faster. Measured on a chat event of
-423 bytes with five nested maps: bare ``packb`` 0.8 us, a checking walk and ``packb`` 2.9 us, this module 4.0 us; flat
-payloads of six fields: 0.3, 0.8 and 1.3 us.
+Every map is written as map16, as msgpackr does. A stock peer would read the shorter fixmap that the
+C packer writes, but that is not worth a second form of the same payload: either way each value has
+to be looked at (numbers, keys, depth), and after that the C packer is only a quarter faster.
+Measured on a chat event of 423 bytes with five nested maps: bare ``packb`` 0.8 us, a checking walk
+and ``packb`` 2.9 us, this module 4.0 us; flat payloads of six fields: 0.3, 0.8 and 1.3 us.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
 
@@ -31,7 +32,14 @@ from agentlayers.protocol.wire_form import (
     pack_wide_integer,
 )
 
-__all__ = ["UNDEFINED", "Undefined", "decode_payload", "decode_value", "encode_payload", "encode_value"]
+__all__ = [
+    "UNDEFINED",
+    "Undefined",
+    "decode_payload",
+    "decode_value",
+    "encode_payload",
+    "encode_value",
+]
 
 
 @final
@@ -48,16 +56,16 @@ class Undefined:
 
 
 UNDEFINED: Final = Undefined()
-"""JavaScript's ``undefined``: written as ``d40000``; a key with it is absent from the map that is read."""
+"""JavaScript's ``undefined``: written as ``d40000``; a key with it is absent when read."""
 
 _UNDEFINED_FORM: Final = b"\xd4\x00\x00"
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True).pack
 _KEYS: Final[dict[str, bytes]] = {}
 _KEYS_MAX: Final = 4096
-"""Packed keys are remembered, because field names repeat; keys chosen by tools must not fill memory."""
+"""Packed keys are remembered, because they repeat; keys chosen by tools must not fill memory."""
 _KEY_BYTES_MAX: Final = 64
 _COUNTED_BYTES: Final = 4096
-"""Shorter payloads cannot make the unpacker set much aside (1,024 levels of at most this many items)."""
+"""Shorter payloads cannot make the unpacker set much aside (1,024 levels of so many items)."""
 _PLAIN: Final = frozenset({str, float, bool, bytes, type(None)})
 
 
@@ -74,16 +82,17 @@ def encode_payload(payload: Mapping[str, Any]) -> bytes:
     """
     Write a payload for an entry.
 
-    Leave optional fields without a value out: :obj:`None` is written as nil, which a stock peer's schema
-    takes for null, not for absent.
+    Leave optional fields without a value out: :obj:`None` is written as nil, which a stock peer's
+    schema takes for null, not for absent.
 
     Args:
-        payload: Text keys; values are None, bool, int, float, str, bytes, aware datetimes, and lists, tuples
-            and maps of these. An unpaired surrogate in a text becomes U+FFFD, as in JavaScript.
+        payload: Text keys; values are None, bool, int, float, str, bytes, aware datetimes, and
+            lists, tuples and maps of these. An unpaired surrogate in a text becomes U+FFFD, as in
+            JavaScript.
 
     Raises:
-        UsageError: A value that has no MessagePack form, a key that is no text, too deep, or longer than
-            :data:`~agentlayers.limits.PAYLOAD_BYTES_MAX`; the text names the place.
+        UsageError: A value that has no MessagePack form, a key that is no text, too deep, or longer
+            than :data:`~agentlayers.limits.PAYLOAD_BYTES_MAX`; the text names the place.
 
     >>> encode_payload({"at": 1795396104135}).hex()
     'de0001a26174cb427a205f26fc7000'
@@ -110,7 +119,9 @@ def encode_value(value: Any) -> bytes:
         place = "payload" + "".join(reversed(error.path))
         raise UsageError(f"{place}: {error.reason}") from None
     if len(data) > PAYLOAD_BYTES_MAX:
-        raise UsageError(f"payload: {len(data)} bytes are more than {PAYLOAD_BYTES_MAX}; write it in pieces")
+        raise UsageError(
+            f"payload: {len(data)} bytes are more than {PAYLOAD_BYTES_MAX}; write it in pieces"
+        )
     return data
 
 
@@ -120,7 +131,8 @@ def decode_payload(data: bytes) -> dict[str, Any]:
 
     Raises:
         MalformedMessageError: No single MessagePack map with text keys, or past the bounds of
-            :data:`~agentlayers.limits.PAYLOAD_BYTES_MAX` and :data:`~agentlayers.limits.PAYLOAD_DEPTH_MAX`.
+            :data:`~agentlayers.limits.PAYLOAD_BYTES_MAX` and
+            :data:`~agentlayers.limits.PAYLOAD_DEPTH_MAX`.
 
     >>> decode_payload(bytes.fromhex("81a26174cb427a205f26fc7000"))
     {'at': 1795396104135}
@@ -136,7 +148,8 @@ def decode_value(data: bytes) -> Any:
     """
     Read any payload value, in any form of MessagePack.
 
-    Timestamps become aware datetimes in UTC; a lone ``undefined`` is :data:`UNDEFINED`, in a list it is None.
+    Timestamps become aware datetimes in UTC; a lone ``undefined`` is :data:`UNDEFINED`, in a list
+    it is None.
 
     Raises:
         MalformedMessageError: As :func:`decode_payload`, but any type may stand at the top.
@@ -147,10 +160,12 @@ def decode_value(data: bytes) -> Any:
         value = _unpack(data)
         return _settle(value, PAYLOAD_DEPTH_MAX)
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise MalformedMessageError(f"payload: not one MessagePack value ({error or 'truncated'})") from None
+        raise MalformedMessageError(
+            f"payload: not one MessagePack value ({error or 'truncated'})"
+        ) from None
 
 
-# -- writing --------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def _written(value: Any) -> bytes:
@@ -172,7 +187,7 @@ def _write(value: Any, add: Callable[[bytes], None], depth: int) -> None:
         add(_pack(value))
     elif value is UNDEFINED:
         add(_UNDEFINED_FORM)
-    elif isinstance(value, datetime.datetime):
+    elif isinstance(value, dt.datetime):
         add(_packed_instant(value))
     else:
         _write(_plain_form(value), add, depth)
@@ -200,12 +215,12 @@ def _write_list(value: Sequence[Any], add: Callable[[bytes], None], depth: int) 
     if depth <= 0:
         raise _UnencodableError(f"more than {PAYLOAD_DEPTH_MAX} maps and lists inside one another")
     add(array_header(len(value)))
-    index = 0
+    place = -1
     try:
-        for index, item in enumerate(value):
+        for place, item in enumerate(value):  # noqa: B007 the error names the place
             _write(item, add, depth - 1)
     except _UnencodableError as error:
-        error.path.append(f"[{index}]")
+        error.path.append(f"[{place}]")
         raise
 
 
@@ -231,18 +246,21 @@ def _packed_integer(value: int) -> bytes:
         raise _UnencodableError("an integer beyond 64 bits; write it as text") from None
 
 
-def _packed_instant(value: datetime.datetime) -> bytes:
+def _packed_instant(value: dt.datetime) -> bytes:
     if value.tzinfo is None:
         raise _UnencodableError("a datetime without a time zone")
     return _pack(msgpack.Timestamp.from_datetime(value))
 
 
 def _plain_form(value: Any) -> Any:
-    """Turn a subclass of a plain type (an enum's member, a read-only map) into the plain type itself."""
-    for kind in (str, int, float, bytes):
-        if isinstance(value, kind):
-            return kind.__str__(value) if kind is str else kind(value)
-    if isinstance(value, bytearray | memoryview):
+    """Turn a subclass of a plain type (an enum's member, a read-only map) into that type."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if isinstance(value, Mapping):
         return dict(value)
@@ -252,7 +270,7 @@ def _plain_form(value: Any) -> Any:
 
 
 def _without_surrogates(value: Any) -> Any:
-    """Copy a value with each half surrogate pair replaced, as a JavaScript peer's UTF-8 encoder does."""
+    """Copy a value with each half surrogate pair replaced, as a JavaScript peer does."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, Mapping):
@@ -262,7 +280,7 @@ def _without_surrogates(value: Any) -> Any:
     return value
 
 
-# -- reading --------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def _unpack(data: bytes) -> Any:
@@ -288,9 +306,11 @@ def _unpack(data: bytes) -> Any:
 
 def _check_counts(data: bytes) -> None:
     """
-    Walk over a long value without building it, so that every item a header announces is really there.
+    Walk over a long value without building it, so that every item a header announces is really
+    there.
 
-    Otherwise a few bytes of nested array headers would have space set aside for each announced item.
+    Otherwise a few bytes of nested array headers would have space set aside for each announced
+    item.
     """
     scanner = msgpack.Unpacker(None, max_buffer_size=len(data))
     scanner.feed(data)
@@ -311,7 +331,7 @@ def _extension(code: int, data: bytes) -> Any:
 
 
 def _settle(value: Any, depth: int) -> Any:
-    """Turn integral floats into integers, drop undefined fields, and bound the depth; in place where possible."""
+    """Turn integral floats into integers and drop undefined fields, in place; bound the depth."""
     kind = type(value)
     if kind is float:
         return int(value) if value.is_integer() and -INTEGER_MAX <= value <= INTEGER_MAX else value

@@ -1,34 +1,41 @@
 """
 The server's side of a connection, as a pure state machine.
 
-=======================  ===============================  ============================================  =======================
-state                    event                            action                                        next state
-=======================  ===============================  ============================================  =======================
-(start)                  created with a Hello             queue Hello                                   OPEN
-(start)                  created without                  nothing                                       AWAITING_AUTHENTICATION
-AWAITING_AUTHENTICATION  Authenticate                     AuthenticateReceived                          AUTHENTICATING
-AWAITING_AUTHENTICATION  accept(hello)                    queue Hello                                   OPEN
-AWAITING_AUTHENTICATION  any other message                SessionFailed(UnexpectedMessageError)         FAILED
-AUTHENTICATING           accept(hello)                    queue Hello, then act on what was held        OPEN
-AUTHENTICATING           any message                      held, up to FRAME_BYTES_MAX                   AUTHENTICATING
-OPEN                     Authenticate, first message of   AuthenticateReceived                          AUTHENTICATING
-                         a stream
-OPEN                     Authenticate later               SessionFailed(UnexpectedMessageError)         FAILED
-OPEN                     WriteEntries                     WriteReceived                                 OPEN
-OPEN                     RequestChanges                   ChangesRequested (a repeated one: again)      OPEN
-OPEN                     StopChanges of a followed key    ChangesStopped                                OPEN
-OPEN                     StopChanges of another key       ignored, counted                              OPEN
-OPEN                     Ping                             queue Pong                                    OPEN
-OPEN                     ChunkedMessage                   kept; the last one missing acts as a message  as that message
-OPEN                     a server's message               SessionFailed(UnexpectedMessageError)         FAILED
-any of these             reject(error)                    queue Rejected, if Authenticate was received  FAILED
-any of these             malformed, or past a bound       SessionFailed; Rejected as above              FAILED
-any of these             end of the connection            nothing is emitted                            CLOSED
-FAILED, CLOSED           anything                         ignored                                       unchanged
-=======================  ===============================  ============================================  =======================
+==============  ================================  ==============================  ===============
+state           event                             action                          next state
+==============  ================================  ==============================  ===============
+(start)         created with a Hello              queue Hello                     OPEN
+(start)         created without                   nothing                         AWAITING
+AWAITING        Authenticate                      AuthenticateReceived            AUTHENTICATING
+AWAITING        accept(hello)                     queue Hello                     OPEN
+AWAITING        any other message                 SessionFailed                   FAILED
+AUTHENTICATING  accept(hello)                     queue Hello, then act on what   OPEN
+                                                  was held
+AUTHENTICATING  any message                       held, up to FRAME_BYTES_MAX     AUTHENTICATING
+OPEN            Authenticate as the first         AuthenticateReceived            AUTHENTICATING
+                message of a stream
+OPEN            Authenticate otherwise            SessionFailed                   FAILED
+OPEN            WriteEntries                      WriteReceived                   OPEN
+OPEN            RequestChanges (again, too)       ChangesRequested                OPEN
+OPEN            StopChanges of a followed key     ChangesStopped                  OPEN
+OPEN            StopChanges of another key        ignored, counted                OPEN
+OPEN            Ping                              queue Pong                      OPEN
+OPEN            ChunkedMessage                    kept; the last one missing      as that message
+                                                  acts as the message it
+                                                  completes
+OPEN            a server's message                SessionFailed                   FAILED
+any of these    reject(error)                     queue Rejected, if              FAILED
+                                                  Authenticate was received
+any of these    malformed, or past a bound        as reject, and SessionFailed    FAILED
+any of these    end of the connection             no event                        CLOSED
+FAILED, CLOSED  anything                          ignored                         unchanged
+==============  ================================  ==============================  ===============
 
-A stock client stops for good on Changes for a key it does not follow, and dies of an unknown message: so
-Changes are only sent while a key is followed, and Rejected only to a client that sent Authenticate.
+AWAITING is short for AWAITING_AUTHENTICATION.
+
+A stock client stops for good on Changes for a key it does not follow, and dies of an unknown
+message: so Changes are only sent while a key is followed, and Rejected only to a client that sent
+Authenticate.
 """
 
 from __future__ import annotations
@@ -37,8 +44,13 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Final, final
 
-from agentlayers.errors import AgentLayersError, LimitExceededError, LocalProtocolError, UnexpectedMessageError
-from agentlayers.limits import FRAME_BYTES_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX
+from agentlayers.errors import (
+    AgentLayersError,
+    LimitExceededError,
+    LocalProtocolError,
+    UnexpectedMessageError,
+)
+from agentlayers.limits import CHUNK_BYTES, FRAME_BYTES_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX
 from agentlayers.protocol.chunking import split_message
 from agentlayers.protocol.encoder import encode_message
 from agentlayers.protocol.events import (
@@ -80,11 +92,195 @@ def encode_changes_frames(
     Args:
         public_key: The key they follow.
         entries: In sequence order.
-        through: First sequence that the subscriber does not have after these; None writes the stock form.
+        through: First sequence that the subscriber does not have after these; None writes the stock
+            form.
         chunk_id: Next id of the server's counter; called only if the message has to be cut.
 
     Raises:
-        LocalProtocolError: An entry cannot be expressed, or together they are longer than a receiver accepts.
+        LocalProtocolError: An entry cannot be expressed, or together they are longer than a
+            receiver accepts.
     """
     data = encode_message(Changes(public_key, entries, through))
-    return split_message(data, chunk_id()) if len(data) > FRAME_BYTES_SINGLE else [data]
+    return split_message(data, chunk_id()) if len(data) > CHUNK_BYTES else [data]
+
+
+@final
+class ServerSession(Session[ServerEvent]):
+    """
+    Speaks to a client, stock or ours.
+
+    Args:
+        is_stream: Whether bytes arrive cut anywhere (TCP), not one message at a time (WebSocket).
+        hello: Sent at once. Without it the client has to authenticate first.
+        chunk_id: Counter for the chunks of long Changes; needs to be unique on this connection
+            only.
+    """
+
+    def __init__(
+        self, *, is_stream: bool, hello: Hello | None, chunk_id: Callable[[], int] | None = None
+    ) -> None:
+        state = SessionState.AWAITING_AUTHENTICATION if hello is None else SessionState.OPEN
+        super().__init__(is_stream=is_stream, state=state)
+        self._chunk_id = chunk_id or itertools.count().__next__
+        self._following: set[str] = set()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._may_authenticate = is_stream or hello is None
+        self._authenticated = False
+        if hello is not None:
+            self._outgoing.append(encode_message(hello))
+
+    @property
+    def following(self) -> frozenset[str]:
+        """Public keys this client follows now."""
+        return frozenset(self._following)
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    def accept(self, hello: Hello) -> None:
+        """
+        Let the client in as the tenant that ``hello`` names.
+
+        Raises:
+            LocalProtocolError: Nobody asked, or the session is over.
+        """
+        if self._state not in (SessionState.AWAITING_AUTHENTICATION, SessionState.AUTHENTICATING):
+            raise LocalProtocolError(f"cannot accept: the session is {self._state.value}")
+        self._outgoing.append(encode_message(hello))
+        self._state = SessionState.OPEN
+        held, self._held, self._held_bytes = self._held, [], 0
+        self._guard(lambda: self._receive_held(held))
+
+    def reject(self, error: AgentLayersError) -> None:
+        """
+        End the session; a client that authenticates in-band is told the error's code, nothing else.
+
+        Send what :meth:`data_to_send` returns, then close. No event is emitted: the caller knows.
+        """
+        if self._is_over():
+            return
+        self._end(error)
+
+    def send_ack(
+        self, message_id: int, sequence_numbers: Sequence[int], through: int | None
+    ) -> None:
+        """
+        Acknowledge a WriteEntries whose entries are durable.
+
+        Args:
+            message_id: Of the WriteEntries.
+            sequence_numbers: One for each entry sent, in that order.
+            through: Everything of the key below it was sent to, or written by, this connection;
+                None if the key is not followed.
+        """
+        if not self._is_over():
+            self._outgoing.append(encode_message(Ack(message_id, sequence_numbers, through)))
+
+    def send_changes(
+        self, public_key: str, entries: Sequence[RemoteEncryptedEntry], through: int | None
+    ) -> None:
+        """Send entries of a key, if the client (still) follows it."""
+        if not self._is_over() and public_key in self._following:
+            self._outgoing += encode_changes_frames(public_key, entries, through, self._chunk_id)
+
+    def send_encoded(self, frames: Sequence[bytes], *, public_key: str | None = None) -> None:
+        """
+        Send frames that :func:`encode_changes_frames` made.
+
+        Args:
+            frames: All frames of one message.
+            public_key: Their key; if given, they are dropped when the client no longer follows it.
+        """
+        if not self._is_over() and (public_key is None or public_key in self._following):
+            self._outgoing += frames
+
+    # -- what arrives ------------------------------------------------------------------------------
+
+    def _receive_value(self, value: bytes) -> None:
+        if self._state is not SessionState.AUTHENTICATING:
+            super()._receive_value(value)
+            return
+        self._held_bytes += len(value)
+        if self._held_bytes > FRAME_BYTES_MAX:
+            raise LimitExceededError(
+                limit="FRAME_BYTES_MAX", allowed=FRAME_BYTES_MAX, declared=self._held_bytes
+            )
+        self._held.append(value)
+
+    def _receive_held(self, held: list[bytes]) -> None:
+        for value in held:
+            if self._is_over():
+                return
+            self._receive_value(value)
+
+    def _handle(self, message: Message) -> None:
+        if type(message) is ChunkedMessage and self._state is SessionState.OPEN:
+            self._may_authenticate = False
+            whole = self._assemble(message)
+            if whole is None:
+                return
+            message = whole
+        handler = _HANDLERS.get(type(message))
+        if handler is None or (
+            self._state is not SessionState.OPEN and type(message) is not Authenticate
+        ):
+            raise UnexpectedMessageError(
+                f"{type(message).__name__} from a client while {self._state.value}"
+            )
+        handler(self, message)
+        self._may_authenticate = False
+
+    def _on_authenticate(self, message: Authenticate) -> None:
+        if not self._may_authenticate:
+            raise UnexpectedMessageError(
+                "Authenticate: only as the first message, and only over a stream"
+            )
+        self._authenticated = True
+        self._state = SessionState.AUTHENTICATING
+        self._events.append(AuthenticateReceived(message.tenant, message.token))
+
+    def _on_request_changes(self, message: RequestChanges) -> None:
+        if message.public_key not in self._following:
+            if len(self._following) >= SUBSCRIPTIONS_PER_CONNECTION_MAX:
+                raise LimitExceededError(
+                    limit="SUBSCRIPTIONS_PER_CONNECTION_MAX",
+                    allowed=SUBSCRIPTIONS_PER_CONNECTION_MAX,
+                    declared=len(self._following) + 1,
+                )
+            self._following.add(message.public_key)
+        self._events.append(ChangesRequested(message.public_key, message.start_sequence))
+
+    def _on_stop_changes(self, message: StopChanges) -> None:
+        if message.public_key not in self._following:
+            self._ignored += 1
+            return
+        self._following.discard(message.public_key)
+        self._events.append(ChangesStopped(message.public_key))
+
+    def _on_write_entries(self, message: WriteEntries) -> None:
+        self._events.append(WriteReceived(message.id, message.public_key, tuple(message.entries)))
+
+    def _on_ping(self, message: Ping) -> None:
+        self._outgoing.append(encode_message(Pong(message.id)))
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _end(self, error: AgentLayersError) -> None:
+        super()._end(error)
+        if self._authenticated:
+            self._outgoing.append(encode_message(Rejected(error.code.value)))
+
+    def _release(self) -> None:
+        super()._release()
+        self._following.clear()
+        self._held.clear()
+        self._held_bytes = 0
+
+
+_HANDLERS: Final[dict[type, Callable[[ServerSession, Any], None]]] = {
+    Authenticate: ServerSession._on_authenticate,
+    RequestChanges: ServerSession._on_request_changes,
+    StopChanges: ServerSession._on_stop_changes,
+    WriteEntries: ServerSession._on_write_entries,
+    Ping: ServerSession._on_ping,
+}

@@ -1,13 +1,16 @@
 """
-What client and server sessions share: framing, chunks, the queue of frames to send, and how they fail.
+What client and server sessions share: framing, chunks, the queue of frames to send, and how they
+fail.
 
 A session never raises for what a peer sends. It records the error, moves to ``FAILED``, emits
-:class:`~agentlayers.protocol.events.SessionFailed` as its last event, and ignores whatever comes after.
+:class:`~agentlayers.protocol.events.SessionFailed` as its last event, and ignores whatever comes
+after.
 """
 
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -72,7 +75,9 @@ class Session(abc.ABC, Generic[Event]):
     @property
     def buffered_bytes(self) -> int:
         """Bytes held of messages not yet complete."""
-        return self._reassembler.pending_bytes + (self._reader.buffered_bytes if self._reader else 0)
+        return self._reassembler.pending_bytes + (
+            self._reader.buffered_bytes if self._reader else 0
+        )
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """
@@ -80,16 +85,8 @@ class Session(abc.ABC, Generic[Event]):
 
         Collect :meth:`events_received` and :meth:`data_to_send` afterwards.
         """
-        if self._is_over():
-            return
-        try:
-            if self._reader is None:
-                self._receive_frame(data)
-            else:
-                self._reader.feed(data)
-                self._receive_values(self._reader)
-        except (RemoteProtocolError, AccessError) as error:
-            self._fail(error)
+        if not self._is_over():
+            self._guard(lambda: self._receive(data))
 
     def receive_eof(self) -> None:
         """Note that the connection ended; nothing can be sent any more."""
@@ -98,7 +95,7 @@ class Session(abc.ABC, Generic[Event]):
             self._release()
 
     def data_to_send(self) -> list[bytes]:
-        """Return what is to be sent, and forget it: each item is one frame, or one write to a stream."""
+        """Return what is to be sent and forget it: each item is one frame, or one write."""
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
@@ -111,9 +108,26 @@ class Session(abc.ABC, Generic[Event]):
     def _handle(self, message: Message) -> None:
         """Act on one whole message, raising what is wrong with it."""
 
+    def _guard(self, receive: Callable[[], None]) -> None:
+        """Let whatever is wrong with what the peer sent fail the session, and nothing else."""
+        try:
+            receive()
+        except (RemoteProtocolError, AccessError) as error:
+            self._end(error)
+            self._events.append(SessionFailed(error))
+
+    def _receive(self, data: bytes | bytearray | memoryview) -> None:
+        if self._reader is None:
+            self._receive_frame(data)
+        else:
+            self._reader.feed(data)
+            self._receive_values(self._reader)
+
     def _receive_frame(self, data: bytes | bytearray | memoryview) -> None:
         if len(data) > FRAME_BYTES_MAX:
-            raise LimitExceededError(limit="FRAME_BYTES_MAX", allowed=FRAME_BYTES_MAX, declared=len(data))
+            raise LimitExceededError(
+                limit="FRAME_BYTES_MAX", allowed=FRAME_BYTES_MAX, declared=len(data)
+            )
         self._receive_value(data if isinstance(data, bytes) else bytes(data))
 
     def _receive_values(self, reader: ValueReader) -> None:
@@ -136,12 +150,11 @@ class Session(abc.ABC, Generic[Event]):
             raise MalformedMessageError("ChunkedMessage.data: a chunk inside a chunk")
         return message
 
-    def _fail(self, error: AgentLayersError) -> None:
+    def _end(self, error: AgentLayersError) -> None:
         self._state = SessionState.FAILED
         self._error = error
         self._outgoing = []
         self._release()
-        self._events.append(SessionFailed(error))
 
     def _release(self) -> None:
         """Let go of what was held for the peer."""
@@ -153,4 +166,6 @@ class Session(abc.ABC, Generic[Event]):
 
     def _require_open(self, command: str) -> None:
         if self._state is not SessionState.OPEN:
-            raise LocalProtocolError(f"cannot {command}: the session is {self._state.value}, not open")
+            raise LocalProtocolError(
+                f"cannot {command}: the session is {self._state.value}, not open"
+            )

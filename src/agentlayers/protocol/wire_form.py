@@ -1,8 +1,9 @@
 """
 The MessagePack forms a stock peer writes, as small functions over bytes.
 
-msgpackr writes every object as map16, whatever its size, and every number outside ``-2**31..2**32-1`` as
-float64. No option of python-msgpack does that, so these headers are put together here.
+msgpackr writes every object as map16, whatever its size, and every number outside
+``-2**31..2**32-1`` as float64. No option of python-msgpack does that, so these headers are put
+together here.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = [
 
 NATIVE_MIN: Final = -(2**31)
 NATIVE_MAX: Final = 2**32 - 1
-"""Integers in this range travel as MessagePack integers, others as float64: a stock peer rejects uint64 and int64."""
+"""Integers from here to there travel as such, others as float64: stock peers reject 64 bits."""
 INTEGER_MAX: Final = 2**53
 """Largest integer a stock peer can hold exactly."""
 
@@ -76,11 +77,13 @@ def pack_str(text: str, *, field: str) -> bytes:
     try:
         return bytes(_pack(text))
     except UnicodeEncodeError:
-        raise LocalProtocolError(f"{field}: the text holds an unpaired surrogate, which has no UTF-8 form") from None
+        raise LocalProtocolError(
+            f"{field}: the text holds an unpaired surrogate, which has no UTF-8 form"
+        ) from None
 
 
 def pack_wide_integer(value: int) -> bytes:
-    """Write an integer outside ``NATIVE_MIN..NATIVE_MAX`` whose magnitude is at most ``INTEGER_MAX``."""
+    """Write an integer that is not native, of a magnitude up to ``INTEGER_MAX``."""
     return _float64(0xCB, value)
 
 

@@ -5,6 +5,7 @@ Write items in order, in batches, without making whoever brings them wait for th
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar, final
@@ -43,8 +44,14 @@ class BackgroundWriter(Generic[T]):
     An error that may pass (``retryable``) is retried until the writer is closed; another one gives up the item
     that caused it and goes on with the next. Nothing is dropped without a log line and a count.
 
+    Attributes:
+        error: Why the last attempt failed; :obj:`None` when it succeeded.
+        lost: Items given up.
+        lost_error: Why the last of them was.
+
     Args:
-        write: Keeps a batch; when it returns, all of it is durable.
+        write: Keeps a leading part of the batch, at least one item, and returns how many are now durable. If it
+            raises, it has kept none.
         name: Of the task and in logs.
         retry: ``False`` reports the first failure instead of trying again.
         items_max: Bound of the queue.
@@ -53,7 +60,7 @@ class BackgroundWriter(Generic[T]):
 
     def __init__(
         self,
-        write: Callable[[Sequence[T]], Awaitable[None]],
+        write: Callable[[Sequence[T]], Awaitable[int]],
         *,
         name: str,
         retry: bool = True,
@@ -72,6 +79,7 @@ class BackgroundWriter(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self.error: Exception | None = None
         self.lost = 0
+        self.lost_error: Exception | None = None
 
     @property
     def pending(self) -> int:
@@ -120,14 +128,19 @@ class BackgroundWriter(Generic[T]):
     async def _keep(self, count: int) -> None:
         delay = RETRY_BASE_SECONDS
         while True:
-            batch = [item for item, _ in list(self._items)[:count]] if count > 1 else [self._items[0][0]]
+            batch = [item for item, _ in itertools.islice(self._items, count)]
             try:
-                await self._write(batch)
-            except Exception as error:
+                kept = await self._write(batch)
+            except Exception as error:  # noqa: BLE001 - reported through the item's future
                 self.error = error
                 may_pass = isinstance(error, AgentLayersError) and error.retryable
                 if may_pass and self._retry:
-                    logger.warning("writer_retry", writer=self._name, error=str(error), pending=len(self._items))
+                    logger.warning(
+                        "writer_retry",
+                        writer=self._name,
+                        error=str(error),
+                        pending=len(self._items),
+                    )
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, RETRY_MAX_SECONDS)
                 elif count > 1:
@@ -137,7 +150,7 @@ class BackgroundWriter(Generic[T]):
                     return
             else:
                 self.error = None
-                self._settle(count)
+                self._settle(kept)
                 return
 
     def _settle(self, count: int) -> None:
@@ -149,7 +162,14 @@ class BackgroundWriter(Generic[T]):
 
     def _give_up(self, count: int, error: Exception) -> None:
         self.lost += count
-        logger.error("writer_lost", writer=self._name, items=count, error=str(error), error_type=type(error).__name__)
+        self.lost_error = error
+        logger.error(
+            "writer_lost",
+            writer=self._name,
+            items=count,
+            error=str(error),
+            error_type=type(error).__name__,
+        )
         for _ in range(count):
             _, future = self._items.popleft()
             if not future.done():

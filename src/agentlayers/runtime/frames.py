@@ -91,9 +91,15 @@ class Frames:
         }
         return self._frame("assistant", message=message, parent_tool_use_id=None)
 
-    def tool_result(self, tool_use_id: str, content: str, *, is_error: bool, structured: Any) -> AgentMessage:
+    def tool_result(
+        self, tool_use_id: str, content: str, *, is_error: bool, structured: Any
+    ) -> AgentMessage:
         """Tell the agent what its tool call came to."""
-        block: dict[str, Any] = {"type": "tool_result", "tool_use_id": tool_use_id, "content": content}
+        block: dict[str, Any] = {
+            "type": "tool_result",
+            "tool_use_id": tool_use_id,
+            "content": content,
+        }
         if is_error:
             block["is_error"] = True
         stamp = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
@@ -108,7 +114,11 @@ class Frames:
 
     def text_delta(self, text: str) -> AgentMessage:
         """Carry a piece of a text that is still being said."""
-        event = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+        event = {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "text_delta", "text": text},
+        }
         return self._frame("stream_event", event=event, parent_tool_use_id=None)
 
     def result(self, **fields: Any) -> AgentMessage:
@@ -126,4 +136,6 @@ class Frames:
 
     def _frame(self, kind: str, **fields: Any) -> AgentMessage:
         head = {"type": kind, **({"subtype": fields.pop("subtype")} if "subtype" in fields else {})}
-        return AgentMessage({**head, **fields, "session_id": self.session_id, "uuid": new_uuid(self._random)})
+        return AgentMessage(
+            {**head, **fields, "session_id": self.session_id, "uuid": new_uuid(self._random)}
+        )

@@ -79,8 +79,20 @@ class HookMatcher:
     on_failure: Literal["continue", "block"] | None = None
 
 
-
 HookMap = Mapping[str, Sequence[HookMatcher]]
+
+
+def matches(matcher: HookMatcher, tool_name: str | None) -> bool:
+    """
+    Tell whether a matcher's hooks are called for a tool; works for claude-agent-sdk's matchers too.
+
+    >>> matches(HookMatcher("write_file|read_file"), "read_file"), matches(HookMatcher("read"), "read_file")
+    (True, False)
+
+    """
+    if tool_name is None or matcher.matcher in {None, "", "*"}:
+        return True
+    return re.fullmatch(matcher.matcher or "", tool_name) is not None
 
 
 @final
@@ -133,10 +145,14 @@ def check_hooks(hooks: Any) -> None:
         UsageError: It is no mapping of event names to lists of matchers, or a matcher is no regular expression.
     """
     if not isinstance(hooks, Mapping):
-        raise UsageError(f"hooks: expected a mapping of event names to lists of HookMatcher, got {type(hooks).__name__}")
+        raise UsageError(
+            f"hooks: expected a mapping of event names to lists of HookMatcher, got {type(hooks).__name__}"
+        )
     for event, matchers in hooks.items():
         if isinstance(matchers, str) or not isinstance(matchers, Sequence):
-            raise UsageError(f"hooks[{event!r}]: expected a list of HookMatcher, got {type(matchers).__name__}")
+            raise UsageError(
+                f"hooks[{event!r}]: expected a list of HookMatcher, got {type(matchers).__name__}"
+            )
         for matcher in matchers:
             _check_matcher(event, matcher)
 
@@ -147,7 +163,9 @@ def _check_matcher(event: str, matcher: Any) -> None:
     try:
         re.compile(matcher.matcher or "") if matcher.matcher != "*" else None
     except re.error as error:
-        raise UsageError(f"hooks[{event!r}]: {matcher.matcher!r} is no regular expression: {error}") from error
+        raise UsageError(
+            f"hooks[{event!r}]: {matcher.matcher!r} is no regular expression: {error}"
+        ) from error
 
 
 async def run_hooks(
@@ -161,7 +179,11 @@ async def run_hooks(
     """
     tool_name = hook_input.get("tool_name")
     matchers = [m for m in (hooks or {}).get(event, ()) if matches(m, tool_name)]
-    calls = [_call(matcher, hook, event, hook_input, tool_use_id) for matcher in matchers for hook in matcher.hooks]
+    calls = [
+        _call(matcher, hook, event, hook_input, tool_use_id)
+        for matcher in matchers
+        for hook in matcher.hooks
+    ]
     decision = HookDecision()
     for output in await asyncio.gather(*calls):
         decision = _combine(decision, event, output)
@@ -179,10 +201,14 @@ async def _call(
     try:
         async with asyncio.timeout(timeout) as deadline:
             output = await hook(dict(hook_input), tool_use_id, HookContext())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a hook is the caller's code and may raise anything
         if isinstance(error, TimeoutError) and deadline.expired():
-            return _denial(event, f"a {event} hook did not respond before its timeout of {timeout:g} s")
-        logger.warning("hook_failed", event_name=event, error=str(error), error_type=type(error).__name__)
+            return _denial(
+                event, f"a {event} hook did not respond before its timeout of {timeout:g} s"
+            )
+        logger.warning(
+            "hook_failed", event_name=event, error=str(error), error_type=type(error).__name__
+        )
         if matcher.on_failure == "block":
             return _denial(event, f"a {event} hook failed: {error}")
         return {}
@@ -191,7 +217,12 @@ async def _call(
 
 def _denial(event: str, reason: str) -> Mapping[str, Any]:
     if event == "PermissionRequest":
-        return {"hookSpecificOutput": {"hookEventName": event, "decision": {"behavior": "deny", "message": reason}}}
+        return {
+            "hookSpecificOutput": {
+                "hookEventName": event,
+                "decision": {"behavior": "deny", "message": reason},
+            }
+        }
     if event == "PreToolUse":
         return {
             "hookSpecificOutput": {
@@ -219,10 +250,17 @@ def _combine(decision: HookDecision, event: str, output: Mapping[str, Any]) -> H
 
 _Behavior = Literal["allow", "deny", "ask", "defer"] | None
 _LEGACY: Final[dict[Any, _Behavior]] = {"approve": "allow", "block": "deny"}
-_BEHAVIORS: Final[dict[Any, _Behavior]] = {"allow": "allow", "deny": "deny", "ask": "ask", "defer": "defer"}
+_BEHAVIORS: Final[dict[Any, _Behavior]] = {
+    "allow": "allow",
+    "deny": "deny",
+    "ask": "ask",
+    "defer": "defer",
+}
 
 
-def read_decision(event: str, output: Mapping[str, Any]) -> tuple[_Behavior, str, bool, Mapping[str, Any] | None]:
+def read_decision(
+    event: str, output: Mapping[str, Any]
+) -> tuple[_Behavior, str, bool, Mapping[str, Any] | None]:
     """
     Read one hook's answer: what it decides, why, whether it interrupts, and a replaced input.
 

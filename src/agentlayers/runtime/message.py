@@ -119,7 +119,9 @@ class AgentMessage:
     def tool_uses(self) -> tuple[ToolUse, ...]:
         """The tool calls this message asks for."""
         return tuple(
-            ToolUse(_string(block.get("id")), _string(block.get("name")), _mapping(block.get("input")))
+            ToolUse(
+                _string(block.get("id")), _string(block.get("name")), _mapping(block.get("input"))
+            )
             for block in self._blocks("tool_use")
         )
 
@@ -131,7 +133,10 @@ class AgentMessage:
         structured = self.raw.get("tool_use_result") if len(blocks) == 1 else None
         return tuple(
             ToolResult(
-                _string(block.get("tool_use_id")), block.get("content"), block.get("is_error") is True, structured
+                _string(block.get("tool_use_id")),
+                block.get("content"),
+                block.get("is_error") is True,
+                structured,
             )
             for block in blocks
         )
@@ -149,10 +154,10 @@ class AgentMessage:
 
 def text_of(content: Any) -> str:
     """
-    Read the text out of a message's content.
+    Read the text out of a message's content; blocks are put on lines of their own.
 
-    >>> text_of([{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}])
-    'a\\nb'
+    >>> text_of([{"type": "text", "text": "a"}, {"type": "image"}])
+    'a'
 
     """
     if isinstance(content, str):
@@ -162,7 +167,9 @@ def text_of(content: Any) -> str:
     texts = [
         block["text"]
         for block in content
-        if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str)
+        if isinstance(block, Mapping)
+        and block.get("type") == "text"
+        and isinstance(block.get("text"), str)
     ]
     return "\n".join(texts)
 

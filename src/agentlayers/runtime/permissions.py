@@ -78,7 +78,9 @@ async def ask_permission(
         tool_use_id: The call.
     """
     name, arguments = hook_input["tool_name"], hook_input["tool_input"]
-    before = await run_hooks(options.hooks, "PreToolUse", {**hook_input, "hook_event_name": "PreToolUse"}, tool_use_id)
+    before = await run_hooks(
+        options.hooks, "PreToolUse", {**hook_input, "hook_event_name": "PreToolUse"}, tool_use_id
+    )
     if before.updated_input is not None:
         arguments = before.updated_input
     if before.behavior in {"deny", "defer"}:
@@ -90,10 +92,18 @@ async def ask_permission(
             defer=before.behavior == "defer",
         )
     if name in options.disallowed_tools:
-        return Permission(granted=False, input=arguments, source="rule", reason=f"{name} is a disallowed tool")
+        return Permission(
+            granted=False, input=arguments, source="rule", reason=f"{name} is a disallowed tool"
+        )
     if before.behavior == "allow":
-        return Permission(granted=True, input=arguments, source="hook", reason=before.reason, stop=before.stop)
-    decided = None if before.behavior == "ask" else _by_rules(options, mode, name, arguments, stop=before.stop)
+        return Permission(
+            granted=True, input=arguments, source="hook", reason=before.reason, stop=before.stop
+        )
+    decided = (
+        None
+        if before.behavior == "ask"
+        else _by_rules(options, mode, name, arguments, stop=before.stop)
+    )
     if decided is not None:
         return decided
     return await _ask(options, {**hook_input, "tool_input": arguments}, tool_use_id, before)
@@ -120,7 +130,10 @@ async def _ask(
 ) -> Permission:
     name, arguments = hook_input["tool_name"], hook_input["tool_input"]
     answer = await run_hooks(
-        options.hooks, "PermissionRequest", {**hook_input, "hook_event_name": "PermissionRequest"}, tool_use_id
+        options.hooks,
+        "PermissionRequest",
+        {**hook_input, "hook_event_name": "PermissionRequest"},
+        tool_use_id,
     )
     if answer.updated_input is not None:
         arguments = answer.updated_input
@@ -129,7 +142,8 @@ async def _ask(
             granted=answer.behavior == "allow",
             input=arguments,
             source="hook",
-            reason=answer.reason or ("" if answer.behavior == "allow" else "denied by a PermissionRequest hook"),
+            reason=answer.reason
+            or ("" if answer.behavior == "allow" else "denied by a PermissionRequest hook"),
             interrupt=answer.interrupt,
             stop=before.stop,
         )
@@ -148,20 +162,29 @@ async def _ask_caller(
 ) -> Permission:
     assert options.can_use_tool is not None
     try:
-        answer = await options.can_use_tool(name, dict(arguments), ToolPermissionContext(tool_use_id))
-    except Exception as error:
-        logger.warning("can_use_tool_failed", tool_name=name, error=str(error), error_type=type(error).__name__)
+        answer = await options.can_use_tool(
+            name, dict(arguments), ToolPermissionContext(tool_use_id)
+        )
+    except Exception as error:  # noqa: BLE001 - the caller's code may raise anything
+        logger.warning(
+            "can_use_tool_failed", tool_name=name, error=str(error), error_type=type(error).__name__
+        )
         reason = f"can_use_tool failed: {error}"
         return Permission(granted=False, input=arguments, source="can_use_tool", reason=reason)
     behavior = _field(answer, "behavior")
     updated = _field(answer, "updated_input")
     if behavior == "allow":
         return Permission(
-            granted=True, input=arguments if updated is None else updated, source="can_use_tool", stop=stop
+            granted=True,
+            input=arguments if updated is None else updated,
+            source="can_use_tool",
+            stop=stop,
         )
     reason = _field(answer, "message") or "denied by can_use_tool"
     if behavior != "deny":
-        reason = f"can_use_tool answered {answer!r}; expected an object with behavior 'allow' or 'deny'"
+        reason = (
+            f"can_use_tool answered {answer!r}; expected an object with behavior 'allow' or 'deny'"
+        )
     return Permission(
         granted=False,
         input=arguments,

@@ -149,7 +149,11 @@ class QueryHandle:
         Raises:
             StateError: The prompt was one text, the input is closed, or the query has ended.
         """
-        sent = user_message(message, session_id=self._session_id) if isinstance(message, str) else dict(message)
+        sent = (
+            user_message(message, session_id=self._session_id)
+            if isinstance(message, str)
+            else dict(message)
+        )
         await self._running().send(sent)
         await self._show_sent(sent)
 
@@ -234,11 +238,20 @@ class QueryHandle:
         await asyncio.shield(self._shutdown)
 
     # -- timeouts ---------------------------------------------------------------------------------------
-    def expire_after(self, *, first_message_seconds: float | None, query_seconds: float | None) -> None:
+    def expire_after(
+        self, *, first_message_seconds: float | None, query_seconds: float | None
+    ) -> None:
         """Interrupt the query, and raise :class:`QueryTimeoutError` to its reader, when a time has passed."""
         loop = asyncio.get_running_loop()
-        for what, seconds in (("first message", first_message_seconds), ("end of the query", query_seconds)):
-            if seconds is not None and not self._gone and not (what == "first message" and self._count):
+        for what, seconds in (
+            ("first message", first_message_seconds),
+            ("end of the query", query_seconds),
+        ):
+            if (
+                seconds is not None
+                and not self._gone
+                and not (what == "first message" and self._count)
+            ):
                 self._timers.append(loop.call_later(seconds, self._expire, what, seconds))
 
     def _expire(self, what: str, seconds: float) -> None:
@@ -246,7 +259,9 @@ class QueryHandle:
             return
         self._state = "timed_out"
         self._error = QueryTimeoutError(query_id=self.query_id, what=what, timeout_seconds=seconds)
-        logger.warning("query_timed_out", query_id=self.query_id, what=what, timeout_seconds=seconds)
+        logger.warning(
+            "query_timed_out", query_id=self.query_id, what=what, timeout_seconds=seconds
+        )
         self._discarding = True
         self._changed.set()
         if self._shutdown is None:
@@ -254,7 +269,10 @@ class QueryHandle:
 
     # -- the owner task ---------------------------------------------------------------------------------
     async def open(
-        self, start: Callable[[Prompt], Awaitable[BackendQuery]], *, on_gone: Callable[[str], Awaitable[None]]
+        self,
+        start: Callable[[Prompt], Awaitable[BackendQuery]],
+        *,
+        on_gone: Callable[[str], Awaitable[None]],
     ) -> asyncio.Task[None]:
         """
         Start the agent in its owner task and return that task.
@@ -267,7 +285,9 @@ class QueryHandle:
             BackendError: It did not start; nothing is left of it, and ``on_gone`` is not called.
         """
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._owner = asyncio.create_task(self._own(start, started, on_gone), name=f"query-{self.query_id}")
+        self._owner = asyncio.create_task(
+            self._own(start, started, on_gone), name=f"query-{self.query_id}"
+        )
         try:
             await asyncio.shield(started)
         except asyncio.CancelledError:
@@ -348,7 +368,9 @@ class QueryHandle:
         self._buffer.append((message, receipts))
         self._changed.set()
         # Waiting after the message is in the buffer, so that a tap attached meanwhile is shown it.
-        while len(self._buffer) >= MESSAGES_BUFFERED_MAX and not (self._unbounded or self._discarding):
+        while len(self._buffer) >= MESSAGES_BUFFERED_MAX and not (
+            self._unbounded or self._discarding
+        ):
             self._room.clear()
             await self._room.wait()
 
@@ -370,20 +392,27 @@ class QueryHandle:
         self._buffer.clear()
 
     async def _ask_to_end(self, query: BackendQuery) -> None:
-        results = await asyncio.gather(query.close_input(), query.interrupt(), return_exceptions=True)
+        results = await asyncio.gather(
+            query.close_input(), query.interrupt(), return_exceptions=True
+        )
         for error in results:
             if isinstance(error, Exception):
                 logger.debug("query_interrupt_failed", query_id=self.query_id, error=str(error))
 
     # -- input ------------------------------------------------------------------------------------------
     def _shown_prompt(self) -> Prompt:
-        return self._show_all(self._prompt) if isinstance(self._prompt, AsyncIterable) else self._prompt
+        return (
+            self._show_all(self._prompt)
+            if isinstance(self._prompt, AsyncIterable)
+            else self._prompt
+        )
 
-    async def _show_all(self, messages: AsyncIterable[Mapping[str, Any]]) -> AsyncIterator[Mapping[str, Any]]:
+    async def _show_all(
+        self, messages: AsyncIterable[Mapping[str, Any]]
+    ) -> AsyncIterator[Mapping[str, Any]]:
         async for message in messages:
-            shown = user_message(message) if isinstance(message, str) else message
-            await self._show_sent(shown)
-            yield shown
+            await self._show_sent(message)
+            yield message
 
     async def _show_sent(self, message: Mapping[str, Any]) -> None:
         for tap in self._taps:

@@ -175,7 +175,8 @@ class QuerySupervisor:
         self._active: dict[str, QueryHandle] = {}
         self._owners: set[asyncio.Task[None]] = set()
         self._events: Broadcast[QueryEvent] = Broadcast(
-            capacity=self.settings.event_buffer_capacity, strategy=self.settings.event_buffer_strategy
+            capacity=self.settings.event_buffer_capacity,
+            strategy=self.settings.event_buffer_strategy,
         )
         self._started = self._completed = self._failed = 0
         self._closed = False
@@ -199,7 +200,10 @@ class QuerySupervisor:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
 
@@ -236,7 +240,9 @@ class QuerySupervisor:
         begun = time.monotonic()
         self._active[query_id] = handle
         try:
-            owner = await handle.open(start, on_gone=lambda state: self._gone(query_id, state, begun))
+            owner = await handle.open(
+                start, on_gone=lambda state: self._gone(query_id, state, begun)
+            )
         except BaseException as error:
             if self._active.pop(query_id, None) is not None:
                 self._free_slot()
@@ -267,7 +273,11 @@ class QuerySupervisor:
     async def _take_slot(self, query_id: str) -> None:
         if self._closed:
             raise StateError("the query supervisor is closed")
-        if self._slots_taken < self.settings.concurrency_limit and not self._pending and not self._suspended:
+        if (
+            self._slots_taken < self.settings.concurrency_limit
+            and not self._pending
+            and not self._suspended
+        ):
             self._slots_taken += 1
             return
         waiter = _Waiter(query_id, asyncio.get_running_loop().create_future())
@@ -285,7 +295,10 @@ class QuerySupervisor:
             raise
 
     async def _enqueue(self, waiter: _Waiter) -> None:
-        capacity, strategy = self.settings.pending_queue_capacity, self.settings.pending_queue_strategy
+        capacity, strategy = (
+            self.settings.pending_queue_capacity,
+            self.settings.pending_queue_strategy,
+        )
         if len(self._pending) < capacity:
             self._pending.append(waiter)
         elif strategy == "suspend":
@@ -359,13 +372,17 @@ class QuerySupervisor:
             StateError: ``emit_events`` is off, so nothing would ever come.
         """
         if not self.settings.emit_events:
-            raise StateError("no events are published; set emit_events (AGENTLAYERS_EMIT_EVENTS=true) to follow them")
+            raise StateError(
+                "no events are published; set emit_events (AGENTLAYERS_EMIT_EVENTS=true) to follow them"
+            )
         return self._events.subscribe()
 
     async def interrupt_all(self) -> None:
         """Interrupt every running query; waiting ones are left to wait."""
         handles = tuple(self._active.values())
-        results = await asyncio.gather(*(_interrupt(handle) for handle in handles), return_exceptions=True)
+        results = await asyncio.gather(
+            *(_interrupt(handle) for handle in handles), return_exceptions=True
+        )
         for error in results:
             if isinstance(error, Exception):
                 logger.warning("query_interrupt_failed", error=str(error))

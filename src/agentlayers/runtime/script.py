@@ -27,7 +27,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
 
-__all__ = ["CallTool", "Delay", "Fail", "Interrupt", "Say", "Script", "Step", "Think", "Turn", "render"]
+__all__ = [
+    "CallTool",
+    "Delay",
+    "Fail",
+    "Interrupt",
+    "Say",
+    "Script",
+    "Step",
+    "Think",
+    "Turn",
+    "render",
+]
 
 
 @final
@@ -180,7 +191,9 @@ class Script:
         return load_script(Path(path))
 
 
-ECHO: Final = Script([Turn([Say("You said: {prompt}")], repeat=True)], source="built-in echo script")
+ECHO: Final = Script(
+    [Turn([Say("You said: {prompt}")], repeat=True)], source="built-in echo script"
+)
 """What a scripted agent does when it is given no script."""
 
 

@@ -5,14 +5,24 @@ Read scripts from YAML; every error has its line and says what would be right.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from agentlayers.errors import ScriptError, SettingsError
-from agentlayers.runtime.script import CallTool, Delay, Fail, Interrupt, Say, Script, Step, Think, Turn
+from agentlayers.runtime.script import (
+    CallTool,
+    Delay,
+    Fail,
+    Interrupt,
+    Say,
+    Script,
+    Step,
+    Think,
+    Turn,
+)
 from agentlayers.runtime.tools import TOOL_NAMES
 from agentlayers.settings import parse_seconds
 
@@ -51,7 +61,9 @@ def parse_script(text: str, *, source: str = "script") -> Script:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise ScriptError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
+        raise ScriptError(
+            f"{where}: not YAML: {getattr(error, 'problem', None) or error}"
+        ) from error
     if node is None:
         raise ScriptError(f"{source}: empty; a script has 'turns:' with a list of turns")
     try:
@@ -90,14 +102,20 @@ class _Reader:
         makers: dict[str, tuple[str, Callable[[], Step]]] = {
             "say": ("", lambda: Say(values["say"])),
             "think": ("", lambda: Think(values["think"])),
-            "tool": ("input", lambda: CallTool(values["tool"], self._arguments(node, values.get("input", {})))),
+            "tool": (
+                "input",
+                lambda: CallTool(values["tool"], self._arguments(node, values.get("input", {}))),
+            ),
             "delay": ("", lambda: Delay(values["delay"])),
             "fail": ("crash", lambda: Fail(values["fail"], crash=values.get("crash", False))),
             "interrupt": ("", Interrupt),
         }
         named = [name for name in makers if name in values]
         if len(named) != 1:
-            raise self._error(node, f"a step is exactly one of {', '.join(makers)}; this one has {named or 'none'}")
+            raise self._error(
+                node,
+                f"a step is exactly one of {', '.join(makers)}; this one has {named or 'none'}",
+            )
         companion, make = makers[named[0]]
         for name in values:
             if name not in {named[0], companion}:
@@ -139,10 +157,17 @@ class _Reader:
         return list(node.value)
 
     def _fields(
-        self, node: yaml.Node, known: dict[str, Callable[[yaml.Node], Any]], what: str, *, required: str = ""
+        self,
+        node: yaml.Node,
+        known: Mapping[str, Callable[[yaml.Node], Any]],
+        what: str,
+        *,
+        required: str = "",
     ) -> dict[str, Any]:
         if not isinstance(node, yaml.MappingNode):
-            raise self._error(node, f"{what} must be a mapping with {', '.join(known)}, got {_kind(node)}")
+            raise self._error(
+                node, f"{what} must be a mapping with {', '.join(known)}, got {_kind(node)}"
+            )
         values: dict[str, Any] = {}
         for key, value in self._pairs(node):
             name = str(key.value)
@@ -171,7 +196,7 @@ class _Reader:
             return [self._value(item) for item in node.value]
         constructor = yaml.constructor.SafeConstructor()
         try:
-            return constructor.construct_object(node)  # type: ignore[no-untyped-call]
+            return constructor.construct_object(node)
         except yaml.YAMLError as error:
             raise self._error(node, str(getattr(error, "problem", error))) from error
 

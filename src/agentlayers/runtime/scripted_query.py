@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, final
 
@@ -19,7 +19,18 @@ from agentlayers.runtime.message import AgentMessage, text_of, user_message
 from agentlayers.runtime.options import PERMISSION_MODES, QueryOptions
 from agentlayers.runtime.permissions import Permission, ask_permission
 from agentlayers.runtime.query_input import QueryInput
-from agentlayers.runtime.script import CallTool, Delay, Fail, Interrupt, Say, Script, Step, Think, Turn, render
+from agentlayers.runtime.script import (
+    CallTool,
+    Delay,
+    Fail,
+    Interrupt,
+    Say,
+    Script,
+    Step,
+    Think,
+    Turn,
+    render,
+)
 from agentlayers.runtime.tools import TOOL_NAMES, ToolOutcome, Workspace
 
 __all__ = ["ScriptProgress", "ScriptedQuery"]
@@ -127,7 +138,7 @@ class ScriptedQuery(BackendQuery):
         self._input = QueryInput(streaming=not isinstance(prompt, str))
         self._interrupted = asyncio.Event()
         self._in_turn = False
-        self._messages: AsyncIterator[AgentMessage] | None = None
+        self._messages: AsyncGenerator[AgentMessage, None] | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -158,7 +169,9 @@ class ScriptedQuery(BackendQuery):
     async def set_permission_mode(self, mode: str) -> None:
         """Decide about tools in another way from now on."""
         if mode not in PERMISSION_MODES:
-            raise UsageError(f"permission mode {mode!r} is unknown; it is one of {', '.join(PERMISSION_MODES)}")
+            raise UsageError(
+                f"permission mode {mode!r} is unknown; it is one of {', '.join(PERMISSION_MODES)}"
+            )
         self._mode = mode
 
     async def aclose(self) -> None:
@@ -170,12 +183,12 @@ class ScriptedQuery(BackendQuery):
             self._feeder.cancel()
             await asyncio.gather(self._feeder, return_exceptions=True)
         if self._messages is not None:
-            await self._messages.aclose()  # type: ignore[attr-defined]
+            await self._messages.aclose()
         if self._dispose is not None:
             await asyncio.to_thread(self._dispose)
 
     # -- turns ------------------------------------------------------------------------------------------
-    async def _play(self) -> AsyncIterator[AgentMessage]:
+    async def _play(self) -> AsyncGenerator[AgentMessage, None]:
         self._feeder = asyncio.create_task(self._feed(), name="scripted-input")
         while (prompt := await self._input.get()) is not None:
             async with contextlib.aclosing(self._turn(_prompt_text(prompt))) as messages:
@@ -186,7 +199,9 @@ class ScriptedQuery(BackendQuery):
     async def _feed(self) -> None:
         try:
             if isinstance(self._prompt, str):
-                await self._input.put(user_message(self._prompt, session_id=self._frames.session_id))
+                await self._input.put(
+                    user_message(self._prompt, session_id=self._frames.session_id)
+                )
             elif self._prompt is not None:
                 async for message in self._prompt:
                     await self._input.put(message)
@@ -199,14 +214,16 @@ class ScriptedQuery(BackendQuery):
             raise
         await self._input.close()
 
-    async def _turn(self, prompt: str) -> AsyncIterator[AgentMessage]:
+    async def _turn(self, prompt: str) -> AsyncGenerator[AgentMessage, None]:
         self._interrupted.clear()
         self._in_turn = True
         turn = self._progress.next_turn(self._script, prompt)
         state = _TurnState(prompt, self._progress.prompts, time.monotonic())
         try:
             submitted = await self._hooks("UserPromptSubmit", prompt=prompt)
-            yield self._frames.init(cwd=str(self._workspace.root), tools=TOOL_NAMES, permission_mode=self._mode)
+            yield self._frames.init(
+                cwd=str(self._workspace.root), tools=TOOL_NAMES, permission_mode=self._mode
+            )
             if submitted.behavior == "deny":
                 raise _TurnEnded(stop_reason=None, result=submitted.reason)
             if turn is None:
@@ -221,7 +238,11 @@ class ScriptedQuery(BackendQuery):
         except _TurnEnded as early:
             ended = early
             if ended.fields.get("terminal_reason") == "api_error":
-                await self._hooks("StopFailure", error=ended.fields["errors"][0], last_assistant_message=state.said)
+                await self._hooks(
+                    "StopFailure",
+                    error=ended.fields["errors"][0],
+                    last_assistant_message=state.said,
+                )
         finally:
             self._in_turn = False
         yield self._result(state, ended)
@@ -239,7 +260,7 @@ class ScriptedQuery(BackendQuery):
         return self._frames.result(**{**fields, **ended.fields})
 
     # -- steps ------------------------------------------------------------------------------------------
-    async def _steps(self, turn: Turn, state: _TurnState) -> AsyncIterator[AgentMessage]:
+    async def _steps(self, turn: Turn, state: _TurnState) -> AsyncGenerator[AgentMessage, None]:
         for step in turn.steps:
             # A script without delays would never let an interrupt, or anybody else, have a turn.
             await asyncio.sleep(0)
@@ -249,7 +270,7 @@ class ScriptedQuery(BackendQuery):
                 async for message in messages:
                     yield message
 
-    async def _step(self, step: Step, state: _TurnState) -> AsyncIterator[AgentMessage]:
+    async def _step(self, step: Step, state: _TurnState) -> AsyncGenerator[AgentMessage, None]:
         match step:
             case Say(text):
                 state.said = render(text, state.names)
@@ -295,7 +316,9 @@ class ScriptedQuery(BackendQuery):
             state.replies += 1
         return state.message_id
 
-    async def _call_tool(self, step: CallTool, state: _TurnState) -> AsyncIterator[AgentMessage]:
+    async def _call_tool(
+        self, step: CallTool, state: _TurnState
+    ) -> AsyncGenerator[AgentMessage, None]:
         tool_use_id = self._frames.new_id("toolu_")
         arguments = render(step.input, state.names)
         block = {"type": "tool_use", "id": tool_use_id, "name": step.name, "input": arguments}
@@ -304,19 +327,26 @@ class ScriptedQuery(BackendQuery):
         about = {"tool_name": step.name, "tool_input": arguments, "tool_use_id": tool_use_id}
         try:
             permission = await self._interruptible(
-                ask_permission(self._options, self._mode, self._hook_input("PreToolUse", **about), tool_use_id),
+                ask_permission(
+                    self._options, self._mode, self._hook_input("PreToolUse", **about), tool_use_id
+                ),
                 "aborted_tools",
             )
             if permission.defer:
                 deferred = {"id": tool_use_id, "name": step.name, "input": arguments}
                 raise _TurnEnded(
-                    stop_reason="tool_deferred", terminal_reason="tool_deferred", deferred_tool_use=deferred
+                    stop_reason="tool_deferred",
+                    terminal_reason="tool_deferred",
+                    deferred_tool_use=deferred,
                 )
             outcome = await self._run_tool(step.name, permission, about, state)
         except _TurnEnded as ended:
             if ended.fields.get("terminal_reason") == "aborted_tools":
                 yield self._frames.tool_result(
-                    tool_use_id, INTERRUPTED_TOOL, is_error=True, structured=f"Error: {INTERRUPTED_TOOL}"
+                    tool_use_id,
+                    INTERRUPTED_TOOL,
+                    is_error=True,
+                    structured=f"Error: {INTERRUPTED_TOOL}",
                 )
             raise
         state.result = outcome.content
@@ -335,10 +365,18 @@ class ScriptedQuery(BackendQuery):
             state.denials.append(dict(about))
             return ToolOutcome.failed(permission.reason)
         started = time.monotonic()
-        outcome = await self._interruptible(self._workspace.call(name, permission.input), "aborted_tools")
-        told = {**about, "tool_input": permission.input, "duration_ms": round((time.monotonic() - started) * 1000)}
+        outcome = await self._interruptible(
+            self._workspace.call(name, permission.input), "aborted_tools"
+        )
+        told = {
+            **about,
+            "tool_input": permission.input,
+            "duration_ms": round((time.monotonic() - started) * 1000),
+        }
         if outcome.is_error:
-            after = self._hooks("PostToolUseFailure", error=outcome.content, is_interrupt=False, **told)
+            after = self._hooks(
+                "PostToolUseFailure", error=outcome.content, is_interrupt=False, **told
+            )
         else:
             after = self._hooks("PostToolUse", tool_response=outcome.structured, **told)
         await self._interruptible(after, "aborted_tools")
@@ -356,7 +394,9 @@ class ScriptedQuery(BackendQuery):
         }
 
     async def _hooks(self, event: str, **fields: Any) -> Any:
-        return await run_hooks(self._options.hooks, event, self._hook_input(event, **fields), fields.get("tool_use_id"))
+        return await run_hooks(
+            self._options.hooks, event, self._hook_input(event, **fields), fields.get("tool_use_id")
+        )
 
     async def _interruptible(self, work: Coroutine[Any, Any, T], terminal_reason: str) -> T:
         """Await ``work``, or stop it and end the turn when an interrupt comes first."""

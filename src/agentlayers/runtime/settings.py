@@ -96,7 +96,9 @@ class SupervisorSettings(_Settings):
     interrupt_grace_seconds: Seconds = 2.0
 
     @classmethod
-    def from_env(cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS") -> Self:
+    def from_env(
+        cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS"
+    ) -> Self:
         """
         Read the settings from the environment.
 
@@ -149,7 +151,9 @@ class RuntimeSettings(_Settings):
     audit_strict: bool = False
 
     @classmethod
-    def from_env(cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS") -> Self:
+    def from_env(
+        cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS"
+    ) -> Self:
         """
         Read the settings from the environment.
 
@@ -178,8 +182,11 @@ def _from_env(
     except ValidationError as error:
         field = str(error.errors()[0]["loc"][0]).upper()
         raised = _settings_error(error, "")
-        raise SettingsError(setting=f"{prefix}_{field}", value=source.get(f"{prefix}_{field}", given[field.lower()]),
-                            expected=raised.expected) from error
+        raise SettingsError(
+            setting=f"{prefix}_{field}",
+            value=source.get(f"{prefix}_{field}", given[field.lower()]),
+            expected=raised.expected,
+        ) from error
 
 
 def _typed(kind: type[_Settings], name: str, value: str, prefix: str) -> Any:

@@ -77,7 +77,7 @@ class MessageTap:
         """Why the last attempt to keep something failed; :obj:`None` when it succeeded."""
         return None
 
-    async def received(self, message: AgentMessage) -> Receipt | None:
+    async def received(self, message: AgentMessage) -> Receipt | None:  # noqa: ARG002
         """See one message of the agent; the consumer waits for the receipt before it gets the message."""
         return None
 

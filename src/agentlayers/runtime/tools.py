@@ -108,7 +108,9 @@ class Workspace:
         except SettingsError as error:
             return ToolOutcome.failed(f"{name}: {error}")
         except OSError as error:
-            return ToolOutcome.failed(f"{name}: {error.strerror or error}: {error.filename or arguments.get('path', '')}")
+            return ToolOutcome.failed(
+                f"{name}: {error.strerror or error}: {error.filename or arguments.get('path', '')}"
+            )
 
     def resolve(self, path: Any) -> Path:
         """
@@ -134,7 +136,12 @@ class Workspace:
         shown = str(arguments["path"])
         text = f"{'created' if created else 'replaced'} {shown} ({size} bytes)"
         return ToolOutcome(
-            text, structured={"type": "create" if created else "update", "filePath": shown, "content": content}
+            text,
+            structured={
+                "type": "create" if created else "update",
+                "filePath": shown,
+                "content": content,
+            },
         )
 
     def _write(self, path: Any, content: str) -> bool:
@@ -148,7 +155,11 @@ class Workspace:
         data = await asyncio.to_thread(self._read, arguments.get("path"))
         text = self._bounded(data)
         return ToolOutcome(
-            text, structured={"type": "text", "file": {"filePath": str(arguments["path"]), "content": text}}
+            text,
+            structured={
+                "type": "text",
+                "file": {"filePath": str(arguments["path"]), "content": text},
+            },
         )
 
     def _read(self, path: Any) -> bytes:
@@ -197,25 +208,40 @@ class Workspace:
         stdout, stderr = bytearray(), bytearray()
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.gather(self._collect(process.stdout, stdout), self._collect(process.stderr, stderr))
+                await asyncio.gather(
+                    self._collect(process.stdout, stdout), self._collect(process.stderr, stderr)
+                )
                 await process.wait()
         except TimeoutError:
             timed_out = True
         finally:
             await _kill(process)
-        return self._command_outcome(process.returncode or 0, stdout, stderr, timeout if timed_out else None)
+        return self._command_outcome(
+            process.returncode or 0, stdout, stderr, timeout if timed_out else None
+        )
 
     def _command_outcome(
-        self, exit_code: int, stdout: bytes | bytearray, stderr: bytes | bytearray, timed_out: float | None
+        self,
+        exit_code: int,
+        stdout: bytes | bytearray,
+        stderr: bytes | bytearray,
+        timed_out: float | None,
     ) -> ToolOutcome:
         out, err = self._bounded(stdout), self._bounded(stderr)
-        structured = {"stdout": out, "stderr": err, "interrupted": timed_out is not None, "exitCode": exit_code}
+        structured = {
+            "stdout": out,
+            "stderr": err,
+            "interrupted": timed_out is not None,
+            "exitCode": exit_code,
+        }
         text = "\n".join(part.rstrip("\n") for part in (out, err) if part)
         if timed_out is not None:
             text = f"no end within {timed_out:g} s; the command was killed\n{text}".rstrip()
         elif exit_code:
             text = f"exit status {exit_code}\n{text}".rstrip()
-        return ToolOutcome(text, is_error=timed_out is not None or exit_code != 0, structured=structured)
+        return ToolOutcome(
+            text, is_error=timed_out is not None or exit_code != 0, structured=structured
+        )
 
     async def _collect(self, stream: asyncio.StreamReader | None, into: bytearray) -> None:
         assert stream is not None
@@ -238,7 +264,11 @@ class Workspace:
 def _command(command: Any) -> list[str]:
     if isinstance(command, str) and command.strip():
         return ["/bin/sh", "-c", command]
-    if isinstance(command, list | tuple) and command and all(isinstance(part, str) for part in command):
+    if (
+        isinstance(command, list | tuple)
+        and command
+        and all(isinstance(part, str) for part in command)
+    ):
         return list(command)
     raise ToolError(f"run_command: command must be a text or a list of texts, got {command!r}")
 

@@ -93,7 +93,7 @@ class Authenticator:
         return cls({ANY_TENANT: token}, query_tokens=query_tokens)
 
     @staticmethod
-    def layer_open() -> Layer[Authenticator]:
+    def layer_open() -> Layer:
         """Provide :meth:`open_`."""
         from agentlayers.layer import Layer
 
@@ -102,7 +102,7 @@ class Authenticator:
     @staticmethod
     def layer_tokens(
         tokens: Mapping[str, str | Iterable[str]], *, query_tokens: bool = False
-    ) -> Layer[Authenticator]:
+    ) -> Layer:
         """Provide an authenticator with these tokens."""
         from agentlayers.layer import Layer
 
@@ -127,7 +127,9 @@ class Authenticator:
         if self.is_open:
             return
         if not token:
-            raise AuthenticationError("a token is required; send it as 'Authorization: Bearer <token>'")
+            raise AuthenticationError(
+                "a token is required; send it as 'Authorization: Bearer <token>'"
+            )
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         accepted = self._digests.get(tenant) or self._digests.get(ANY_TENANT, ())
         # Every candidate is compared, so that the time taken does not depend on which one matches.

@@ -21,9 +21,15 @@ class CloseReason(Enum):
     PROTOCOL = (1002, "protocol error: a message that EventLogRemote does not allow")
     NO_BINARY_FRAME = (1003, "only binary frames, one MessagePack message each, are understood")
     TOO_LARGE = (1009, "limit exceeded: a message or a count is larger than this server accepts")
-    STORAGE = (1011, "the server could not store or read; nothing unacknowledged was promised; try again")
+    STORAGE = (
+        1011,
+        "the server could not store or read; nothing unacknowledged was promised; try again",
+    )
     TOO_MANY = (1013, "the server has as many connections as it may; try again later")
-    STALLED = (1008, "the peer read nothing for too long; connect again and resume from your cursor")
+    STALLED = (
+        1008,
+        "the peer read nothing for too long; connect again and resume from your cursor",
+    )
     UNAUTHENTICATED = (1008, "authentication failed: send a valid token")
 
     @property

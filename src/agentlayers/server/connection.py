@@ -8,22 +8,24 @@ which things are handled, how much may be under way, and how a connection ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
 
-from agentlayers.errors import LimitExceededError, StorageError
-from agentlayers.limits import OUTBOX_BYTES_MAX
-from agentlayers.protocol.messages import EncryptedEntry
-from agentlayers.protocol.server_session import (
+from agentlayers.errors import AccessError, LimitExceededError, StorageError
+from agentlayers.limits import CONNECT_TIMEOUT_SECONDS, OUTBOX_BYTES_MAX
+from agentlayers.protocol.events import (
+    AuthenticateReceived,
     ChangesRequested,
     ChangesStopped,
     ServerEvent,
-    ServerSession,
     SessionFailed,
     WriteReceived,
 )
+from agentlayers.protocol.messages import Hello
+from agentlayers.protocol.server_session import ServerSession
+from agentlayers.protocol.session import SessionState
 from agentlayers.server.broadcast import Broadcast
 from agentlayers.server.close import CloseReason
 from agentlayers.server.hub import Hub, Key
@@ -40,6 +42,9 @@ WRITES_IN_FLIGHT_MAX: Final = 64
 WRITE_BYTES_IN_FLIGHT_MAX: Final = 16 * 1024 * 1024
 """As above, in ciphertext bytes (one larger write still goes alone)."""
 
+ACKS_OWED_MAX: Final = 4096
+"""Writes without an Ack, most of them waiting until their writer has read its backlog."""
+
 LIVE_BYTES_MAX: Final = OUTBOX_BYTES_MAX // 2
 """Queued past this, a live subscriber goes back to reading from storage, and no more is read from its socket."""
 
@@ -53,10 +58,11 @@ class Connection:
 
     Args:
         link: The socket.
-        session: Has been given its Hello (or will be, for TCP, before :meth:`run`).
+        session: With a Hello, or waiting for an Authenticate.
         hub: Where writes and subscriptions go.
-        tenant: The tenant this peer was let into.
+        tenant: The tenant this peer was let into; empty until it authenticates.
         connection_id: For the log.
+        admit: Checks a tenant and a token, and returns that tenant's Hello; for media without headers.
         stall_seconds: How long the peer may read nothing while something waits for it.
     """
 
@@ -68,19 +74,21 @@ class Connection:
         *,
         tenant: str,
         connection_id: int,
+        admit: Callable[[str, str], Awaitable[Hello]] | None = None,
         stall_seconds: float = STALL_SECONDS_MAX,
     ) -> None:
         self._link = link
         self._session = session
         self._hub = hub
         self._tenant = tenant
+        self._admit = admit
         self._log = logger.bind(tenant=tenant, connection=connection_id)
         self._outbox = Outbox(
             link, on_stall=lambda: self.end(CloseReason.STALLED), stall_seconds=stall_seconds
         )
-        self._writes: dict[int, int] = {}
-        self._write_sizes: list[int] = []
         self._writes_in_flight = 0
+        self._bytes_in_flight = 0
+        self._acks_owed = 0
         self._settled = asyncio.Event()
         self._catching_up: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -89,6 +97,9 @@ class Connection:
     async def run(self) -> None:
         """Serve the peer; returns when the connection is closed and nothing of it is left but stored entries."""
         self._log.debug("connection_opened", stream=self._link.is_stream)
+        deadline = asyncio.get_running_loop().call_later(
+            CONNECT_TIMEOUT_SECONDS, self._end_unauthenticated
+        )
         try:
             self._flush()
             await self._handle_events()
@@ -106,7 +117,12 @@ class Connection:
             self._log.error("storage_failed", error=str(error))
             self.end(CloseReason.STORAGE)
         finally:
+            deadline.cancel()
             await self._finish()
+
+    def _end_unauthenticated(self) -> None:
+        if self._session.state is SessionState.AWAITING_AUTHENTICATION:
+            self.end(CloseReason.UNAUTHENTICATED)
 
     def end(self, reason: CloseReason) -> None:
         """Close the connection, telling the peer why; only the first reason counts."""
@@ -137,25 +153,41 @@ class Connection:
 
     # -- from the peer ----------------------------------------------------------------------------------------
     async def _handle_events(self) -> None:
-        for event in self._session.events_received():
-            if self._ending is not None:
-                return
-            await self._handle(event)
+        while events := self._session.events_received():
+            for event in events:
+                if self._ending is not None:
+                    return
+                await self._handle(event)
 
     async def _handle(self, event: ServerEvent) -> None:
         if isinstance(event, WriteReceived):
             self._writes_in_flight += 1
-            self._write_sizes.append(sum(len(entry.ciphertext) for entry in event.entries))
-            entries: Sequence[EncryptedEntry] = event.entries
-            self._hub.write(self, self._key(event.public_key), event.message_id, entries)
+            self._acks_owed += 1
+            key = self._key(event.public_key)
+            self._bytes_in_flight += self._hub.write(self, key, event.message_id, event.entries)
         elif isinstance(event, ChangesRequested):
             await self._hub.subscribe(self, self._key(event.public_key), event.start_sequence)
         elif isinstance(event, ChangesStopped):
             self._hub.unsubscribe(self, self._key(event.public_key))
+        elif isinstance(event, AuthenticateReceived):
+            await self._authenticate(event)
         elif isinstance(event, SessionFailed):
             self._log.info("session_failed", error=event.error.code.value)
-            too_much = isinstance(event.error, LimitExceededError)
-            self.end(CloseReason.TOO_LARGE if too_much else CloseReason.PROTOCOL)
+            self.end(_close_reason(event.error))
+
+    async def _authenticate(self, event: AuthenticateReceived) -> None:
+        assert self._admit is not None
+        try:
+            hello = await self._admit(event.tenant, event.token)
+        except AccessError as error:
+            self._session.reject(error)
+            self._flush()
+            self.end(CloseReason.UNAUTHENTICATED)
+            return
+        self._tenant = event.tenant
+        self._log = self._log.bind(tenant=event.tenant)
+        self._session.accept(hello)
+        self._flush()
 
     def _key(self, public_key: str) -> Key:
         return Key(self._tenant, public_key)
@@ -172,7 +204,8 @@ class Connection:
     def _is_full(self) -> bool:
         return (
             self._writes_in_flight >= WRITES_IN_FLIGHT_MAX
-            or sum(self._write_sizes) >= WRITE_BYTES_IN_FLIGHT_MAX
+            or self._bytes_in_flight >= WRITE_BYTES_IN_FLIGHT_MAX
+            or self._acks_owed >= ACKS_OWED_MAX
         )
 
     # -- from the hub -----------------------------------------------------------------------------------------
@@ -183,19 +216,22 @@ class Connection:
 
     def send_ack(self, message_id: int, sequences: Sequence[int], through: int | None) -> None:
         """Queue an Ack."""
-        if self._ending is None:
+        # A session that failed meanwhile can send nothing; the peer will ask again, and be told of duplicates.
+        if self._ending is None and self._session.state is SessionState.OPEN:
             self._session.send_ack(message_id, sequences, through)
             self._flush()
+            self._acks_owed -= 1
+            self._settled.set()
 
     def send_changes(self, broadcast: Broadcast) -> None:
         """Queue encoded Changes."""
         if self._ending is None:
             self._outbox.put(self._link.wire(broadcast))
 
-    def write_settled(self) -> None:
+    def write_settled(self, size: int) -> None:
         """Count a write as no longer in flight."""
         self._writes_in_flight -= 1
-        self._write_sizes.pop(0)
+        self._bytes_in_flight -= size
         self._settled.set()
 
     def write_failed(self, error: Exception) -> None:
@@ -210,7 +246,7 @@ class Connection:
 
     async def _catch_up(self) -> None:
         try:
-            while self._hub.lags(self):
+            while self._ending is None and self._hub.lags(self):
                 await self._outbox.wait_below(CATCH_UP_BYTES_MAX)
                 await self._hub.catch_up(self)
         except StorageError as error:
@@ -224,3 +260,11 @@ class Connection:
         messages = self._session.data_to_send()
         if messages:
             self._outbox.put(self._link.wire(Broadcast(messages)))
+
+
+def _close_reason(error: Exception) -> CloseReason:
+    if isinstance(error, LimitExceededError):
+        return CloseReason.TOO_LARGE
+    if isinstance(error, AccessError):
+        return CloseReason.UNAUTHENTICATED
+    return CloseReason.PROTOCOL

@@ -51,6 +51,7 @@ class _Write(NamedTuple):
     peer: Peer
     message_id: int
     entries: Sequence[EncryptedEntry]
+    size: int
 
 
 class _Channel:
@@ -94,12 +95,19 @@ class Hub:
     # -- commands of a connection ---------------------------------------------------------------------------
     def write(
         self, peer: Peer, key: Key, message_id: int, entries: Sequence[EncryptedEntry]
-    ) -> None:
-        """Store entries; the Ack follows once they are durable, in the order of the writes of this key."""
+    ) -> int:
+        """
+        Store entries; the Ack follows once they are durable, in the order of the writes of this key.
+
+        Returns:
+            Their ciphertext bytes, which :meth:`Peer.write_settled` will give back.
+        """
+        size = sum(len(entry.ciphertext) for entry in entries)
         channel = self._channel(key)
-        channel.pending.append(_Write(peer, message_id, entries))
+        channel.pending.append(_Write(peer, message_id, entries, size))
         if channel.task is None:
             channel.task = asyncio.create_task(self._drain(channel))
+        return size
 
     async def subscribe(self, peer: Peer, key: Key, start: int) -> None:
         """
@@ -211,7 +219,7 @@ class Hub:
                 write.peer.write_failed(error)
         finally:
             for write in writes:
-                write.peer.write_settled()
+                write.peer.write_settled(write.size)
 
     def _publish(self, channel: _Channel, writes: list[_Write], appended: Appended) -> None:
         new = appended.new
@@ -230,9 +238,7 @@ class Hub:
                 subscription.peer.send_changes(broadcast)
             subscription.next = new[-1].sequence + 1
 
-    def _can_follow(
-        self, subscription: Subscription, new: Sequence[RemoteEncryptedEntry]
-    ) -> bool:
+    def _can_follow(self, subscription: Subscription, new: Sequence[RemoteEncryptedEntry]) -> bool:
         return (
             subscription.is_live
             and subscription.next == new[0].sequence
@@ -251,12 +257,10 @@ class Hub:
             subscription.advance((), encode)
         self._settle(channel, subscription)
 
-    def _register_acks(
-        self, channel: _Channel, writes: list[_Write], appended: Appended
-    ) -> None:
+    def _register_acks(self, channel: _Channel, writes: list[_Write], appended: Appended) -> None:
         own = appended.new[0].sequence if appended.new else 0
         position = 0
-        for peer, message_id, entries in writes:
+        for peer, message_id, entries, _ in writes:
             sequences = appended.sequences[position : position + len(entries)]
             position += len(entries)
             own_start = own
@@ -296,9 +300,7 @@ class Hub:
             raise StorageCorruptionError(backend="server", operation="read", reason=reason)
         return entries
 
-    def _settle(
-        self, channel: _Channel, subscription: Subscription, *, wake: bool = True
-    ) -> None:
+    def _settle(self, channel: _Channel, subscription: Subscription, *, wake: bool = True) -> None:
         """Decide whether a subscriber is live, and release the Acks whose place it has reached."""
         subscription.advance((), self._encoder(channel.key))
         subscription.is_live = subscription.next >= (channel.head or 0)
@@ -333,17 +335,12 @@ class Hub:
 
 def _take(pending: deque[_Write]) -> list[_Write]:
     writes = [pending.popleft()]
-    count = len(writes[0].entries)
-    size = _size(writes[0])
+    count, size = len(writes[0].entries), writes[0].size
     while pending and count < APPEND_ENTRIES_MAX and size < APPEND_BYTES_MAX:
         writes.append(pending.popleft())
         count += len(writes[-1].entries)
-        size += _size(writes[-1])
+        size += writes[-1].size
     return writes
-
-
-def _size(write: _Write) -> int:
-    return sum(len(entry.ciphertext) for entry in write.entries)
 
 
 def _after_own(own: int, sequences: Sequence[int]) -> int:

@@ -81,10 +81,6 @@ class SQLiteServerStorage(ServerStorage):
         try:
             await self._open()
         except BaseException:
-            writer, self._writer = self._writer, None
-            if writer is not None:
-                writer.stop()
-                writer.join()
             _unlock(self._lock)
             raise
         return self
@@ -96,9 +92,15 @@ class SQLiteServerStorage(ServerStorage):
         def deliver(outcomes: list[Outcome]) -> None:
             self._loop.call_soon_threadsafe(_settle, outcomes, opened)
 
-        self._writer = SQLiteWriter(path, deliver=deliver)
-        self._writer.start()
-        await opened
+        writer = SQLiteWriter(path, deliver=deliver)
+        writer.start()
+        try:
+            await opened
+        except BaseException:
+            writer.stop()
+            writer.join()
+            raise
+        self._writer = writer
         self._readers = _Readers(path)
         self._tenants: dict[str, TenantInfo] = {}
 
@@ -184,7 +186,9 @@ class _Readers:
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._threads = ThreadPoolExecutor(_READER_THREADS, thread_name_prefix="server-sqlite-reader")
+        self._threads = ThreadPoolExecutor(
+            _READER_THREADS, thread_name_prefix="server-sqlite-reader"
+        )
 
     async def run(self, operation: str, call: Callable[[sqlite3.Connection], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -319,5 +323,3 @@ def _lock_directory(directory: Path) -> int:
 
 def _unlock(descriptor: int) -> None:
     os.close(descriptor)
-
-

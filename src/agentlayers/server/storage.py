@@ -73,7 +73,10 @@ class ServerStorage(abc.ABC):
 
     @abc.abstractmethod
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None: ...
 
     @abc.abstractmethod
@@ -81,7 +84,9 @@ class ServerStorage(abc.ABC):
         """Return the tenant's ids, creating them durably the first time."""
 
     @abc.abstractmethod
-    async def append(self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]) -> Appended:
+    async def append(
+        self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]
+    ) -> Appended:
         """Store what is new; durable when this returns. Concurrent appends share a commit."""
 
     @abc.abstractmethod
@@ -95,7 +100,7 @@ class ServerStorage(abc.ABC):
         """Return the first unused sequence of the key; 0 if it has no entry."""
 
     @staticmethod
-    def layer_sqlite(directory: str | Path) -> Layer[ServerStorage]:
+    def layer_sqlite(directory: str | Path) -> Layer:
         """Provide journals in one SQLite file below ``directory``; the default of ``agentlayers serve``."""
         from agentlayers.layer import Layer
         from agentlayers.server.sqlite_storage import SQLiteServerStorage
@@ -103,7 +108,7 @@ class ServerStorage(abc.ABC):
         return Layer.scoped(ServerStorage, SQLiteServerStorage, directory=directory)
 
     @staticmethod
-    def layer_memory() -> Layer[ServerStorage]:
+    def layer_memory() -> Layer:
         """Provide journals that are gone with the process."""
         from agentlayers.layer import Layer
         from agentlayers.server.memory_storage import MemoryServerStorage

@@ -34,8 +34,8 @@ class Peer(Protocol):
     def send_changes(self, broadcast: Broadcast) -> None:
         """Queue encoded Changes."""
 
-    def write_settled(self) -> None:
-        """One write of this peer is committed or failed: it is no longer in flight."""
+    def write_settled(self, size: int) -> None:
+        """One write of this peer, of so many ciphertext bytes, is committed or failed."""
 
     def write_failed(self, error: Exception) -> None:
         """One write of this peer was not stored, so it gets no Ack and the connection has to end."""

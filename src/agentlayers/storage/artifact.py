@@ -1,8 +1,8 @@
 """
 One artifact: a file, a tool's result or a summary that belongs to a session.
 
-``artifact_record`` and ``artifact_deleted`` of one id are versions of one key. Content is text or bytes;
-on the wire bytes travel as base64, as the reference does it.
+``artifact_record`` and ``artifact_deleted`` of one id are versions of one key. Content is text or
+bytes; on the wire bytes travel as base64, as the reference does it.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class ArtifactRecord:
         tool_name: The tool that made it.
         tool_use_id: The tool call that made it.
         hook_event: The hook that made it.
-        created_at_ms: When it was made, in milliseconds since 1970; :obj:`None` lets the store decide
-            (the time of the put, or that of the version it replaces).
+        created_at_ms: When it was made, in milliseconds since 1970; :obj:`None` lets the store
+            decide (the time of the put, or that of the version it replaces).
         metadata: More about it, as far as MessagePack can say it.
         entry_id: Id of the version's entry; empty before it was put, and for a merged value.
     """
@@ -86,9 +86,13 @@ class ArtifactRecord:
         required_text("artifact id", self.id)
         required_text("session_id", self.session_id)
         if self.kind not in _KINDS:
-            raise UsageError(f"kind: {self.kind!r} cannot be used; expected one of {', '.join(_KINDS)}")
+            raise UsageError(
+                f"kind: {self.kind!r} cannot be used; expected one of {', '.join(_KINDS)}"
+            )
         if not isinstance(self.content, str | bytes):
-            raise UsageError(f"content: {type(self.content).__name__} cannot be stored; expected str or bytes")
+            raise UsageError(
+                f"content: {type(self.content).__name__} cannot be stored; expected str or bytes"
+            )
 
     @property
     def size_bytes(self) -> int:
@@ -107,7 +111,11 @@ class ArtifactRecord:
 
     def to_payload(self) -> dict[str, Any]:
         """Return the fields that go on the wire."""
-        content = self.content if isinstance(self.content, str) else base64.b64encode(self.content).decode("ascii")
+        content = (
+            self.content
+            if isinstance(self.content, str)
+            else base64.b64encode(self.content).decode("ascii")
+        )
         return without_nones(
             {
                 "id": self.id,
@@ -131,7 +139,8 @@ class ArtifactRecord:
         Read the fields of an entry, whoever wrote it.
 
         Raises:
-            MalformedMessageError: A field is missing, of the wrong type, or content that is not base64.
+            MalformedMessageError: A field is missing, of the wrong type, or content that is not
+            base64.
         """
         fields = PayloadFields(ARTIFACT_RECORD, payload)
         try:
@@ -156,7 +165,9 @@ def _decode_content(encoding: str, content: str) -> str | bytes:
     if encoding == "utf8":
         return content
     if encoding != "base64":
-        raise MalformedMessageError(f"{ARTIFACT_RECORD}: encoding is {encoding[:40]!r}; expected utf8 or base64")
+        raise MalformedMessageError(
+            f"{ARTIFACT_RECORD}: encoding is {encoding[:40]!r}; expected utf8 or base64"
+        )
     try:
         return base64.b64decode(content, validate=True)
     except binascii.Error as error:

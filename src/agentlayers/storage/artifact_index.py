@@ -1,28 +1,44 @@
 """
 The read model of artifacts: which are shown, where they stand in their session, how large they are.
 
-Rows are a function of a key's heads and the conflict policy, never of the order in which entries came.
-Content is not stored twice: a row names the entry that holds it.
+Rows are a function of a key's heads and the conflict policy, never of the order in which entries
+came. Content is not stored twice: a row names the entry that holds it.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentlayers.errors import MalformedMessageError
 from agentlayers.journal.conflict_policy import ConflictPolicy, Resolution, Version
 from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.storage.artifact import ArtifactRecord
+from agentlayers.storage.storage_config import ArtifactRetention
 
-__all__ = ["ArtifactRow", "readable_heads", "resolve_heads", "row_of", "rows_of_id", "rows_of_session", "write_row"]
+__all__ = [
+    "STORE",
+    "ArtifactRow",
+    "SessionTotals",
+    "not_kept",
+    "readable_heads",
+    "resolve_heads",
+    "row_of",
+    "rows_of_id",
+    "rows_of_session",
+    "session_prefix",
+    "sessions",
+    "totals_of",
+    "write_row",
+]
 
 STORE: Final = "artifacts"
 _FIXED: Final = struct.Struct(">QQ16sHH")
 _NO_WINNER: Final = bytes(16)
+_TOTALS: Final = struct.Struct(">QQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +52,8 @@ class ArtifactRow:
         artifact_id: Its name.
         created_at_ms: Its place in the session.
         size_bytes: Of its content.
-        winner: The only head; empty when there are several and the policy has to be asked at each read,
-            so that a replica that is given another policy shows what that one decides.
+        winner: The only head; empty when there are several and the policy has to be asked at each
+            read, so that a replica that is given another policy shows what that one decides.
     """
 
     primary_key: str
@@ -84,6 +100,19 @@ class ArtifactRow:
         )
 
 
+class SessionTotals(NamedTuple):
+    """
+    How much one session has.
+
+    Attributes:
+        count: Artifacts with at least one live version.
+        size_bytes: Their content together.
+    """
+
+    count: int
+    size_bytes: int
+
+
 def session_prefix(session_id: str) -> bytes:
     """Return what the places of one session's artifacts start with."""
     return pack_key(STORE, "l", session_id)
@@ -101,21 +130,51 @@ def rows_of_id(tx: JournalTransaction, artifact_id: str) -> Iterator[ArtifactRow
     return (ArtifactRow.decode(value) for _key, value in tx.scan(prefix, prefix_end(prefix)))
 
 
-def rows_of_session(tx: JournalTransaction, start: bytes, end: bytes, *, reverse: bool) -> Iterator[ArtifactRow]:
+def rows_of_session(
+    tx: JournalTransaction, start: bytes, end: bytes, *, reverse: bool
+) -> Iterator[ArtifactRow]:
     """Iterate over artifacts between two places of a session."""
     return (ArtifactRow.decode(value) for _key, value in tx.scan(start, end, reverse=reverse))
 
 
-def write_row(tx: JournalTransaction, primary_key: str, heads: Sequence[Version], policy: ConflictPolicy) -> None:
+def write_row(
+    tx: JournalTransaction, primary_key: str, heads: Sequence[Version], policy: ConflictPolicy
+) -> None:
     """Bring the rows of one key up to date with its heads."""
     before = row_of(tx, primary_key)
     after = _row(primary_key, heads, policy)
     if after == before:
         return
-    for key in before.keys if before is not None else ():
+    if before is not None:
+        for key in before.keys:
+            tx.delete(key)
+        _add_to_totals(tx, before.session_id, -1, -before.size_bytes)
+    if after is not None:
+        for key in after.keys:
+            tx.put(key, after.encode())
+        _add_to_totals(tx, after.session_id, 1, after.size_bytes)
+
+
+def totals_of(tx: JournalTransaction, session_id: str) -> SessionTotals:
+    """Return how much a session has."""
+    value = tx.get(pack_key(STORE, "t", session_id))
+    return SessionTotals(0, 0) if value is None else SessionTotals(*_TOTALS.unpack_from(value))
+
+
+def sessions(tx: JournalTransaction) -> list[str]:
+    """List the sessions that have artifacts, sorted."""
+    prefix = pack_key(STORE, "t")
+    return [value[_TOTALS.size :].decode() for _key, value in tx.scan(prefix, prefix_end(prefix))]
+
+
+def _add_to_totals(tx: JournalTransaction, session_id: str, count: int, size_bytes: int) -> None:
+    before = totals_of(tx, session_id)
+    key = pack_key(STORE, "t", session_id)
+    if before.count + count == 0:
         tx.delete(key)
-    for key in after.keys if after is not None else ():
-        tx.put(key, after.encode() if after is not None else b"")
+    else:
+        totals = _TOTALS.pack(before.count + count, before.size_bytes + size_bytes)
+        tx.put(key, totals + session_id.encode())
 
 
 def _row(primary_key: str, heads: Sequence[Version], policy: ConflictPolicy) -> ArtifactRow | None:
@@ -134,16 +193,41 @@ def _row(primary_key: str, heads: Sequence[Version], policy: ConflictPolicy) -> 
     )
 
 
+def not_kept(
+    newest_first: Iterable[ArtifactRow], retention: ArtifactRetention, *, now_ms: int
+) -> list[ArtifactRow]:
+    """Choose what retention drops of one session: too old, too many, or not fitting with the newer ones."""
+    kept_count, kept_bytes = 0, 0
+    doomed = []
+    for row in newest_first:
+        age_seconds = (now_ms - row.created_at_ms) / 1000
+        if (
+            (retention.max_age_seconds is not None and age_seconds > retention.max_age_seconds)
+            or (retention.max_artifacts is not None and kept_count >= retention.max_artifacts)
+            or (
+                retention.max_artifact_bytes is not None
+                and kept_bytes + row.size_bytes > retention.max_artifact_bytes
+            )
+        ):
+            doomed.append(row)
+        else:
+            kept_count, kept_bytes = kept_count + 1, kept_bytes + row.size_bytes
+    return doomed
+
+
 def readable_heads(heads: Sequence[Version]) -> list[Version]:
     """Leave out versions that are no artifacts, so that one bad entry of a peer hides no good one."""
     return [head for head in heads if head.is_deletion or _is_readable(head)]
 
 
-def resolve_heads(heads: Sequence[Version], policy: ConflictPolicy) -> tuple[ArtifactRecord | None, Resolution]:
+def resolve_heads(
+    heads: Sequence[Version], policy: ConflictPolicy
+) -> tuple[ArtifactRecord | None, Resolution]:
     """
     Return what ``policy`` shows of readable heads (:obj:`None`: deleted), and what it decided.
 
-    A merged value keeps the name and session of its parts, whatever the merge function says of them.
+    A merged value keeps the name and session of its parts, whatever the merge function says of
+    them.
     """
     resolution = policy.resolve(heads)
     if resolution.value is None:

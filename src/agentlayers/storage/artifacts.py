@@ -1,9 +1,10 @@
 """
 The artifacts of a replica: tool results, files and summaries, by session.
 
-An artifact is a keyed thing: its records and deletions are versions, and what is shown of concurrent ones
-is what the conflict policy decides from the set of them, the same on every replica. Versions that lost stay
-readable. Content travels inline; larger content than one entry holds is refused.
+An artifact is a keyed thing: its records and deletions are versions, and what is shown of
+concurrent ones is what the conflict policy decides from the set of them, the same on every replica.
+Versions that lost stay readable. Content travels inline; larger content than one entry holds is
+refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import replace
 from typing import ClassVar, Final
 
 from agentlayers.errors import UsageError
+from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.event_journal import StoreSchema
@@ -32,19 +34,23 @@ from agentlayers.storage.artifact import (
 from agentlayers.storage.artifact_index import (
     STORE,
     ArtifactRow,
+    not_kept,
     readable_heads,
     resolve_heads,
     row_of,
     rows_of_id,
     rows_of_session,
     session_prefix,
+    sessions,
+    totals_of,
     write_row,
 )
 from agentlayers.storage.event_groups import ARTIFACT_EVENTS
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.pagination import Page, format_cursor, parse_cursor
-from agentlayers.storage.payload_field import required_text
-from agentlayers.storage.storage_config import EnabledStores
+from agentlayers.storage.payload_field import peek_text, required_text
+from agentlayers.storage.retention import drop_entries
+from agentlayers.storage.storage_config import EnabledStores, Retention
 
 __all__ = ["ArtifactStore"]
 
@@ -70,13 +76,18 @@ class ArtifactStore(JournaledStore):
     def _enabled_in(self, enabled: EnabledStores) -> bool:
         return enabled.artifacts
 
-    # -- writing ----------------------------------------------------------------------------------------
+    def _retention(self, retention: Retention) -> builtins.list[CompactionStrategy]:
+        # By session, creation time and content: see _enforce, which a strategy over entries cannot
+        # say.
+        return []
+
+    # -- writing -----------------------------------------------------------------------------------
     async def put(self, record: ArtifactRecord) -> ArtifactRecord:
         """
         Store an artifact, or the next version of one; it is durable when this returns.
 
-        The new version supersedes all that this replica holds, open conflicts included. An artifact whose
-        ``created_at_ms`` is not given keeps the one it has, and so its place in the session.
+        The new version supersedes all that this replica holds, open conflicts included. An artifact
+        whose ``created_at_ms`` is not given keeps the one it has, and so its place in the session.
 
         Returns:
             The record as stored, with its entry id; unchanged if artifacts are switched off.
@@ -89,13 +100,21 @@ class ArtifactStore(JournaledStore):
         log = self.log
         if not self.is_enabled:
             return record
-        travelling = record.size_bytes if record.encoding == "utf8" else -(-record.size_bytes // 3) * 4
+        travelling = (
+            record.size_bytes if record.encoding == "utf8" else -(-record.size_bytes // 3) * 4
+        )
         if travelling > _CONTENT_BYTES_MAX:
             raise UsageError(
                 f"artifact {record.id!r}: content of {record.size_bytes} bytes takes {travelling} bytes as "
                 f"{record.encoding}; at most {_CONTENT_BYTES_MAX} are stored in one artifact, so split it"
             )
-        stored = await log.transact(lambda tx: _put(tx, record))
+
+        def work(tx: JournalTransaction) -> ArtifactRecord:
+            stored = _put(tx, record)
+            self._enforce_bounds(tx, stored.session_id)
+            return stored
+
+        stored = await log.transact(work)
         await self._touch_foreign_index(stored.session_id, stored.created_at_ms or 0)
         return stored
 
@@ -126,8 +145,8 @@ class ArtifactStore(JournaledStore):
         """
         Mark all artifacts of a session as deleted, in one transaction; returns how many.
 
-        As :meth:`delete`, this reaches the other replicas. The session leaves the session index unless
-        another store has something of it.
+        As :meth:`delete`, this reaches the other replicas. The session leaves the session index
+        unless another store has something of it.
         """
         log = self.log
         if not self.is_enabled:
@@ -146,15 +165,62 @@ class ArtifactStore(JournaledStore):
         await self._leave_foreign_index(session_id)
         return count
 
-    # -- reading ----------------------------------------------------------------------------------------
+    async def cleanup(self) -> CompactionReport | None:
+        """
+        Drop what retention does not keep, on this replica only: no other replica's artifacts are
+        deleted.
+
+        Of each session the artifacts made too long ago go, then all but the newest, then those that
+        do not fit. What a current remote has not acknowledged stays until it has.
+        """
+        report = await super().cleanup()
+        if self._config is None:
+            return report
+        before, dropped = await self.log.read(_count), 0
+        for session_id in await self.log.read(sessions):
+            dropped += await self.log.transact(lambda tx, name=session_id: self._enforce(tx, name))  # type: ignore[misc]
+        if not dropped:
+            return report
+        after, now_ms = await self.log.read(lambda tx: (_count(tx), tx.now_ms()))
+        total = dropped + (0 if report is None else report.dropped)
+        held_back = 0 if report is None else report.held_back
+        return CompactionReport(
+            before, after, total, (ARTIFACT_DELETED, ARTIFACT_RECORD), held_back, now_ms
+        )
+
+    def _enforce_bounds(self, tx: JournalTransaction, session_id: str) -> None:
+        if self._config is None:
+            return
+        bounds, totals = self._config.retention.artifacts, totals_of(tx, session_id)
+        too_many = bounds.max_artifacts is not None and totals.count > bounds.max_artifacts
+        too_large = (
+            bounds.max_artifact_bytes is not None and totals.size_bytes > bounds.max_artifact_bytes
+        )
+        if too_many or too_large:
+            self._enforce(tx, session_id)
+
+    def _enforce(self, tx: JournalTransaction, session_id: str) -> int:
+        """Drop what the settings do not keep of one session; returns how many entries."""
+        if self._config is None:
+            return 0
+        prefix = session_prefix(session_id)
+        rows = rows_of_session(tx, prefix, prefix_end(prefix), reverse=True)
+        doomed = not_kept(rows, self._config.retention.artifacts, now_ms=tx.now_ms())
+        heads = [head.id for row in doomed for head in tx.heads(STORE, row.primary_key)]
+        dropped = drop_entries(tx, self.log.schema, heads) if heads else 0
+        if dropped and self._shared_index is not None and totals_of(tx, session_id).count == 0:
+            self._shared_index.release_in(tx, session_id, STORE)
+        return dropped
+
+    # -- reading -----------------------------------------------------------------------------------
     async def get(self, artifact_id: str, session_id: str | None = None) -> ArtifactRecord | None:
         """
         Return what is shown of an artifact, :obj:`None` if there is none or it is deleted.
 
         Args:
             artifact_id: Its name.
-            session_id: Its session. If not given and several sessions have an artifact of this name, the
-                one written last is returned.
+            session_id: Its session. If not given and several sessions have an artifact of this
+                name, the one written last is returned.
         """
 
         def work(tx: JournalTransaction) -> ArtifactRecord | None:
@@ -181,8 +247,8 @@ class ArtifactStore(JournaledStore):
 
         Args:
             session_id: The session; an unknown one has no artifacts.
-            limit: At most so many; 0 lists nothing. Without it the page size of the settings counts, and
-                without settings there is no limit.
+            limit: At most so many; 0 lists nothing. Without it the page size of the settings
+                counts, and without settings there is no limit.
             offset: Skip so many; prefer ``cursor``, which stays right while others write.
             cursor: Continue strictly after this place: the ``next_cursor`` of a page.
             reverse: Newest first.
@@ -190,7 +256,9 @@ class ArtifactStore(JournaledStore):
         Raises:
             UsageError: A negative limit or offset, or a cursor that is none.
         """
-        page = await self.list_page(session_id, limit=limit, offset=offset, cursor=cursor, reverse=reverse)
+        page = await self.list_page(
+            session_id, limit=limit, offset=offset, cursor=cursor, reverse=reverse
+        )
         return builtins.list(page.items)
 
     async def list_page(
@@ -230,9 +298,12 @@ class ArtifactStore(JournaledStore):
         found, place = await self.log.read(work)
         return Page(tuple(found), None if place is None else format_cursor(place))
 
-    async def versions(self, artifact_id: str, session_id: str | None = None) -> builtins.list[ArtifactVersion]:
+    async def versions(
+        self, artifact_id: str, session_id: str | None = None
+    ) -> builtins.list[ArtifactVersion]:
         """
-        List every version of an artifact that is held, by entry id: shown, superseded, lost and deleted.
+        List every version of an artifact that is held, by entry id: shown, superseded, lost and
+        deleted.
 
         Args:
             artifact_id: Its name.
@@ -273,14 +344,22 @@ class ArtifactStore(JournaledStore):
     def _shown(self, tx: JournalTransaction, row: ArtifactRow) -> ArtifactRecord | None:
         if row.winner:
             entry = tx.entry(row.winner)
-            return None if entry is None else ArtifactRecord.from_payload(entry.id, decode_payload(entry.payload))
+            return (
+                None
+                if entry is None
+                else ArtifactRecord.from_payload(entry.id, decode_payload(entry.payload))
+            )
         readable = readable_heads(tx.heads(STORE, row.primary_key))
         return resolve_heads(readable, self.conflict_policy)[0] if readable else None
 
-    # -- read model -------------------------------------------------------------------------------------
+    # -- read model --------------------------------------------------------------------------------
     def _project(self, tx: JournalTransaction, entry: Entry, heads: Sequence[Version]) -> None:
         payload = decode_payload(entry.payload)
-        record = ArtifactRecord.from_payload(entry.id, payload) if entry.event == ARTIFACT_RECORD else None
+        record = (
+            ArtifactRecord.from_payload(entry.id, payload)
+            if entry.event == ARTIFACT_RECORD
+            else None
+        )
         write_row(tx, entry.primary_key, heads, self.conflict_policy)
         if record is not None and self._shared_index is not None:
             self._shared_index.touch_in(
@@ -288,12 +367,17 @@ class ArtifactStore(JournaledStore):
             )
 
     def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
-        write_row(tx, entry.primary_key, tx.heads(STORE, entry.primary_key), self.conflict_policy)
+        # A key is dropped whole or not at all, and superseded versions have no part in the read
+        # model.
+        write_row(tx, entry.primary_key, (), self.conflict_policy)
 
 
 def _session_of(entry: Entry) -> str:
-    session_id = decode_payload(entry.payload).get("sessionId")
-    return session_id if isinstance(session_id, str) else ""
+    return peek_text(entry.payload, "sessionId")
+
+
+def _count(tx: JournalTransaction) -> int:
+    return tx.count_rows(tx.store_number(STORE))
 
 
 def _put(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
@@ -317,7 +401,9 @@ def _delete(tx: JournalTransaction, row: ArtifactRow) -> None:
     tx.write(STORE, ARTIFACT_DELETED, row.primary_key, payload)
 
 
-def _rows(tx: JournalTransaction, artifact_id: str, session_id: str | None) -> builtins.list[ArtifactRow]:
+def _rows(
+    tx: JournalTransaction, artifact_id: str, session_id: str | None
+) -> builtins.list[ArtifactRow]:
     required_text("artifact id", artifact_id)
     if session_id is None:
         return builtins.list(rows_of_id(tx, artifact_id))
@@ -331,7 +417,9 @@ def _versions(tx: JournalTransaction, primary_key: str) -> builtins.list[Artifac
         ArtifactVersion(
             entry_id=version.id,
             replica=version.replica,
-            record=None if version.is_deletion else ArtifactRecord.from_payload(version.id, version.value),
+            record=None
+            if version.is_deletion
+            else ArtifactRecord.from_payload(version.id, version.value),
             is_head=version.id in heads,
         )
         for version in readable_heads(tx.versions(STORE, primary_key))

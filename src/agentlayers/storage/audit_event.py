@@ -1,8 +1,8 @@
 """
 What the audit log records: tool uses, permission decisions, hooks, and what sync noticed.
 
-Primary keys on the wire are those of the reference. They are coarse (two uses of one tool share a key),
-which is harmless here: audit events are append-only, so every entry is kept.
+Primary keys on the wire are those of the reference. They are coarse (two uses of one tool share a
+key), which is harmless here: audit events are append-only, so every entry is kept.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ class _AuditEventType:
 
 _TYPES: Final[Mapping[str, _AuditEventType]] = {
     "tool_use": _AuditEventType(
-        types={"sessionId": str, "toolName": str, "toolUseId": str, "status": str, "durationMs": _Number},
+        types={
+            "sessionId": str,
+            "toolName": str,
+            "toolUseId": str,
+            "status": str,
+            "durationMs": _Number,
+        },
         required=("sessionId", "toolName", "status"),
         choices={"status": ("start", "success", "failure")},
         key=lambda fields: f"{fields['sessionId']}:{fields['toolName']}:{fields['status']}",
@@ -62,7 +68,9 @@ _TYPES: Final[Mapping[str, _AuditEventType]] = {
         types={"sessionId": str, "hook": str, "toolUseId": str, "outcome": str},
         required=("hook", "outcome"),
         choices={"outcome": ("success", "failure")},
-        key=lambda fields: f"{fields.get('sessionId', 'unknown')}:{fields['hook']}:{fields['outcome']}",
+        key=lambda fields: (
+            f"{fields.get('sessionId', 'unknown')}:{fields['hook']}:{fields['outcome']}"
+        ),
     ),
     "sync_conflict": _AuditEventType(
         types={},
@@ -98,7 +106,9 @@ def audit_key(event: str, fields: Mapping[str, Any]) -> str:
     return _TYPES[event].key(fields)
 
 
-def audit_payload(event: str, fields: Mapping[str, Any], *, store: str = "audit_log") -> dict[str, Any]:
+def audit_payload(
+    event: str, fields: Mapping[str, Any], *, store: str = "audit_log"
+) -> dict[str, Any]:
     """
     Check what the calling code wants to record, and leave unset optional fields out.
 
@@ -114,12 +124,18 @@ def audit_payload(event: str, fields: Mapping[str, Any], *, store: str = "audit_
     payload = without_nones(fields)
     for name in kind.required:
         if name not in payload:
-            raise UsageError(f"{event}: field {name!r} is missing; required are {', '.join(kind.required)}")
+            raise UsageError(
+                f"{event}: field {name!r} is missing; required are {', '.join(kind.required)}"
+            )
     for name, value in payload.items():
-        if name in kind.types and (not isinstance(value, kind.types[name]) or isinstance(value, bool)):
+        if name in kind.types and (
+            not isinstance(value, kind.types[name]) or isinstance(value, bool)
+        ):
             raise UsageError(f"{event}: field {name!r} cannot be {type(value).__name__} {value!r}")
         if name in kind.choices and value not in kind.choices[name]:
-            raise UsageError(f"{event}: {name} {value!r} is unknown; expected {' or '.join(kind.choices[name])}")
+            raise UsageError(
+                f"{event}: {name} {value!r} is unknown; expected {' or '.join(kind.choices[name])}"
+            )
     return payload
 
 
@@ -133,7 +149,8 @@ class AuditEntry:
         event: Which audit event.
         payload: Its fields, in the wire's spelling.
         timestamp_ms: When it was written, in milliseconds since 1970, as its id says.
-        position: Local arrival order on this replica, for ``follow(after=...)``; not part of equality.
+        position: Local arrival order on this replica, for ``follow(after=...)``; not part of
+            equality.
     """
 
     entry_id: bytes

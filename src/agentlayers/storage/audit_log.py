@@ -1,19 +1,17 @@
 """
 What an agent did: tool uses, permission decisions, hooks; and what sync noticed on this replica.
 
-Every record is an append-only journal entry under its own id, so two uses of one tool stay two entries
-although their keys on the wire are the same. ``sync_conflict`` and ``sync_compaction`` are written by the
-journal's observer in the transaction that caused them, and never leave the replica.
+Every record is an append-only journal entry under its own id, so two uses of one tool stay two
+entries although their keys on the wire are the same. ``sync_conflict`` and ``sync_compaction`` are
+written by the journal's observer in the transaction that caused them, and never leave the replica.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, ClassVar, Final
 
-import structlog
-
-from agentlayers.errors import ProtocolError, UnknownEventError, UsageError
+from agentlayers.errors import UnknownEventError, UsageError
 from agentlayers.journal.compaction import CompactionStrategy
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.event_journal import Observation, StoreSchema
@@ -30,14 +28,14 @@ from agentlayers.storage.audit_event import (
     audit_payload,
 )
 from agentlayers.storage.event_groups import AUDIT_LOG_EVENTS
+from agentlayers.storage.following import decoded_changes
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.pagination import Page, parse_cursor
+from agentlayers.storage.payload_field import peek_text
 from agentlayers.storage.retention import kept_by
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
 __all__ = ["AuditEventStore"]
-
-logger = structlog.get_logger()
 
 _STORE: Final = "audit_log"
 _ENTRY_ID_BYTES: Final = 16
@@ -64,10 +62,10 @@ class AuditEventStore(JournaledStore):
     def _retention(self, retention: Retention) -> list[CompactionStrategy]:
         return kept_by(retention.audit.max_age_seconds, retention.audit.max_entries)
 
-    async def _opened(self) -> None:
+    def _opened(self) -> None:
         self.journal.observe(self._record_observation)
 
-    # -- writing ----------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
     async def write(self, event: str, payload: Mapping[str, Any]) -> AuditEntry | None:
         """
         Record one event; it is durable when this returns.
@@ -116,17 +114,37 @@ class AuditEventStore(JournaledStore):
         return await self.write("tool_use", fields)
 
     async def permission_decision(
-        self, *, session_id: str, tool_name: str, decision: PermissionDecision, reason: str | None = None
+        self,
+        *,
+        session_id: str,
+        tool_name: str,
+        decision: PermissionDecision,
+        reason: str | None = None,
     ) -> AuditEntry | None:
         """Record whether a tool was allowed, and why; see :meth:`write`."""
-        fields = {"sessionId": session_id, "toolName": tool_name, "decision": decision, "reason": reason}
+        fields = {
+            "sessionId": session_id,
+            "toolName": tool_name,
+            "decision": decision,
+            "reason": reason,
+        }
         return await self.write("permission_decision", fields)
 
     async def hook_event(
-        self, *, hook: str, outcome: HookOutcome, session_id: str | None = None, tool_use_id: str | None = None
+        self,
+        *,
+        hook: str,
+        outcome: HookOutcome,
+        session_id: str | None = None,
+        tool_use_id: str | None = None,
     ) -> AuditEntry | None:
         """Record that a hook ran, and how it ended; see :meth:`write`."""
-        fields = {"sessionId": session_id, "hook": hook, "toolUseId": tool_use_id, "outcome": outcome}
+        fields = {
+            "sessionId": session_id,
+            "hook": hook,
+            "toolUseId": tool_use_id,
+            "outcome": outcome,
+        }
         return await self.write("hook_event", fields)
 
     def _record_observation(self, tx: JournalTransaction, observation: Observation) -> None:
@@ -135,7 +153,7 @@ class AuditEventStore(JournaledStore):
         fields = dict(observation.fields)
         tx.write(_STORE, observation.kind, audit_key(observation.kind, fields), fields)
 
-    # -- reading ----------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
     async def entries(
         self,
         session_id: str | None = None,
@@ -151,8 +169,8 @@ class AuditEventStore(JournaledStore):
         Args:
             session_id: Only entries about this session.
             event: Only this event.
-            cursor: Continue strictly after this place: the ``cursor`` of an entry or the ``next_cursor``
-                of a page.
+            cursor: Continue strictly after this place: the ``cursor`` of an entry or the
+                ``next_cursor`` of a page.
             limit: At most so many; 0 lists nothing, :obj:`None` all.
             reverse: Newest first.
 
@@ -176,7 +194,13 @@ class AuditEventStore(JournaledStore):
         return await self._page(session_id, event, cursor=cursor, limit=limit, reverse=reverse)
 
     async def _page(
-        self, session_id: str | None, event: str | None, *, cursor: str | None, limit: int | None, reverse: bool
+        self,
+        session_id: str | None,
+        event: str | None,
+        *,
+        cursor: str | None,
+        limit: int | None,
+        reverse: bool,
     ) -> Page[AuditEntry]:
         if event is not None and event not in AUDIT_EVENTS:
             raise UnknownEventError(event=event, store=_STORE, known=AUDIT_EVENTS)
@@ -203,9 +227,9 @@ class AuditEventStore(JournaledStore):
         items = tuple(found if limit is None else found[:limit])
         return Page(items, items[-1].cursor if len(items) < len(found) else None)
 
-    async def follow(
+    def follow(
         self, session_id: str | None = None, event: str | None = None, *, after: int | None = None
-    ) -> AsyncIterator[AuditEntry]:
+    ) -> AsyncGenerator[AuditEntry]:
         """
         Yield entries as they reach this replica, its own and received ones, and never end.
 
@@ -213,20 +237,20 @@ class AuditEventStore(JournaledStore):
             session_id: Only entries about this session.
             event: Only this event.
             after: Begin behind this :attr:`AuditEntry.position`; 0 yields everything held,
-                :obj:`None` begins now.
+                :obj:`None` begins with what is written after this call.
         """
-        async for stored in self._changes(after):
-            if event is not None and stored.entry.event != event:
-                continue
-            try:
-                entry = _decode(stored)
-            except ProtocolError as error:
-                logger.warning("audit_entry_unreadable", entry_id=stored.entry.id.hex(), reason=str(error))
-                continue
-            if session_id in (None, entry.session_id):
-                yield entry
 
-    # -- read model -------------------------------------------------------------------------------------
+        def wanted(stored: StoredEntry) -> AuditEntry | None:
+            entry = _decode(stored)
+            return (
+                entry
+                if event in (None, entry.event) and session_id in (None, entry.session_id)
+                else None
+            )
+
+        return decoded_changes(self.log.changes(after), wanted)
+
+    # -- read model --------------------------------------------------------------------------------
     def _project(self, tx: JournalTransaction, entry: Entry, heads: object) -> None:
         for key in _index_keys(entry):
             tx.put(key, entry.event.encode())
@@ -238,13 +262,15 @@ class AuditEventStore(JournaledStore):
 
 def _decode(stored: StoredEntry) -> AuditEntry:
     entry = stored.entry
-    return AuditEntry.from_payload(entry.id, entry.event, decode_payload(entry.payload), position=stored.position)
+    return AuditEntry.from_payload(
+        entry.id, entry.event, decode_payload(entry.payload), position=stored.position
+    )
 
 
 def _index_keys(entry: Entry) -> list[bytes]:
     keys = [pack_key(_STORE, "a") + entry.id, pack_key(_STORE, "t", entry.event) + entry.id]
-    session_id = decode_payload(entry.payload).get("sessionId")
-    if isinstance(session_id, str):
+    session_id = peek_text(entry.payload, "sessionId")
+    if session_id:
         keys.append(pack_key(_STORE, "s", session_id) + entry.id)
     return keys
 
@@ -260,6 +286,8 @@ def _range(prefix: bytes, cursor: str | None, *, reverse: bool) -> tuple[bytes, 
     if cursor is not None:
         place = parse_cursor(cursor)
         if len(place) != _ENTRY_ID_BYTES:
-            raise UsageError(f"cursor: {cursor!r} is no place in the audit log; expected the cursor of an entry")
+            raise UsageError(
+                f"cursor: {cursor!r} is no place in the audit log; expected the cursor of an entry"
+            )
         start, end = (start, prefix + place) if reverse else (prefix + place + b"\x00", end)
     return start, end

@@ -1,7 +1,8 @@
 """
 One message of a conversation, as the chat history keeps it.
 
-The event ``chat_event`` is append-only: entries never conflict, whatever their sequence numbers say.
+The event ``chat_event`` is append-only: entries never conflict, whatever their sequence numbers
+say.
 """
 
 from __future__ import annotations
@@ -37,14 +38,16 @@ class ChatEvent:
 
     Attributes:
         session_id: The conversation.
-        sequence: Place in the session: one more than the highest its writer had seen. Two replicas that
-            append at once give the same number to different messages; :attr:`entry_id` orders those.
+        sequence: Place in the session: one more than the highest its writer had seen. Two replicas
+            that append at once give the same number to different messages; :attr:`entry_id` orders
+            those.
         timestamp_ms: When it was said, in milliseconds since 1970.
         source: Who said it.
         message: The message, unknown fields included.
         entry_id: Id of the journal entry, the same on all replicas; empty when nothing was stored
             because chat history is switched off.
-        position: Local arrival order on this replica, for ``follow(after=...)``; not part of equality.
+        position: Local arrival order on this replica, for ``follow(after=...)``; not part of
+            equality.
     """
 
     session_id: str
@@ -76,7 +79,9 @@ class ChatEvent:
         }
 
     @classmethod
-    def from_payload(cls, entry_id: bytes, payload: Mapping[str, Any], *, position: int = 0) -> ChatEvent:
+    def from_payload(
+        cls, entry_id: bytes, payload: Mapping[str, Any], *, position: int = 0
+    ) -> ChatEvent:
         """
         Read the fields of an entry, whoever wrote it.
 
@@ -86,7 +91,9 @@ class ChatEvent:
         fields = PayloadFields(CHAT_EVENT, payload)
         source = fields.text("source")
         if source not in _SOURCES:
-            raise MalformedMessageError(f"{CHAT_EVENT}: source is {source[:40]!r}; expected {' or '.join(_SOURCES)}")
+            raise MalformedMessageError(
+                f"{CHAT_EVENT}: source is {source[:40]!r}; expected {' or '.join(_SOURCES)}"
+            )
         return cls(
             session_id=fields.text("sessionId"),
             sequence=fields.integer("sequence"),

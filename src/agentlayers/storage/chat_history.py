@@ -2,43 +2,49 @@
 The conversations of a replica, message by message.
 
 Every message is an append-only journal entry, so none is ever lost: two replicas that append to one
-session at once keep both messages. Messages are ordered by (sequence, entry id), which is the same on
-every replica. The read model holds only that order; the messages themselves are read from their entries.
+session at once keep both messages. Messages are ordered by (sequence, entry id), which is the same
+on every replica. The read model holds only that order; the messages themselves are read from their
+entries.
 """
 
 from __future__ import annotations
 
 import builtins
 import struct
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-import structlog
-
 from agentlayers.errors import MalformedMessageError, UsageError
-from agentlayers.journal.compaction import CompactionStrategy
+from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.payload import decode_payload
-from agentlayers.storage.chat_event import CHAT_EVENT, SEQUENCE_MAX, ChatEvent, ChatEventSource, check_source
+from agentlayers.storage.chat_event import (
+    CHAT_EVENT,
+    SEQUENCE_MAX,
+    ChatEvent,
+    ChatEventSource,
+    check_source,
+)
 from agentlayers.storage.event_groups import CHAT_EVENTS
+from agentlayers.storage.following import decoded_changes
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.pagination import Page, parse_cursor
-from agentlayers.storage.payload_field import required_text
-from agentlayers.storage.retention import kept_by
+from agentlayers.storage.payload_field import peek_text, required_text
+from agentlayers.storage.retention import drop_entries, kept_by
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
 __all__ = ["ChatHistoryStore"]
-
-logger = structlog.get_logger()
 
 _STORE: Final = "chat_history"
 _META: Final = struct.Struct(">QQ")
 _SEQUENCE_BYTES: Final = 8
 _CURSOR_BYTES: Final = _SEQUENCE_BYTES + 16
 _STREAM_PAGE: Final = 256
+_DROP_STEP: Final = 512
+"""Messages dropped in one transaction, so that appends never wait long for a purge."""
 
 
 class ChatHistoryStore(JournaledStore):
@@ -62,7 +68,7 @@ class ChatHistoryStore(JournaledStore):
     def _retention(self, retention: Retention) -> builtins.list[CompactionStrategy]:
         return kept_by(retention.chat.max_age_seconds, retention.chat.max_events)
 
-    # -- writing ----------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
     async def append(
         self,
         session_id: str,
@@ -81,15 +87,17 @@ class ChatHistoryStore(JournaledStore):
             source: Who said it.
 
         Returns:
-            The message with its place in the session; with sequence 0 and nothing stored if chat history
-            is switched off.
+            The message with its place in the session; with sequence 0 and nothing stored if chat
+            history is switched off.
 
         Raises:
             UsageError: An empty session id, an unknown source, or a message that cannot be encoded.
             StateError: The store or its journal is not open.
             StorageError: The journal could not write it.
         """
-        (event,) = await self.append_all(session_id, [message], timestamp_ms=timestamp_ms, source=source)
+        (event,) = await self.append_all(
+            session_id, [message], timestamp_ms=timestamp_ms, source=source
+        )
         return event
 
     async def append_all(
@@ -101,7 +109,8 @@ class ChatHistoryStore(JournaledStore):
         source: ChatEventSource = "sdk",
     ) -> builtins.list[ChatEvent]:
         """
-        Append several messages in one transaction, with one timestamp: all of them are stored or none.
+        Append several messages in one transaction, with one timestamp: all of them are stored or
+        none.
 
         Raises:
             UsageError: As :meth:`append`.
@@ -111,19 +120,75 @@ class ChatHistoryStore(JournaledStore):
         batch = [_checked_message(message) for message in messages]
         log = self.log
         if not self.is_enabled:
-            return [ChatEvent(session_id, 0, timestamp_ms or 0, source, message, b"") for message in batch]
+            return [
+                ChatEvent(session_id, 0, timestamp_ms or 0, source, message, b"")
+                for message in batch
+            ]
         if not batch:
             return []
 
         def work(tx: JournalTransaction) -> builtins.list[ChatEvent]:
             timestamp = tx.now_ms() if timestamp_ms is None else timestamp_ms
-            return [_append(tx, session_id, timestamp, source, message) for message in batch]
+            events = [_append(tx, session_id, timestamp, source, message) for message in batch]
+            self._keep_newest(tx, session_id)
+            return events
 
         events = await log.transact(work)
         await self._touch_foreign_index(session_id, events[-1].timestamp_ms)
         return events
 
-    # -- reading ----------------------------------------------------------------------------------------
+    async def purge(self, session_id: str) -> int:
+        """
+        Forget a session on this replica: its messages are gone from every read at once.
+
+        Nothing is told to others, and what was purged does not come back from a remote. Messages a
+        current remote has not acknowledged are hidden, kept until it has, and dropped by a later
+        cleanup. A message that somebody appends afterwards begins the session anew; its sequence
+        numbers go on.
+
+        Returns:
+            How many messages were purged.
+        """
+        entry_ids = await self.log.transact(lambda tx: self._hide(tx, session_id))
+        await self._drop(entry_ids)
+        await self._leave_foreign_index(session_id)
+        return len(entry_ids)
+
+    async def cleanup(self) -> CompactionReport | None:
+        """Drop what retention does not keep, and what was purged before a remote had it."""
+        await self._drop(await self.log.read(_purged))
+        return await super().cleanup()
+
+    def _hide(self, tx: JournalTransaction, session_id: str) -> builtins.list[bytes]:
+        prefix = pack_key(_STORE, "e", session_id)
+        keys = [key for key, _value in tx.scan(prefix, prefix_end(prefix))]
+        for key in keys:
+            tx.delete(key)
+            tx.put(pack_key(_STORE, "x") + key[-16:], b"")
+        if keys:
+            _put_meta(tx, session_id, _meta(tx, session_id)[0], 0)
+        if self._shared_index is not None:
+            self._shared_index.release_in(tx, session_id, _STORE)
+        return [key[-16:] for key in keys]
+
+    async def _drop(self, entry_ids: Sequence[bytes]) -> None:
+        schema = self.log.schema
+        for start in range(0, len(entry_ids), _DROP_STEP):
+            step = entry_ids[start : start + _DROP_STEP]
+            await self.log.transact(lambda tx, step=step: drop_entries(tx, schema, step))  # type: ignore[misc]
+
+    def _keep_newest(self, tx: JournalTransaction, session_id: str) -> None:
+        # Retention by count is kept up while appending, a tenth of it at a time so that it costs
+        # little.
+        max_events = None if self._config is None else self._config.retention.chat.max_events
+        count = _meta(tx, session_id)[1]
+        if max_events is None or count <= max_events + max_events // 10:
+            return
+        prefix = pack_key(_STORE, "e", session_id)
+        oldest = tx.scan(prefix, prefix_end(prefix), limit=min(count - max_events, _DROP_STEP))
+        drop_entries(tx, self.log.schema, [key[-16:] for key, _value in oldest])
+
+    # -- reading -----------------------------------------------------------------------------------
     async def list(
         self,
         session_id: str,
@@ -141,10 +206,10 @@ class ChatHistoryStore(JournaledStore):
             session_id: The conversation; an unknown one has no messages.
             start_sequence: Only messages with at least this sequence.
             end_sequence: Only messages with at most this sequence.
-            limit: At most so many; 0 lists nothing. Without it the page size of the settings counts, and
-                without settings there is no limit.
-            cursor: Continue strictly after this place in the direction of reading: the ``cursor`` of a
-                message or the ``next_cursor`` of a page.
+            limit: At most so many; 0 lists nothing. Without it the page size of the settings
+                counts, and without settings there is no limit.
+            cursor: Continue strictly after this place in the direction of reading: the ``cursor``
+                of a message or the ``next_cursor`` of a page.
             reverse: Newest first.
 
         Raises:
@@ -197,12 +262,12 @@ class ChatHistoryStore(JournaledStore):
         end_sequence: int | None = None,
         cursor: str | None = None,
         reverse: bool = False,
-    ) -> AsyncIterator[ChatEvent]:
+    ) -> AsyncGenerator[ChatEvent]:
         """
         Yield all messages of a session in the order of :meth:`list`, a page in memory at a time.
 
-        Messages appended meanwhile are included where they sort behind the place reached. No transaction
-        is open while the caller works.
+        Messages appended meanwhile are included where they sort behind the place reached. No
+        transaction is open while the caller works.
         """
         next_cursor: str | None = cursor
         while True:
@@ -220,22 +285,27 @@ class ChatHistoryStore(JournaledStore):
             if next_cursor is None:
                 return
 
-    async def follow(self, session_id: str | None = None, *, after: int | None = None) -> AsyncIterator[ChatEvent]:
+    def follow(
+        self, session_id: str | None = None, *, after: int | None = None
+    ) -> AsyncGenerator[ChatEvent]:
         """
         Yield messages as they reach this replica, its own and received ones, and never end.
 
-        The order is that of local arrival, so a message that another replica wrote long ago while offline
-        is yielded when it arrives, though it sorts before others in :meth:`list`.
+        The order is that of local arrival, so a message that another replica wrote long ago while
+        offline is yielded when it arrives, though it sorts before others in :meth:`list`.
 
         Args:
             session_id: Only this conversation; all if not given.
-            after: Begin behind this :attr:`ChatEvent.position`, so that nothing in between is missed;
-                0 yields everything held. :obj:`None`: from now on.
+            after: Begin behind this :attr:`ChatEvent.position`, so that nothing in between is
+                missed; 0 yields everything held. :obj:`None` begins with what arrives after this
+                call.
         """
-        async for stored in self._changes(after):
+
+        def wanted(stored: StoredEntry) -> ChatEvent | None:
             event = _decode(stored)
-            if event is not None and session_id in (None, event.session_id):
-                yield event
+            return event if event is not None and session_id in (None, event.session_id) else None
+
+        return decoded_changes(self.log.changes(after), wanted)
 
     async def sessions(self) -> builtins.list[str]:
         """List the ids of all sessions with at least one message, sorted."""
@@ -243,24 +313,33 @@ class ChatHistoryStore(JournaledStore):
 
         def work(tx: JournalTransaction) -> builtins.list[str]:
             rows = tx.scan(prefix, prefix_end(prefix))
-            return [value[_META.size :].decode() for _key, value in rows if _META.unpack_from(value)[1]]
+            return [
+                value[_META.size :].decode() for _key, value in rows if _META.unpack_from(value)[1]
+            ]
 
         return await self.log.read(work)
 
-    # -- read model -------------------------------------------------------------------------------------
+    # -- read model --------------------------------------------------------------------------------
     def _project(self, tx: JournalTransaction, entry: Entry, heads: object) -> None:
         event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
         key = _event_key(event)
-        if tx.get(key) is not None:
+        if tx.get(key) is not None or tx.get(pack_key(_STORE, "x") + entry.id) is not None:
             return
         tx.put(key, b"")
         highest, count = _meta(tx, event.session_id)
         _put_meta(tx, event.session_id, max(highest, event.sequence), count + 1)
         if self._shared_index is not None:
-            self._shared_index.touch_in(tx, event.session_id, updated_at_ms=event.timestamp_ms, holder=_STORE)
+            self._shared_index.touch_in(
+                tx, event.session_id, updated_at_ms=event.timestamp_ms, holder=_STORE
+            )
 
     def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
-        event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
+        tx.delete(pack_key(_STORE, "x") + entry.id)
+        try:
+            event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
+        except MalformedMessageError:
+            # It was never in the read model.
+            return
         key = _event_key(event)
         if tx.get(key) is None:
             return
@@ -273,10 +352,16 @@ class ChatHistoryStore(JournaledStore):
 
 
 def _append(
-    tx: JournalTransaction, session_id: str, timestamp_ms: int, source: ChatEventSource, message: Mapping[str, Any]
+    tx: JournalTransaction,
+    session_id: str,
+    timestamp_ms: int,
+    source: ChatEventSource,
+    message: Mapping[str, Any],
 ) -> ChatEvent:
     highest, _count = _meta(tx, session_id)
-    event = ChatEvent(session_id, min(highest + 1, SEQUENCE_MAX), timestamp_ms, source, message, b"")
+    event = ChatEvent(
+        session_id, min(highest + 1, SEQUENCE_MAX), timestamp_ms, source, message, b""
+    )
     entry = tx.write(_STORE, CHAT_EVENT, event.primary_key, event.to_payload())
     stored = tx.stored_entry(entry.id)
     position = 0 if stored is None else stored.position
@@ -290,8 +375,12 @@ def _checked_message(message: object) -> Mapping[str, Any]:
 
 
 def _session_of(entry: Entry) -> str:
-    session_id = decode_payload(entry.payload).get("sessionId")
-    return session_id if isinstance(session_id, str) else ""
+    return peek_text(entry.payload, "sessionId")
+
+
+def _purged(tx: JournalTransaction) -> list[bytes]:
+    prefix = pack_key(_STORE, "x")
+    return [key[-16:] for key, _value in tx.scan(prefix, prefix_end(prefix))]
 
 
 def _event_key(event: ChatEvent) -> bytes:
@@ -308,7 +397,12 @@ def _put_meta(tx: JournalTransaction, session_id: str, highest: int, count: int)
 
 
 def _range(
-    session_id: str, start_sequence: int | None, end_sequence: int | None, cursor: str | None, *, reverse: bool
+    session_id: str,
+    start_sequence: int | None,
+    end_sequence: int | None,
+    cursor: str | None,
+    *,
+    reverse: bool,
 ) -> tuple[bytes, bytes]:
     prefix = pack_key(_STORE, "e", session_id)
     lowest = min(max(start_sequence or 0, 0), SEQUENCE_MAX)
@@ -318,7 +412,9 @@ def _range(
     if cursor is not None:
         place = parse_cursor(cursor)
         if len(place) != _CURSOR_BYTES:
-            raise UsageError(f"cursor: {cursor!r} is no place in a session; expected the cursor of a message")
+            raise UsageError(
+                f"cursor: {cursor!r} is no place in a session; expected the cursor of a message"
+            )
         if reverse:
             end = min(end, prefix + place)
         else:
@@ -335,8 +431,4 @@ def _decode(stored: StoredEntry) -> ChatEvent | None:
     entry = stored.entry
     if entry.event != CHAT_EVENT:
         return None
-    try:
-        return ChatEvent.from_payload(entry.id, decode_payload(entry.payload), position=stored.position)
-    except MalformedMessageError as error:
-        logger.warning("chat_entry_unreadable", entry_id=entry.id.hex(), reason=str(error))
-        return None
+    return ChatEvent.from_payload(entry.id, decode_payload(entry.payload), position=stored.position)

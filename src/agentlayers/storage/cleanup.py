@@ -47,8 +47,8 @@ class StorageCleanup:
     """
     Run the stores' cleanup once at start if the settings say so, and then at every interval.
 
-    While it is open a task of its own does the waiting; leaving the block ends it. The first scheduled run
-    is one interval after the start.
+    While it is open a task of its own does the waiting; leaving the block ends it. The first
+    scheduled run is one interval after the start.
 
     Args:
         chat_history: Cleaned first, if there is one.
@@ -79,7 +79,10 @@ class StorageCleanup:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         task, self._task = self._task, None
         if task is not None:

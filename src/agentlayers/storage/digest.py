@@ -1,9 +1,9 @@
 """
 One number for everything that is synced, equal on two replicas exactly if they hold the same.
 
-The digest is SHA-256 over the synced entries in ascending order of entry id, each as its id (16 bytes),
-the length of its payload (8 bytes, big-endian) and its payload. Local observations (``sync_conflict``,
-``sync_compaction``) differ between replicas by nature and are left out.
+The digest is SHA-256 over the synced entries in ascending order of entry id, each as its id (16
+bytes), the length of its payload (8 bytes, big-endian) and its payload. Local observations
+(``sync_conflict``, ``sync_compaction``) differ between replicas by nature and are left out.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def digest_of(entries: Iterable[tuple[bytes, bytes]]) -> Digest:
     """
     Return the digest of (entry id, payload) pairs, in whatever order they come; an id counts once.
 
-    >>> digest_of([(b"b" * 16, b"2"), (b"a" * 16, b"1")]) == digest_of([(b"a" * 16, b"1"), (b"b" * 16, b"2")])
-    True
+    >>> digest_of([(b"b" * 16, b"2"), (b"a" * 16, b"1")]) == digest_of([(b"a" * 16, b"1"), (b"b" *
+    16, b"2")]) True
 
     """
     return _digest(sorted(dict(entries).items()))
@@ -62,7 +62,9 @@ async def journal_digest(journal: EventJournal, *, stores: Collection[str] | Non
     return await journal.read(lambda tx: digest_of(_synced(tx, stores)))
 
 
-def _synced(tx: JournalTransaction, stores: Collection[str] | None) -> Iterator[tuple[bytes, bytes]]:
+def _synced(
+    tx: JournalTransaction, stores: Collection[str] | None
+) -> Iterator[tuple[bytes, bytes]]:
     after = 0
     while batch := tx.entries(None, after=after, entries_max=_BATCH):
         after = batch[-1].position

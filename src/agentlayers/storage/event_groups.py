@@ -18,7 +18,11 @@ CHAT_EVENTS: Final = EventGroup.append_only(
 
 ARTIFACT_EVENTS: Final = EventGroup.keyed(
     Event(ARTIFACT_RECORD, lambda fields: artifact_key(fields["sessionId"], fields["id"])),
-    Event(ARTIFACT_DELETED, lambda fields: artifact_key(fields["sessionId"], fields["id"]), EventKind.DELETION),
+    Event(
+        ARTIFACT_DELETED,
+        lambda fields: artifact_key(fields["sessionId"], fields["id"]),
+        EventKind.DELETION,
+    ),
 )
 """Artifacts: records and deletions of one id are versions of one thing."""
 

@@ -1,17 +1,16 @@
 """
 What the stores have in common: opening on a shared journal, registering with sync, retention.
 
-A store owns neither its journal nor the sync service: it declares its events to the one and hands its
-log to the other, and takes the log back when it closes.
+A store owns neither its journal nor the sync service: it declares its events to the one and hands
+its log to the other, and takes the log back when it closes.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, ClassVar, Self, cast
+from typing import ClassVar, Self
 
 import structlog
 
@@ -20,7 +19,6 @@ from agentlayers.eventlog.event_log import EventLog
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy, Composite
 from agentlayers.journal.conflict_policy import ConflictPolicy, LastWriteWins
-from agentlayers.journal.entry import StoredEntry
 from agentlayers.journal.event_journal import EventJournal, StoreSchema
 from agentlayers.layer import Layer
 from agentlayers.storage.own_journal import (
@@ -47,7 +45,8 @@ class JournaledStore(abc.ABC):
         identity: Whose keys the store's entries are sealed with when they are synced.
         conflict_policy: Decides what is shown of concurrent versions; last write wins if not given.
         compaction: Applied at cleanup, after the retention of ``storage_config``.
-        storage_config: Retention and page sizes. Without it the store is on, keeps all and pages nothing.
+        storage_config: Retention and page sizes. Without it the store is on, keeps all and pages
+            nothing.
         sync: Replicates the store while it is open.
         session_index: Told of every session the store has something of.
 
@@ -78,7 +77,7 @@ class JournaledStore(abc.ABC):
         self._log: EventLog | None = None
         self._unregister: Callable[[], Awaitable[None]] | None = None
 
-    # -- what a store says of itself --------------------------------------------------------------------
+    # -- what a store says of itself ---------------------------------------------------------------
     @abc.abstractmethod
     def _schema(self) -> StoreSchema:
         """Return what the journal must know."""
@@ -91,21 +90,24 @@ class JournaledStore(abc.ABC):
     def _retention(self, retention: Retention) -> list[CompactionStrategy]:
         """Return what the settings keep."""
 
-    # -- life -------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
     async def __aenter__(self) -> Self:
         log = EventLog(self.journal, self._identity, self._schema())
         await log.open()
         self._log = log
-        await self._opened()
+        self._opened()
         if self._sync is not None and self.is_enabled:
             self._unregister = self._sync.register(log)
         return self
 
-    async def _opened(self) -> None:
+    def _opened(self) -> None:
         """Do what has to be done once the journal knows the store."""
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         unregister, self._unregister, self._log = self._unregister, None, None
         if unregister is not None:
@@ -131,16 +133,21 @@ class JournaledStore(abc.ABC):
     @property
     def _shared_index(self) -> SessionIndexStore | None:
         """The session index, if it can be touched inside this store's transactions."""
-        return self._index if self._index is not None and self._index.journal is self.journal else None
+        return (
+            self._index if self._index is not None and self._index.journal is self.journal else None
+        )
 
     async def _touch_foreign_index(self, session_id: str, at_ms: int) -> None:
-        # An index in another journal is a convenience: what it cannot take must not fail what is durable.
+        # An index in another journal is a convenience: what it cannot take must not fail what is
+        # durable.
         if self._index is None or self._shared_index is not None:
             return
         try:
             await self._index.touch(session_id, updated_at_ms=at_ms)
         except AgentLayersError as error:
-            logger.warning("session_index_failed", store=self.name, session_id=session_id, reason=str(error))
+            logger.warning(
+                "session_index_failed", store=self.name, session_id=session_id, reason=str(error)
+            )
 
     async def _leave_foreign_index(self, session_id: str) -> None:
         if self._index is None or self._shared_index is not None:
@@ -148,15 +155,18 @@ class JournaledStore(abc.ABC):
         try:
             await self._index.remove(session_id)
         except AgentLayersError as error:
-            logger.warning("session_index_failed", store=self.name, session_id=session_id, reason=str(error))
+            logger.warning(
+                "session_index_failed", store=self.name, session_id=session_id, reason=str(error)
+            )
 
-    # -- retention --------------------------------------------------------------------------------------
+    # -- retention ---------------------------------------------------------------------------------
     async def cleanup(self) -> CompactionReport | None:
         """
         Drop what the settings and the compaction strategy do not keep, on this replica only.
 
-        What a current remote has not acknowledged stays until it has. What was dropped does not come back
-        from a remote. The time this takes grows with the store, but appends go on meanwhile.
+        What a current remote has not acknowledged stays until it has. What was dropped does not
+        come back from a remote. The time this takes grows with the store, but appends go on
+        meanwhile.
 
         Returns:
             What was done; :obj:`None` if there is nothing to enforce.
@@ -168,20 +178,14 @@ class JournaledStore(abc.ABC):
             return None
         return await self.log.journal.compact(self.name, Composite(*strategies))
 
-    async def _changes(self, after: int | None) -> AsyncIterator[StoredEntry]:
-        changes = cast("Any", self.log.changes(after))
-        async with aclosing(changes):
-            async for stored in changes:
-                yield stored
-
-    # -- layers -----------------------------------------------------------------------------------------
+    # -- layers ------------------------------------------------------------------------------------
     @classmethod
     def layer_journaled(cls) -> Layer:
         """
         Keep the store in the graph's journal.
 
-        Needs :class:`EventJournal` and :class:`Identity`; uses the graph's conflict policy, compaction,
-        storage settings, sync service and session index where there are some.
+        Needs :class:`EventJournal` and :class:`Identity`; uses the graph's conflict policy,
+        compaction, storage settings, sync service and session index where there are some.
         """
         return Layer.scoped(cls)
 
@@ -190,7 +194,8 @@ class JournaledStore(abc.ABC):
         cls, url: str, token: str | None = None, tenant: str | None = None
     ) -> Layer:
         """
-        Keep the store in the graph's journal and sync it with a remote of its own, whatever the graph syncs.
+        Keep the store in the graph's journal and sync it with a remote of its own, whatever the
+        graph syncs.
 
         Args:
             url: The remote's ``ws://`` or ``wss://`` address.
@@ -219,7 +224,7 @@ class JournaledStore(abc.ABC):
         """
         Keep the store in a file of its own; it is never synced.
 
-        At present this is the SQLite file of :meth:`layer_sqlite`: a directory of plain files has no atomic
-        batches, which a journal needs.
+        At present this is the SQLite file of :meth:`layer_sqlite`: a directory of plain files has
+        no atomic batches, which a journal needs.
         """
         return cls.layer_sqlite(directory)

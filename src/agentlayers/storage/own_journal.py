@@ -33,7 +33,9 @@ def sqlite_journal_layer(store: str, directory: str | Path | None = None) -> Lay
     return Layer.scoped(EventJournal, _sqlite_journal, store=store, directory=directory)
 
 
-def own_journal_path(store: str, directory: str | Path | None, storage_config: StorageConfig | None) -> Path:
+def own_journal_path(
+    store: str, directory: str | Path | None, storage_config: StorageConfig | None
+) -> Path:
     """Return where a store that shares no journal keeps its own."""
     base = (storage_config or StorageConfig()).directory if directory is None else Path(directory)
     return base / f"{store}.sqlite"
@@ -51,7 +53,11 @@ def unsynced_store_layer(store: type[Any], journal: Layer) -> Layer:
     """Offer a store on a journal of its own that no sync service ever sees."""
     # The entries never leave the replica, so their keys need not be kept.
     return Layer.scoped(
-        store, store, journal=journal, identity=Layer.factory(Identity, Identity.generate), sync=None
+        store,
+        store,
+        journal=journal,
+        identity=Layer.factory(Identity, Identity.generate),
+        sync=None,
     )
 
 

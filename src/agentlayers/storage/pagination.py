@@ -1,8 +1,8 @@
 """
 Pages of a read, and the opaque cursors between them.
 
-A cursor names the last item of a page, never a count of items, so it stays right while others append,
-delete and sync.
+A cursor names the last item of a page, never a count of items, so it stays right while others
+append, delete and sync.
 """
 
 from __future__ import annotations

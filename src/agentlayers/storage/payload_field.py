@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
+import msgpack
+
 from agentlayers.errors import MalformedMessageError, UsageError
 
-__all__ = ["INTEGER_MAX", "PayloadFields", "required_text", "without_nones"]
+__all__ = ["INTEGER_MAX", "PayloadFields", "peek_text", "required_text", "without_nones"]
 
 T = TypeVar("T")
 
@@ -39,7 +41,11 @@ class PayloadFields:
     def integer(self, name: str) -> int:
         """Return a whole number between 0 and :data:`INTEGER_MAX`; a fraction is cut off."""
         value = self._fields.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= INTEGER_MAX:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value <= INTEGER_MAX
+        ):
             raise self._malformed(name, value, f"a number from 0 to {INTEGER_MAX}")
         return int(value)
 
@@ -66,15 +72,44 @@ class PayloadFields:
         return MalformedMessageError(f"{self._event}: field {name!r} {shown}; expected {expected}")
 
 
+def peek_text(payload: bytes, name: str) -> str:
+    """
+    Return one text field of an encoded payload without decoding the fields behind it.
+
+    Returns:
+        The text; empty if there is none, or if the payload is malformed.
+
+    >>> peek_text(bytes.fromhex("81a173a26162"), "s")
+    'ab'
+
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=0)
+    unpacker.feed(payload)
+    try:
+        for _field in range(unpacker.read_map_header()):
+            if unpacker.unpack() == name:
+                value = unpacker.unpack()
+                return value if isinstance(value, str) else ""
+            unpacker.skip()
+    except (ValueError, msgpack.UnpackException):
+        pass
+    return ""
+
+
 def required_text(name: str, value: object) -> str:
     """
     Check a name given by the calling code, such as a session id.
 
     Raises:
-        UsageError: Not a text, or empty.
+        UsageError: Not a text, empty, or with half a surrogate pair, which no file or peer can
+        hold.
     """
     if not isinstance(value, str) or not value:
         raise UsageError(f"{name}: {value!r} cannot be used; expected a text that is not empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name}: {value!r} cannot be used; expected valid Unicode") from error
     return value
 
 

@@ -1,13 +1,15 @@
-"""Retention as compaction strategies: by age and count, and by name."""
+"""Retention as compaction strategies, and dropping entries by id."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Sequence
 
-from agentlayers.journal.compaction import ByAge, ByCount, CompactionStrategy, Selector
+from agentlayers.journal import retention
+from agentlayers.journal.compaction import ByAge, ByCount, CompactionStrategy
+from agentlayers.journal.event_journal import StoreSchema
+from agentlayers.journal.transaction import JournalTransaction
 
-__all__ = ["DropEntries", "kept_by"]
+__all__ = ["drop_entries", "kept_by"]
 
 
 def kept_by(max_age_seconds: float | None, max_count: int | None) -> list[CompactionStrategy]:
@@ -20,18 +22,18 @@ def kept_by(max_age_seconds: float | None, max_count: int | None) -> list[Compac
     return strategies
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class DropEntries(CompactionStrategy):
+def drop_entries(tx: JournalTransaction, schema: StoreSchema, entry_ids: Sequence[bytes]) -> int:
     """
-    Drop certain entries and keep everything else.
+    Drop entries by id, as compaction does: remembered, so that they do not come back, and reported.
 
-    Attributes:
-        entry_ids: Ids of the entries to drop.
+    What a current remote has not acknowledged stays. Of a keyed thing, naming its heads drops all
+    versions.
+
+    Returns:
+        How many entries were dropped.
     """
-
-    entry_ids: frozenset[bytes]
-
-    def selector(self) -> Selector:
-        """Keep what is not named."""
-        return lambda candidate: candidate.id not in self.entry_ids
+    before = tx.count_rows(tx.store_number(schema.name))
+    dropped = retention.drop(tx, schema, entry_ids)
+    if dropped.count:
+        retention.report_compaction(tx, schema.name, before, sorted(dropped.events))
+    return dropped.count

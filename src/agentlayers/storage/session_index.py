@@ -1,10 +1,10 @@
 """
 Which sessions there are, and when each was last touched.
 
-The index is a read model: its rows live in a journal's ordered key-value space and are never synced. When
-a store shares the index's journal it touches the index inside its own transactions, received entries
-included, so the index can never disagree with the store after a crash. A store with another journal
-touches it after its commit.
+The index is a read model: its rows live in a journal's ordered key-value space and are never
+synced. When a store shares the index's journal it touches the index inside its own transactions,
+received entries included, so the index can never disagree with the store after a crash. A store
+with another journal touches it after its commit.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class SessionIndexStore:
         storage_config: Page size; the defaults when there is none.
     """
 
-    def __init__(self, journal: EventJournal, *, storage_config: StorageConfig | None = None) -> None:
+    def __init__(
+        self, journal: EventJournal, *, storage_config: StorageConfig | None = None
+    ) -> None:
         self.journal = journal
         self._page_size = (storage_config or StorageConfig()).pagination.index_page_size
 
@@ -79,19 +81,22 @@ class SessionIndexStore:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         return None
 
-    # -- writing ----------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
     async def touch(
         self, session_id: str, *, created_at_ms: int | None = None, updated_at_ms: int | None = None
     ) -> SessionMeta:
         """
         Note that something happened in a session.
 
-        The creation time only ever moves back and the update time only forward, so touching in any order
-        gives the same result.
+        The creation time only ever moves back and the update time only forward, so touching in any
+        order gives the same result.
 
         Args:
             session_id: The session; it is added if it is new.
@@ -132,13 +137,20 @@ class SessionIndexStore:
             created_at_ms: Defaults to ``updated_at_ms``.
             holder: Store that has something of the session; see :meth:`release_in`.
         """
-        created = _checked_time("created_at_ms", updated_at_ms if created_at_ms is None else created_at_ms)
+        created = _checked_time(
+            "created_at_ms", updated_at_ms if created_at_ms is None else created_at_ms
+        )
         updated = max(created, _checked_time("updated_at_ms", updated_at_ms))
         before = _get(tx, session_id)
-        if holder is not None and (before is None or tx.get(_holder_key(session_id, holder)) is None):
+        if holder is not None and (
+            before is None or tx.get(_holder_key(session_id, holder)) is None
+        ):
             tx.put(_holder_key(session_id, holder), b"")
         if before is not None:
-            created, updated = min(created, before.created_at_ms), max(updated, before.updated_at_ms)
+            created, updated = (
+                min(created, before.created_at_ms),
+                max(updated, before.updated_at_ms),
+            )
         meta = SessionMeta(session_id, created, updated)
         if meta != before:
             _replace(tx, before, meta)
@@ -151,7 +163,7 @@ class SessionIndexStore:
         if next(iter(tx.scan(start, prefix_end(start), limit=1)), None) is None:
             _remove(tx, session_id)
 
-    # -- reading ----------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
     async def get(self, session_id: str) -> SessionMeta | None:
         """Return what is known of a session, :obj:`None` if nothing is."""
         return await self.journal.read(lambda tx: _get(tx, session_id))
@@ -176,7 +188,9 @@ class SessionIndexStore:
         Raises:
             UsageError: An unknown order or direction, or a cursor of another listing.
         """
-        page = await self.list_page(order_by=order_by, direction=direction, limit=limit, cursor=cursor)
+        page = await self.list_page(
+            order_by=order_by, direction=direction, limit=limit, cursor=cursor
+        )
         return builtins.list(page.items)
 
     async def list_page(
@@ -212,11 +226,13 @@ class SessionIndexStore:
         start = pack_key(_STORE, "m")
 
         def work(tx: JournalTransaction) -> builtins.list[str]:
-            return [value[_TIMES.size :].decode() for _key, value in tx.scan(start, prefix_end(start))]
+            return [
+                value[_TIMES.size :].decode() for _key, value in tx.scan(start, prefix_end(start))
+            ]
 
         return await self.journal.read(work)
 
-    # -- layers -----------------------------------------------------------------------------------------
+    # -- layers ------------------------------------------------------------------------------------
     @classmethod
     def layer_journaled(cls) -> Layer:
         """Keep the index in the graph's journal, in step with the stores that share it."""
@@ -252,7 +268,9 @@ class SessionIndexStore:
 
 def _checked_time(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= INTEGER_MAX:
-        raise UsageError(f"{name}: {value!r} cannot be used; expected milliseconds since 1970, up to 2^53 - 1")
+        raise UsageError(
+            f"{name}: {value!r} cannot be used; expected milliseconds since 1970, up to 2^53 - 1"
+        )
     return value
 
 
@@ -308,7 +326,9 @@ def _range(order_by: SessionOrder, direction: Direction, cursor: str | None) -> 
     if cursor is not None:
         place = parse_cursor(cursor)
         if place[:1] != letter.encode() or len(place) < 1 + _INSTANT.size:
-            raise UsageError(f"cursor: {cursor!r} is of another listing; expected one sorted by {order_by}")
+            raise UsageError(
+                f"cursor: {cursor!r} is of another listing; expected one sorted by {order_by}"
+            )
         key = prefix + place[1:]
         start, end = (key + b"\x00", end) if direction == "asc" else (start, key)
     return start, end

@@ -1,11 +1,12 @@
 """
 What the stores keep, for how long, and where.
 
-The names, defaults and floors are those of the reference SDK, so an environment written for it works
-here. A value below its floor is refused, in every spelling, where the reference silently raises it.
+The names, defaults and floors are those of the reference SDK, so an environment written for it
+works here. A value below its floor is refused, in every spelling, where the reference silently
+raises it.
 
-One default differs on purpose: ``enabled.audit_log`` is true (the reference has false). Audit is recorded
-as soon as an audit store is wired, and it is the one store that syncs by default.
+One default differs on purpose: ``enabled.audit_log`` is true (the reference has false). Audit is
+recorded as soon as an audit store is wired, and it is the one store that syncs by default.
 """
 
 from __future__ import annotations
@@ -37,13 +38,16 @@ __all__ = [
 _HOUR: Final = 3600.0
 _DAY: Final = 24 * _HOUR
 
-_Age = Annotated[Seconds | None, Field(validation_alias=AliasChoices("max_age", "max_age_seconds", "maxAge"))]
+_Age = Annotated[
+    Seconds | None, Field(validation_alias=AliasChoices("max_age", "max_age_seconds", "maxAge"))
+]
 _Interval = Annotated[Seconds, Field(validation_alias=AliasChoices("interval", "interval_seconds"))]
 
 
 class EnabledStores(SettingsModel):
     """
-    Which stores record at all; a disabled one takes nothing and syncs nothing, but what it holds stays readable.
+    Which stores record at all; a disabled one takes nothing and syncs nothing, but what it holds
+    stays readable.
 
     Attributes:
         chat_history: Record conversations.
@@ -75,7 +79,8 @@ class ArtifactRetention(SettingsModel):
 
     Attributes:
         max_artifacts: Newest artifacts kept per session; 0 keeps none, :obj:`None` all.
-        max_artifact_bytes: Newest artifacts are kept while their content fits; one that does not is dropped.
+        max_artifact_bytes: Newest artifacts are kept while their content fits; one that does not is
+            dropped.
         max_age_seconds: Artifacts created earlier are dropped; written ``max_age`` outside Python.
     """
 
@@ -126,8 +131,8 @@ class CleanupSchedule(SettingsModel):
 
     Attributes:
         enabled: Run :class:`~agentlayers.storage.cleanup.StorageCleanup` at all.
-        interval_seconds: Between two runs, the first one an interval after the start; written ``interval``
-            outside Python. 0 switches the timer off.
+        interval_seconds: Between two runs, the first one an interval after the start; written
+            ``interval`` outside Python. 0 switches the timer off.
         run_on_start: Run once at start, before anything else uses the stores.
     """
 
@@ -141,8 +146,8 @@ class SyncTimer(SettingsModel):
     How often sync runs although nothing changed.
 
     Attributes:
-        interval_seconds: 0 means no timer: changes are pushed as they are written. Written ``interval``
-            outside Python.
+        interval_seconds: 0 means no timer: changes are pushed as they are written. Written
+            ``interval`` outside Python.
     """
 
     interval_seconds: _Interval = 0.0
@@ -190,12 +195,14 @@ class StorageConfig(SettingsModel):
         Raises:
             SettingsError: A name that does not exist or a value that cannot be used.
 
-        >>> StorageConfig.from_mapping({"retention": {"chat": {"max_age": "7 days"}}}).retention.chat.max_age_seconds
-        604800.0
+        >>> StorageConfig.from_mapping({"retention": {"chat": {"max_age": "7
+        days"}}}).retention.chat.max_age_seconds 604800.0
 
         """
         try:
-            return cls.__pydantic_validator__.validate_python(dict(settings), self_instance=cls.__new__(cls))
+            return cls.__pydantic_validator__.validate_python(
+                dict(settings), self_instance=cls.__new__(cls)
+            )
         except ValidationError as error:
             raise settings_error(error, cls, setting=setting) from error
 
@@ -204,7 +211,8 @@ class StorageConfig(SettingsModel):
         cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS"
     ) -> Self:
         """
-        Read ``<prefix>_STORAGE_*``; the reference SDK's ``AGENTSDK_STORAGE_*`` counts where ours is absent.
+        Read ``<prefix>_STORAGE_*``; the reference SDK's ``AGENTSDK_STORAGE_*`` counts where ours is
+        absent.
 
         Args:
             environment: Variables to read; the process's own when :obj:`None`.
@@ -220,7 +228,9 @@ class StorageConfig(SettingsModel):
             if text is not None:
                 _set(settings, path, text)
         try:
-            return cls.__pydantic_validator__.validate_python(settings, self_instance=cls.__new__(cls))
+            return cls.__pydantic_validator__.validate_python(
+                settings, self_instance=cls.__new__(cls)
+            )
         except ValidationError as error:
             variable = _variable_of(error, environment, prefix)
             found = settings_error(error, cls, setting="")
@@ -282,5 +292,9 @@ def _variable_of(error: ValidationError, environment: Mapping[str, str], prefix:
     location = tuple(map(str, error.errors()[0]["loc"]))
     for variable, path in ENVIRONMENT.items():
         if location[: len(path)] == path:
-            return f"{prefix}_{variable}" if environment.get(f"{prefix}_{variable}") else f"AGENTSDK_{variable}"
+            return (
+                f"{prefix}_{variable}"
+                if environment.get(f"{prefix}_{variable}")
+                else f"AGENTSDK_{variable}"
+            )
     return ".".join(location)

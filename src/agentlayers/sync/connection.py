@@ -1,5 +1,5 @@
 """
-Keep a connection: connect, replicate until it ends for whatever reason, wait by the schedule, again.
+Keep a connection: connect, replicate until it ends for whatever reason, wait, and again.
 
 Every end of a connection that nobody asked for counts as a failure, a close with code 1000 too.
 """
@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import AgentLayersError, AuthenticationError
+from agentlayers.errors import AccessError, AgentLayersError
 from agentlayers.sync.link import Link
 from agentlayers.sync.registration import Registration
 from agentlayers.sync.schedule import Schedule
@@ -120,7 +120,7 @@ class ConnectionWorker:
             if pause is None:
                 self._enter(SyncState.STOPPED)
                 return
-            if isinstance(self.error, AuthenticationError):
+            if isinstance(self.error, AccessError):
                 pause = max(pause, REFUSED_RETRY_SECONDS)
             await self._pause(pause)
 

@@ -1,8 +1,8 @@
 """
-The connections of one service: one for all stores to our own server, one for each store to a stock one.
+The connections of one service: one for all stores, or to a stock server one for each store.
 
-A stock server keeps one position for all public keys of a connection, and so hides entries of one key
-behind another's. Which kind of server it is, ``Hello`` tells.
+A stock server keeps one position for all public keys of a connection, and so hides entries of one
+key behind another's. Which kind of server it is, ``Hello`` tells.
 """
 
 from __future__ import annotations
@@ -113,10 +113,9 @@ class ConnectionPool:
             )
 
         await self._changed.until(is_decided)
-        worker = failed()
-        if worker is not None:
-            assert worker.error is not None
-            raise worker.error
+        loser = failed()
+        if loser is not None and loser.error is not None:
+            raise loser.error
 
     def _arrange(self, worker: ConnectionWorker, link: Link) -> bool:
         """Spread or gather the stores as the server needs it; whether ``worker`` is needed."""

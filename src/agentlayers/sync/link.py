@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import (
-    AuthenticationError,
-    ConnectError,
-    ConnectionLostError,
-    ProtocolError,
-)
-from agentlayers.protocol.client_session import (
+from agentlayers.errors import ConnectError, ConnectionLostError, ProtocolError
+from agentlayers.protocol.client_session import ClientSession
+from agentlayers.protocol.events import (
     AckReceived,
     ChangesReceived,
     ClientEvent,
-    ClientSession,
     HelloReceived,
     PongReceived,
     SessionFailed,
@@ -99,14 +94,15 @@ class Link:
                     is_stream=connection.is_stream, authenticate=connection.authenticate
                 )
                 try:
-                    hello = await _await_hello(transport, connection, session)
+                    hello = await _await_hello(connection, session)
                 except BaseException:
                     await connection.close(_PROTOCOL_ERROR)
                     raise
         except TimeoutError as error:
             raise ConnectError(
                 url=transport.url,
-                reason=f"no Hello within {limits.CONNECT_TIMEOUT_SECONDS:g} s",
+                reason=f"no Hello within {limits.CONNECT_TIMEOUT_SECONDS:g} s; it may be no sync "
+                "server, or over TCP one that waits for a token",
             ) from error
         return cls(
             connection,
@@ -190,8 +186,7 @@ class Link:
         task.cancel()
         await asyncio.wait({task})
         if self._group is not None:
-            self.session.stop_changes(key)
-            self.flush()
+            replication.leave()
 
     async def while_open(self, work: Awaitable[T]) -> T:
         """
@@ -202,7 +197,8 @@ class Link:
         """
         task = asyncio.ensure_future(work)
         try:
-            await asyncio.wait({task, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {task, self._ended}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if task.done() and not task.cancelled():
                 return task.result()
             raise ConnectionLostError(reason="the connection ended meanwhile")
@@ -254,21 +250,11 @@ class Link:
             self.flush()
 
 
-async def _await_hello(
-    transport: Transport, connection: Connection, session: ClientSession
-) -> HelloReceived:
+async def _await_hello(connection: Connection, session: ClientSession) -> HelloReceived:
     for frame in session.data_to_send():
         await connection.send(frame)
     while True:
-        try:
-            session.receive_data(await connection.receive())
-        except ConnectionLostError as error:
-            if connection.authenticate is None:
-                raise
-            raise AuthenticationError(
-                f"{transport.url} closed the connection instead of answering the credentials: "
-                f"they are probably wrong ({error.reason})"
-            ) from error
+        session.receive_data(await connection.receive())
         for event in session.events_received():
             if isinstance(event, SessionFailed):
                 raise event.error

@@ -1,8 +1,9 @@
 """
-Take over what the server says about one store: its Changes and its Acks, strictly in the order received.
+Take over what the server says about one store: its Changes and its Acks, in the order received.
 
-The order matters: an Ack's ``through`` covers the Changes sent before it, so committing it first would
-move the cursor past entries that a crash then loses. Consecutive messages share a transaction.
+The order matters: an Ack's ``through`` covers the Changes sent before it, so committing it first
+would move the cursor past entries that a crash then loses. Consecutive messages share a
+transaction.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from agentlayers.sync.signal import Signal
 __all__ = ["Acknowledged", "Pull", "Received"]
 
 _ENTRIES_PER_TRANSACTION_MAX: Final = 2048
-"""Enough to share the cost of a commit; little enough that opening them does not hold up the loop."""
+"""Enough to share the cost of a commit, and soon enough opened not to hold up the loop."""
 
 
 @dataclass(frozen=True, slots=True)

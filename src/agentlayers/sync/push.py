@@ -2,8 +2,9 @@
 Send one store's pending entries over one connection, as soon as they are committed.
 
 What is pending is read from the journal, in local order, behind the last position sent on this
-connection. Whatever is committed while a full window is on its way goes into the next batch, so batches
-grow with the load and a single write leaves at once. Nothing here ever holds up a local write.
+connection. Whatever is committed while a full window is on its way goes into the next batch, so
+batches grow with the load and a single write leaves at once. Nothing here ever holds up a local
+write.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from agentlayers.sync.signal import Signal
 __all__ = ["Push"]
 
 _ENTRY_OVERHEAD_BYTES: Final = 256
-"""More than ids, tags and framing add to a payload; only used to tell that a batch was not cut short."""
+"""More than ids, tags and framing add to a payload; tells whether a batch was cut short."""
 
 
 class Push:

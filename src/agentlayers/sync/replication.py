@@ -11,7 +11,8 @@ import structlog
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.journal.event_journal import RemoteState
 from agentlayers.journal.transaction import JournalTransaction
-from agentlayers.protocol.client_session import AckReceived, ChangesReceived, ClientSession
+from agentlayers.protocol.client_session import ClientSession
+from agentlayers.protocol.events import AckReceived, ChangesReceived
 from agentlayers.sync.pull import Acknowledged, Pull, Received
 from agentlayers.sync.push import Push
 from agentlayers.sync.registration import Registration
@@ -20,7 +21,7 @@ from agentlayers.sync.signal import Signal
 __all__ = ["Replication"]
 
 STOCK_QUIET_SECONDS: Final = 0.25
-"""A stock server does not say where its backlog ends: after so long without Changes it is taken as read."""
+"""A stock server does not say where its backlog ends: so long without Changes counts as the end."""
 
 logger = structlog.get_logger()
 
@@ -61,6 +62,7 @@ class Replication:
         self._flush, self._changed = flush, changed
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._stop_listening: Callable[[], None] | None = None
+        self._has_resumed = False
 
     async def run(self) -> None:
         """Resume from the stored cursor and replicate until cancelled or something fails."""
@@ -104,6 +106,7 @@ class Replication:
         self.pull.cursor = registration.next_sequence = state.next_sequence
         self.pull.arrived_at = asyncio.get_running_loop().time()
         self._session.request_changes(log.public_key, state.next_sequence)
+        self._has_resumed = True
         self._flush()
         self._changed.notify()
 
@@ -121,6 +124,12 @@ class Replication:
             )
         if not self.pull.offer(message):
             await self.pull.put(message)
+
+    def leave(self) -> None:
+        """Tell the server not to send more of this store."""
+        if self._has_resumed and self._session.error is None:
+            self._session.stop_changes(self.registration.public_key)
+            self._flush()
 
     async def flush(self) -> None:
         """Return once all that was pending is acknowledged, and the journal knows it."""

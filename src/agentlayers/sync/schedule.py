@@ -1,8 +1,8 @@
 """
 When to try again, as a value.
 
-A schedule says how long to wait before attempt 1, 2, 3...; it reads no clock and owns no randomness,
-so the same schedule with the same random source gives the same delays.
+A schedule says how long to wait before attempt 1, 2, 3...; it reads no clock and owns no
+randomness, so the same schedule with the same random source gives the same delays.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Replicate journaled stores through a server, in the background.
 
-A replica works the same without it: writes go to the journal, and the service brings them to the server
-when it can. It never holds up or fails a local write.
+A replica works the same without it: writes go to the journal, and the service brings them to the
+server when it can. It never holds up or fails a local write.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class SyncService:
     """
     Keeps registered stores equal to a server's copy of them.
 
-    Entering it starts connecting in the background if the transport leads anywhere, and never waits for
-    the network; leaving it sends what is pending for a short while and closes everything.
+    Entering it starts connecting in the background if the transport leads anywhere, and never waits
+    for the network; leaving it sends what is pending for a short while and closes everything.
 
     Args:
         transport: Where the server is.
         encryption: Seals entries before they leave and opens those that arrive.
         stores: Sync flags by store name, on top of :data:`DEFAULT_STORES`.
         schedule: When to connect again; jittered exponential up to 5 s if not given.
-        interval_seconds: Look for work and try to connect at least this often; only as a safety net,
+        interval_seconds: Look for work and try to connect at least this often; a safety net only,
             since changes are pushed as they happen.
         clock: Wall-clock time in seconds, for what the status shows.
         random: Source of jitter.
@@ -204,7 +204,7 @@ class SyncService:
         return await self.connect()
 
     async def disconnect(self) -> None:
-        """Close the connection and end all tasks; stores stay registered, :meth:`connect` resumes."""
+        """Close all connections and tasks; stores stay registered, :meth:`connect` resumes."""
         interval, self._interval = self._interval, None
         if interval is not None:
             interval.cancel()
@@ -224,8 +224,8 @@ class SyncService:
             enabled: Its flag, if it is not the one configured.
 
         Returns:
-            To be awaited when the store closes, before its journal does: sends what is pending for a
-            short while if connected, and stops replicating it.
+            To be awaited when the store closes, before its journal does: sends what is pending for
+            a short while if connected, and stops replicating it.
 
         Raises:
             StateError: A store of this name or public key takes part already.

@@ -12,8 +12,8 @@ class Signal:
     """
     A condition without a lock, for one event loop.
 
-    Waiters test their predicate, and again after each :meth:`notify`; several notifications before a
-    waiter runs count as one.
+    Waiters test their predicate, and again after each :meth:`notify`; several notifications before
+    a waiter runs count as one.
 
     Attributes:
         count: How often :meth:`notify` was called.

@@ -38,8 +38,8 @@ def normalize_websocket_url(url: str, tenant: str | None = None) -> str:
     """
     Return the address to connect to, safe to show.
 
-    ``http`` and ``https`` stand for ``ws`` and ``wss``; a missing path is ``/event-log``; the tenant
-    is appended to the path unless it ends with it already.
+    ``http`` and ``https`` stand for ``ws`` and ``wss``; a missing path is ``/event-log``; the
+    tenant is appended to the path unless it ends with it already.
 
     Raises:
         SettingsError: Not a WebSocket address, or one that carries credentials or a query.

@@ -8,7 +8,6 @@ send ``Authenticate`` before anything else.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl as ssl_module
 from typing import Final
 
@@ -68,8 +67,7 @@ class TCPConnection(Connection):
                 await self._writer.wait_closed()
         except OSError:  # TimeoutError included: the peer does not read, or is gone
             self._writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await self._writer.wait_closed()
+            await asyncio.sleep(0)  # lets the loop close the socket
         except asyncio.CancelledError:
             self._writer.transport.abort()
             raise

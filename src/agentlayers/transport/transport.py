@@ -74,7 +74,7 @@ class Transport(abc.ABC):
 
         Raises:
             ConnectError: Nobody answers there, or the handshake failed.
-            AuthenticationError: The server refused the credentials; the same ones will not do later.
+            AuthenticationError: The server refused the credentials; the same will not do later.
         """
 
     @staticmethod

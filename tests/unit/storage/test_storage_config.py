@@ -17,18 +17,32 @@ def test_defaults_are_those_of_the_reference_with_the_audit_log_on() -> None:
     config = StorageConfig()
 
     assert config.directory == Path("storage")
-    assert (config.enabled.chat_history, config.enabled.artifacts, config.enabled.audit_log) == (True, True, True)
-    assert (config.retention.chat.max_events, config.retention.chat.max_age_seconds) == (10_000, 30 * DAY)
+    assert (config.enabled.chat_history, config.enabled.artifacts, config.enabled.audit_log) == (
+        True,
+        True,
+        True,
+    )
+    assert (config.retention.chat.max_events, config.retention.chat.max_age_seconds) == (
+        10_000,
+        30 * DAY,
+    )
     assert config.retention.artifacts.max_artifacts == 5_000
     assert config.retention.artifacts.max_artifact_bytes == 500_000_000
     assert config.retention.artifacts.max_age_seconds == 90 * DAY
-    assert (config.retention.audit.max_entries, config.retention.audit.max_age_seconds) == (100_000, 180 * DAY)
+    assert (config.retention.audit.max_entries, config.retention.audit.max_age_seconds) == (
+        100_000,
+        180 * DAY,
+    )
     assert config.pagination.model_dump() == {
         "chat_page_size": 100,
         "artifact_page_size": 100,
         "index_page_size": 500,
     }
-    assert config.cleanup.model_dump() == {"enabled": True, "interval_seconds": 3600.0, "run_on_start": False}
+    assert config.cleanup.model_dump() == {
+        "enabled": True,
+        "interval_seconds": 3600.0,
+        "run_on_start": False,
+    }
     assert config.sync.interval_seconds == 0.0
 
 
@@ -42,7 +56,12 @@ def test_defaults_are_those_of_the_reference_with_the_audit_log_on() -> None:
         ("STORAGE_CHAT_MAX_EVENTS", "5", "retention.chat.max_events", 5),
         ("STORAGE_CHAT_MAX_AGE", "7 days", "retention.chat.max_age_seconds", 7 * DAY),
         ("STORAGE_ARTIFACT_MAX_COUNT", "6", "retention.artifacts.max_artifacts", 6),
-        ("STORAGE_ARTIFACT_MAX_BYTES", "500 MB", "retention.artifacts.max_artifact_bytes", 500_000_000),
+        (
+            "STORAGE_ARTIFACT_MAX_BYTES",
+            "500 MB",
+            "retention.artifacts.max_artifact_bytes",
+            500_000_000,
+        ),
         ("STORAGE_ARTIFACT_MAX_AGE", "1 hour", "retention.artifacts.max_age_seconds", 3600.0),
         ("STORAGE_AUDIT_MAX_ENTRIES", "7", "retention.audit.max_entries", 7),
         ("STORAGE_AUDIT_MAX_AGE", "500 millis", "retention.audit.max_age_seconds", 0.5),
@@ -68,7 +87,10 @@ def test_every_variable_sets_its_setting(
 
 
 def test_our_variable_wins_over_that_of_the_reference() -> None:
-    environment = {"AGENTSDK_STORAGE_CHAT_PAGE_SIZE": "3", "AGENTLAYERS_STORAGE_CHAT_PAGE_SIZE": "4"}
+    environment = {
+        "AGENTSDK_STORAGE_CHAT_PAGE_SIZE": "3",
+        "AGENTLAYERS_STORAGE_CHAT_PAGE_SIZE": "4",
+    }
 
     assert StorageConfig.from_environment(environment).pagination.chat_page_size == 4
 
@@ -92,7 +114,9 @@ def test_another_prefix_can_be_chosen() -> None:
         ("AGENTLAYERS_STORAGE_AUDIT_MAX_ENTRIES", "ten", "a valid integer"),
     ],
 )
-def test_a_bad_variable_is_named_with_what_would_be_right(variable: str, text: str, expected: str) -> None:
+def test_a_bad_variable_is_named_with_what_would_be_right(
+    variable: str, text: str, expected: str
+) -> None:
     with pytest.raises(SettingsError) as caught:
         StorageConfig.from_environment({variable: text})
 
@@ -105,7 +129,10 @@ def test_yaml_may_write_durations_and_sizes_as_text() -> None:
     config = StorageConfig.from_mapping(
         {
             "directory": "data",
-            "retention": {"chat": {"max_age": "7 days"}, "artifacts": {"max_artifact_bytes": "1 KiB"}},
+            "retention": {
+                "chat": {"max_age": "7 days"},
+                "artifacts": {"max_artifact_bytes": "1 KiB"},
+            },
             "cleanup": {"interval": "10 minutes"},
             "sync": {"interval": 3},
         }
@@ -120,11 +147,23 @@ def test_yaml_may_write_durations_and_sizes_as_text() -> None:
 @pytest.mark.parametrize(
     ("settings", "setting", "expected"),
     [
-        ({"retention": {"chat": {"max_age": "x"}}}, "storage_config.retention.chat.max_age", "a duration"),
-        ({"retention": {"chat": {"max_evnts": 3}}}, "storage_config.retention.chat.max_evnts", "'max_events'"),
+        (
+            {"retention": {"chat": {"max_age": "x"}}},
+            "storage_config.retention.chat.max_age",
+            "a duration",
+        ),
+        (
+            {"retention": {"chat": {"max_evnts": 3}}},
+            "storage_config.retention.chat.max_evnts",
+            "'max_events'",
+        ),
         ({"retentoin": {}}, "storage_config.retentoin", "'retention'"),
         ({"retention": 3}, "storage_config.retention", "dictionary"),
-        ({"pagination": {"chat_page_size": 0}}, "storage_config.pagination.chat_page_size", "equal to 1"),
+        (
+            {"pagination": {"chat_page_size": 0}},
+            "storage_config.pagination.chat_page_size",
+            "equal to 1",
+        ),
     ],
 )
 def test_a_bad_yaml_setting_is_named_with_its_path(
@@ -148,10 +187,14 @@ def test_the_constructor_names_a_bad_setting_too() -> None:
 
 
 def test_settings_from_code_are_typed_values_and_frozen() -> None:
-    config = StorageConfig(retention=Retention(chat=ChatRetention(max_events=None, max_age_seconds=None)))
+    config = StorageConfig(
+        retention=Retention(chat=ChatRetention(max_events=None, max_age_seconds=None))
+    )
 
     assert config.retention.chat == ChatRetention(max_events=None, max_age_seconds=None)
-    assert config == StorageConfig.from_mapping({"retention": {"chat": {"max_events": None, "max_age": None}}})
+    assert config == StorageConfig.from_mapping(
+        {"retention": {"chat": {"max_events": None, "max_age": None}}}
+    )
     with pytest.raises(ValidationError):
         config.directory = Path("elsewhere")  # type: ignore[misc]
 

@@ -14,7 +14,13 @@ from agentlayers.storage.chat_event import SEQUENCE_MAX, ChatEvent, check_source
 from agentlayers.storage.pagination import format_cursor, parse_cursor
 
 ID = bytes(range(16))
-CHAT = {"sessionId": "s", "sequence": 3, "timestamp": 1_700_000_000_000, "source": "sdk", "message": {"type": "user"}}
+CHAT = {
+    "sessionId": "s",
+    "sequence": 3,
+    "timestamp": 1_700_000_000_000,
+    "source": "sdk",
+    "message": {"type": "user"},
+}
 ARTIFACT = {
     "id": "a",
     "sessionId": "s",
@@ -101,9 +107,19 @@ def test_a_text_artifact_has_the_fields_and_key_of_the_reference() -> None:
 
 
 def test_optional_fields_that_are_not_set_are_absent() -> None:
-    record = ArtifactRecord(id="a", session_id="s", kind="file", content=b"\x00\xff", created_at_ms=5)
+    record = ArtifactRecord(
+        id="a", session_id="s", kind="file", content=b"\x00\xff", created_at_ms=5
+    )
 
-    assert set(record.to_payload()) == {"id", "sessionId", "kind", "encoding", "content", "sizeBytes", "createdAt"}
+    assert set(record.to_payload()) == {
+        "id",
+        "sessionId",
+        "kind",
+        "encoding",
+        "content",
+        "sizeBytes",
+        "createdAt",
+    }
     assert record.to_payload()["encoding"] == "base64"
 
 
@@ -118,7 +134,14 @@ def test_content_comes_back_in_type_and_value(content: str | bytes) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("kind", "video"), ("encoding", "hex"), ("content", 3), ("createdAt", None), ("metadata", []), ("id", "")],
+    [
+        ("kind", "video"),
+        ("encoding", "hex"),
+        ("content", 3),
+        ("createdAt", None),
+        ("metadata", []),
+        ("id", ""),
+    ],
 )
 def test_a_malformed_artifact_of_a_peer_is_refused(field: str, value: object) -> None:
     with pytest.raises(MalformedMessageError, match="artifact_record"):
@@ -130,7 +153,9 @@ def test_content_that_is_not_base64_is_refused() -> None:
         ArtifactRecord.from_payload(ID, {**ARTIFACT, "encoding": "base64", "content": "!!"})
 
 
-@pytest.mark.parametrize("arguments", [{"id": ""}, {"session_id": ""}, {"kind": "video"}, {"content": 3}])
+@pytest.mark.parametrize(
+    "arguments", [{"id": ""}, {"session_id": ""}, {"kind": "video"}, {"content": 3}]
+)
 def test_an_artifact_that_cannot_be_stored_is_refused_at_once(arguments: dict[str, object]) -> None:
     fields = {"id": "a", "session_id": "s", "kind": "file", "content": "x", **arguments}
     with pytest.raises(UsageError):
@@ -141,7 +166,11 @@ def test_an_artifact_that_cannot_be_stored_is_refused_at_once(arguments: dict[st
     ("event", "fields", "key"),
     [
         ("tool_use", {"sessionId": "s", "toolName": "Bash", "status": "start"}, "s:Bash:start"),
-        ("permission_decision", {"sessionId": "s", "toolName": "Bash", "decision": "deny"}, "s:Bash:deny"),
+        (
+            "permission_decision",
+            {"sessionId": "s", "toolName": "Bash", "decision": "deny"},
+            "s:Bash:deny",
+        ),
         ("hook_event", {"sessionId": "s", "hook": "Stop", "outcome": "success"}, "s:Stop:success"),
         ("hook_event", {"hook": "Stop", "outcome": "success"}, "unknown:Stop:success"),
         (
@@ -152,7 +181,9 @@ def test_an_artifact_that_cannot_be_stored_is_refused_at_once(arguments: dict[st
         ("sync_compaction", {"remoteId": "ab", "timestamp": 7}, "ab:7"),
     ],
 )
-def test_audit_keys_are_those_of_the_reference(event: str, fields: dict[str, object], key: str) -> None:
+def test_audit_keys_are_those_of_the_reference(
+    event: str, fields: dict[str, object], key: str
+) -> None:
     assert audit_key(event, fields) == key
 
 
@@ -160,14 +191,28 @@ def test_audit_keys_are_those_of_the_reference(event: str, fields: dict[str, obj
     ("event", "fields", "reason"),
     [
         ("tool_use", {"sessionId": "s", "toolName": "Bash"}, "'status' is missing"),
-        ("tool_use", {"sessionId": "s", "toolName": "Bash", "status": "done"}, "start or success or failure"),
+        (
+            "tool_use",
+            {"sessionId": "s", "toolName": "Bash", "status": "done"},
+            "start or success or failure",
+        ),
         ("tool_use", {"sessionId": 3, "toolName": "Bash", "status": "start"}, "sessionId"),
-        ("tool_use", {"sessionId": "s", "toolName": "B", "status": "start", "durationMs": True}, "durationMs"),
-        ("permission_decision", {"sessionId": "s", "toolName": "Bash", "decision": "ask"}, "allow or deny or prompt"),
+        (
+            "tool_use",
+            {"sessionId": "s", "toolName": "B", "status": "start", "durationMs": True},
+            "durationMs",
+        ),
+        (
+            "permission_decision",
+            {"sessionId": "s", "toolName": "Bash", "decision": "ask"},
+            "allow or deny or prompt",
+        ),
         ("hook_event", {"hook": None, "outcome": "success"}, "'hook' is missing"),
     ],
 )
-def test_a_wrong_audit_payload_is_refused_by_field(event: str, fields: dict[str, object], reason: str) -> None:
+def test_a_wrong_audit_payload_is_refused_by_field(
+    event: str, fields: dict[str, object], reason: str
+) -> None:
     with pytest.raises(UsageError, match=reason):
         audit_payload(event, fields)
 
@@ -188,7 +233,11 @@ def test_cursors_are_url_safe_and_come_back(place: bytes) -> None:
     cursor = format_cursor(place)
 
     assert parse_cursor(cursor) == place
-    assert cursor.replace("-", "").replace("_", "").isalnum() or cursor in ("",) or set(cursor) <= set("-_")
+    assert (
+        cursor.replace("-", "").replace("_", "").isalnum()
+        or cursor in ("",)
+        or set(cursor) <= set("-_")
+    )
 
 
 @pytest.mark.parametrize("cursor", ["no spaces", "é", "a", "!!!!"])

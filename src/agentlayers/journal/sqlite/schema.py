@@ -1,0 +1,115 @@
+"""
+The tables of a journal file, and how older files get there.
+
+The version is SQLite's ``user_version``; the table ``migration`` tells when each version was reached. A change
+of the tables is a new entry in :data:`MIGRATIONS`; entries are never edited after a release.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION"]
+
+APPLICATION_ID: Final = 0x41474C4A
+"""``AGLJ`` in the file header: tells a journal from any other SQLite file."""
+
+_VERSION_1: Final = (
+    """
+    CREATE TABLE migration (version INTEGER PRIMARY KEY, applied_at_ms INTEGER NOT NULL)
+    """,
+    """
+    CREATE TABLE setting (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE store (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)
+    """,
+    """
+    CREATE TABLE entry (
+        position INTEGER PRIMARY KEY,
+        store INTEGER NOT NULL,
+        id BLOB NOT NULL,
+        event TEXT NOT NULL,
+        primary_key TEXT NOT NULL,
+        payload BLOB NOT NULL,
+        outbound INTEGER NOT NULL, -- written here and to be synced
+        origin INTEGER NOT NULL,   -- 0: written here, else remote.number
+        keyed INTEGER NOT NULL,
+        applied INTEGER NOT NULL
+    )
+    """,
+    # By id, not by (store, id): also answers "highest id held". One id may be in two stores.
+    "CREATE UNIQUE INDEX entry_id ON entry (id, store)",
+    "CREATE INDEX entry_of_store ON entry (store, position)",
+    # What can be pending, alone: small on a replica that mostly receives.
+    "CREATE INDEX entry_outbound ON entry (store, position) WHERE outbound",
+    "CREATE INDEX entry_version ON entry (store, primary_key, id) WHERE keyed",
+    """
+    CREATE TABLE key_state (
+        store INTEGER NOT NULL,
+        primary_key TEXT NOT NULL,
+        head_count INTEGER NOT NULL,
+        state BLOB NOT NULL,
+        PRIMARY KEY (store, primary_key)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX key_state_conflict ON key_state (store, primary_key) WHERE head_count > 1",
+    "CREATE TABLE value (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    """
+    CREATE TABLE remote (
+        number INTEGER PRIMARY KEY,
+        store INTEGER NOT NULL,
+        remote_id BLOB NOT NULL,
+        url TEXT,
+        next_sequence INTEGER NOT NULL,
+        incarnation BLOB NOT NULL,
+        watermark INTEGER NOT NULL,
+        is_retired INTEGER NOT NULL,
+        UNIQUE (store, remote_id)
+    )
+    """,
+    # Acknowledged out of turn: positions above the watermark.
+    """
+    CREATE TABLE remote_has (
+        remote INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        PRIMARY KEY (remote, position)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE unapplied (
+        position INTEGER PRIMARY KEY,
+        store INTEGER NOT NULL,
+        error TEXT NOT NULL,
+        attempts INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE quarantine (
+        store INTEGER NOT NULL,
+        id BLOB NOT NULL,
+        remote INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        event TEXT NOT NULL,
+        primary_key TEXT NOT NULL,
+        data BLOB NOT NULL,
+        reason TEXT NOT NULL,
+        PRIMARY KEY (store, id)
+    )
+    """,
+    # Ids of compacted entries, so that they do not come back.
+    """
+    CREATE TABLE horizon (
+        store INTEGER NOT NULL,
+        id BLOB NOT NULL,
+        day INTEGER NOT NULL,
+        PRIMARY KEY (store, id)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX horizon_day ON horizon (store, day)",
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1,)
+"""Statements that lead from version n to n + 1."""
+
+SCHEMA_VERSION: Final = len(MIGRATIONS)

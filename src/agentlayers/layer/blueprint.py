@@ -1,0 +1,246 @@
+"""
+One form for everything an app can be made from: a layer, a container class or instance.
+
+A blueprint is private to one app: binding, overriding and wiring touch its own copies only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dependency_injector import containers, providers
+
+from agentlayers.errors import UsageError
+from agentlayers.layer.compiler import CompiledContainer, Compiler, service_label, snake_case
+from agentlayers.layer.container import ContainerLayer, LayerContainer
+from agentlayers.layer.environment import Environment
+from agentlayers.layer.errors import (
+    LayerError,
+    OverrideTypeError,
+    ServiceNotFoundError,
+    UnknownNameError,
+    suggestion,
+)
+from agentlayers.layer.inspection import is_instance, provided_type, type_accepts
+from agentlayers.layer.layer import FreshLayer, Layer, ProvidedLayer, SuspendedLayer
+from agentlayers.layer.origin import Origin
+from agentlayers.layer.override import Override, active_overrides
+from agentlayers.layer.provider_walk import CALLING, Provider, effective
+from agentlayers.layer.slot import service_of
+
+__all__ = ["Blueprint", "make_blueprint"]
+
+
+@dataclass(slots=True)
+class Blueprint:
+    """
+    Named providers, ready to be checked and run.
+
+    Attributes:
+        label: What it was made from, for errors and logs.
+        roots: The named parts: a container's slots, or a layer's services.
+        services: What each root promises.
+        outputs: Providers by service, as :meth:`App.get` finds them.
+        compiler: Keeps origins, names and problems of the compiled layers.
+        overridden: Providers that an override put in, with the override and the replaced part's name.
+    """
+
+    label: str
+    roots: dict[str, Provider]
+    services: dict[str, Any]
+    outputs: dict[Any, Provider]
+    compiler: Compiler
+    container: CompiledContainer | None = None
+    problems: list[LayerError] = field(default_factory=list)
+    overridden: dict[int, tuple[str, Override]] = field(default_factory=dict)
+
+    def origin(self, name: str, provider: Provider) -> Origin | None:
+        """Find where a part was declared; for an inline part, where its slot was."""
+        found = self.compiler.origins.get(id(provider))
+        if found is not None:
+            return found
+        root = name.partition(".")[0]
+        if self.container is not None and root in self.container.slots:
+            return self.container.origin(root)
+        slot = self.roots.get(root)
+        return self.compiler.origins.get(id(effective(slot))) if slot is not None else None
+
+    def find(self, key: Any) -> Provider:
+        """
+        Find a provider by service type or by name.
+
+        Raises:
+            ServiceNotFoundError: Nothing of that service or name.
+        """
+        if isinstance(key, str):
+            if key in self.roots:
+                return self.roots[key]
+            raise ServiceNotFoundError(f"{self.label} has no part {key!r}{suggestion(key, self.roots)}")
+        if key in self.outputs:
+            return self.outputs[key]
+        derived = {
+            id(effective(provider)): provider
+            for service, provider in self.outputs.items()
+            if isinstance(service, type) and isinstance(key, type) and key in service.__mro__
+        }
+        if len(derived) == 1:
+            return next(iter(derived.values()))
+        label = service_label(key)
+        known = [service_label(service) for service in self.outputs]
+        hint = "several parts are of that type; ask for one by name" if derived else ""
+        raise ServiceNotFoundError(
+            f"{self.label} offers no {label}{'' if hint else suggestion(label, known)}", hint=hint
+        )
+
+    # -- overrides ----------------------------------------------------------------------------------------
+    def apply(self, overrides: Iterable[Override], named: dict[str, Provider]) -> None:
+        """
+        Put overrides in place.
+
+        Args:
+            overrides: The later of two for one part wins.
+            named: Every part of the graph by its name, for those below the roots.
+        """
+        for override in overrides:
+            for name in self._override_names(override, named):
+                provider = self.roots.get(name) or named[name]
+                replacement = self._replacement(override, name)
+                if isinstance(provider, providers.Configuration):
+                    provider.override(override.value)
+                    continue
+                end = effective(provider)
+                if replacement is not end:
+                    end.override(replacement)
+                self.compiler.origins[id(replacement)] = override.origin
+                self.overridden[id(replacement)] = (name, override)
+                self._check_type(override, name, replacement)
+
+    def _override_names(self, override: Override, named: dict[str, Provider]) -> list[str]:
+        key = override.key
+        if isinstance(key, str):
+            if key in self.roots or key in named:
+                return [key]
+            known: Iterable[str] = {*self.roots, *named}
+        else:
+            found = [name for name, service in self.services.items() if service == key]
+            if len(found) == 1:
+                return found
+            known = {service_label(s) for s in self.services.values() if s is not None}
+            key = service_label(key)
+        self.problems.append(
+            UnknownNameError(
+                f"override: {self.label} has no part {key!r}{suggestion(key, known)}", origin=override.origin
+            )
+        )
+        return []
+
+    def _replacement(self, override: Override, name: str) -> Provider:
+        value = override.value
+        if isinstance(value, Layer):
+            environment = Environment(container=self.container, excluding=name)
+            outputs = self.compiler.compile(value, environment)
+            service = self.services.get(name)
+            return outputs.get(service) or next(iter(outputs.values()))
+        if providers.is_provider(value):
+            return self.compiler.copied(value)
+        return providers.Object(value)
+
+    def _check_type(self, override: Override, name: str, replacement: Provider) -> None:
+        service = self.services.get(name)
+        if service is None:
+            return
+        if type(replacement) is providers.Object:
+            fits, what = is_instance(replacement.provides, service), type(replacement.provides).__name__
+        else:
+            offered = self.compiler.services.get(id(replacement)) or service_of(replacement)
+            fits, what = type_accepts(service, offered), service_label(offered)
+        if not fits:
+            self.problems.append(
+                OverrideTypeError(
+                    f"override of {name}: expected a {service_label(service)}, got {what}",
+                    origin=override.origin,
+                    hint=f"Layer.mock({service_label(service)}, ...) makes a partial one",
+                )
+            )
+
+
+def make_blueprint(target: Any) -> Blueprint:
+    """
+    Read a layer or container.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(target, Layer):
+        return _from_layer(target)
+    if isinstance(target, type) and containers.is_container(target):
+        return _from_container_class(target)
+    message = f"an app is made from a layer or a container class, not from {target!r}"
+    if containers.is_container(target):
+        message += "; pass its class"
+    raise UsageError(message)
+
+
+def _from_container_class(cls: Any) -> Blueprint:
+    compiler = Compiler()
+    compiled = compiler.open_container(cls)
+    if issubclass(cls, LayerContainer):
+        compiler.finish_container(compiled)
+    return _of_container(cls.__qualname__, compiler, compiled)
+
+
+def _of_container(label: str, compiler: Compiler, compiled: CompiledContainer) -> Blueprint:
+    outputs: dict[Any, Provider] = {}
+    for name, service in compiled.services.items():
+        if service is not None:
+            outputs.setdefault(service, compiled.slots[name])
+    return Blueprint(
+        label, dict(compiled.slots), dict(compiled.services), outputs, compiler, container=compiled,
+        problems=list(compiler.problems),
+    )  # fmt: skip
+
+
+def _from_layer(layer: Layer) -> Blueprint:
+    compiler = Compiler()
+    outputs = compiler.compile(layer)
+    head = _head(layer)
+    if isinstance(head, ContainerLayer) and id(head) in compiler.containers:
+        compiled = compiler.containers[id(head)]
+        blueprint = _of_container(compiled.cls.__qualname__, compiler, compiled)
+        blueprint.outputs.update(outputs)
+    else:
+        blueprint = Blueprint(
+            f"the layer at {layer.declared_at}", {}, {}, dict(outputs), compiler, problems=list(compiler.problems)
+        )
+    _name_roots(blueprint, outputs)
+    blueprint.apply(active_overrides(layer), compiler.parts)
+    return blueprint
+
+
+def _head(layer: Layer) -> Layer:
+    while isinstance(layer, ProvidedLayer | FreshLayer | SuspendedLayer):
+        layer = layer.target if isinstance(layer, ProvidedLayer) else layer.inner
+    return layer
+
+
+def _name_roots(blueprint: Blueprint, outputs: dict[Any, Provider]) -> None:
+    """Name what a layer offers and every shared part it brings, after the services."""
+    taken = {id(effective(provider)) for provider in blueprint.roots.values()}
+    named = [(service, provider) for service, provider in outputs.items()]
+    for service, provider in named:
+        if id(effective(provider)) in taken:
+            continue
+        taken.add(id(effective(provider)))
+        name = blueprint.compiler.hints.get(id(provider)) or snake_case(service_label(service))
+        _add_root(blueprint, name, provider, service)
+
+
+def _add_root(blueprint: Blueprint, name: str, provider: Provider, service: Any) -> None:
+    base, number = name, 1
+    while name in blueprint.roots:
+        number += 1
+        name = f"{base}_{number}"
+    blueprint.roots[name] = provider
+    blueprint.services[name] = service

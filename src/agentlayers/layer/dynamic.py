@@ -1,0 +1,122 @@
+"""Parts that decide while the app starts: calls after a build, substitutes for a failure, chosen layers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from agentlayers.layer.errors import LayerStartError
+from agentlayers.layer.inspection import parameters_of, qualified_name, service_candidates
+from agentlayers.layer.wiring import is_service_type
+
+if TYPE_CHECKING:
+    from agentlayers.layer.layer import CaughtLayer, Layer, UnwrappedLayer
+
+__all__ = ["CatchCall", "TapCall", "UnwrapCall"]
+
+
+class TapCall:
+    """Hand services on after a function has seen them."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__qualname__ = f"tap({getattr(function, '__qualname__', type(function).__qualname__)})"
+        self.__module__ = getattr(function, "__module__", __name__)
+
+    def __call__(self, *services: Any) -> Any:
+        result = self.function(*services)
+        given = services[0] if len(services) == 1 else services
+        return _after(result, given) if inspect.isawaitable(result) else given
+
+
+async def _after(call: Awaitable[Any], given: Any) -> Any:
+    await call
+    return given
+
+
+class CatchCall:
+    """Open a layer, or what its handler says when it fails to start."""
+
+    def __init__(self, layer: CaughtLayer, needs: tuple[Any, ...]) -> None:
+        self.layer, self.needs = layer, needs
+        self.__qualname__ = f"catch({getattr(layer.handler, '__qualname__', 'handler')})"
+        self.__module__ = getattr(layer.handler, "__module__", __name__)
+
+    @asynccontextmanager
+    async def __call__(self, *values: Any) -> AsyncIterator[Any]:
+        from agentlayers.layer.app import App
+
+        app = App(self._fed(self.layer.inner, values))
+        try:
+            await app.start()
+        except LayerStartError as error:
+            cause = _root_cause(error)
+            if not isinstance(cause, self.layer.errors):
+                raise
+            app = App(self._fed(self.layer.handler(cause), values))
+            await app.start()
+        async with closing(app):
+            yield _served(app, self.layer.outputs)
+
+    def _fed(self, layer: Layer, values: tuple[Any, ...]) -> Layer:
+        from agentlayers.layer.layer import Layer as LayerType
+
+        feeds = [LayerType.succeed(service, value) for service, value in zip(self.needs, values, strict=True)]
+        return layer.provide(*feeds) if feeds else layer
+
+
+class UnwrapCall:
+    """Call a function for a layer and open that."""
+
+    def __init__(self, layer: UnwrappedLayer) -> None:
+        self.layer = layer
+        self.__qualname__ = qualified_name(layer.make).rsplit(".", 1)[-1]
+        self.__module__ = getattr(layer.make, "__module__", __name__)
+        self.__wrapped__ = layer.make
+        self.__signature__ = inspect.signature(layer.make)
+
+    @asynccontextmanager
+    async def __call__(self, *args: Any, **arguments: Any) -> AsyncIterator[Any]:
+        from agentlayers.layer.app import App
+        from agentlayers.layer.layer import Layer as LayerType
+
+        chosen = self.layer.make(*args, **arguments)
+        if inspect.isawaitable(chosen):
+            chosen = await chosen
+        feeds = [
+            LayerType.succeed(service, value) for service, value in self._services(args, arguments)
+        ]
+        app = App(chosen.provide(*feeds) if feeds else chosen)
+        await app.start()
+        async with closing(app):
+            yield _served(app, self.layer.outputs)
+
+    def _services(self, args: tuple[Any, ...], arguments: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+        given = self.__signature__.bind(*args, **arguments).arguments
+        for parameter in parameters_of(self.layer.make) or ():
+            for candidate in service_candidates(parameter.hint):
+                if parameter.name in given and is_service_type(candidate):
+                    yield candidate, given[parameter.name]
+                    break
+
+
+@asynccontextmanager
+async def closing(app: Any) -> AsyncIterator[None]:
+    """Close an app that was started by hand, whatever happens in the block."""
+    try:
+        yield
+    finally:
+        await app.close()
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while isinstance(error, LayerStartError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _served(app: Any, services: tuple[Any, ...]) -> Any:
+    values = tuple(app.get(service) for service in services)
+    return values[0] if len(values) == 1 else values

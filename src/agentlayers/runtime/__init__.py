@@ -1,0 +1,126 @@
+"""
+The agent runtime: queries on a backend, supervised, recorded and audited.
+
+Importing this package loads nothing heavy; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentlayers.runtime.agent_runtime import AgentRuntime
+    from agentlayers.runtime.audit_trail import AuditTrail
+    from agentlayers.runtime.backend import AgentBackend, BackendQuery, Prompt
+    from agentlayers.runtime.chat_history import ChatHistory, ChatRecorder
+    from agentlayers.runtime.containers import AgentRuntimeContainer
+    from agentlayers.runtime.hook_audit import HookAudit
+    from agentlayers.runtime.hooks import HOOK_EVENTS, HookContext, HookMatcher, merge_hooks
+    from agentlayers.runtime.message import AgentMessage, ToolResult, ToolUse, user_message
+    from agentlayers.runtime.options import QueryOptions
+    from agentlayers.runtime.query_handle import QueryHandle, QueryStatus
+    from agentlayers.runtime.query_supervisor import (
+        QueryCompleted,
+        QueryEvent,
+        QueryQueued,
+        QueryStarted,
+        QueryStartFailed,
+        QuerySupervisor,
+        QuerySupervisorStats,
+    )
+    from agentlayers.runtime.script import (
+        CallTool,
+        Delay,
+        Fail,
+        Interrupt,
+        Say,
+        Script,
+        Think,
+        Turn,
+    )
+    from agentlayers.runtime.scripted import ScriptedBackend
+    from agentlayers.runtime.settings import RuntimeSettings, SupervisorSettings
+    from agentlayers.runtime.tap import MessageTap, QueryEnd, Receipt
+    from agentlayers.runtime.tool_artifacts import ToolArtifacts
+
+__all__ = [
+    "HOOK_EVENTS",
+    "AgentBackend",
+    "AgentMessage",
+    "AgentRuntime",
+    "AgentRuntimeContainer",
+    "AuditTrail",
+    "BackendQuery",
+    "CallTool",
+    "ChatHistory",
+    "ChatRecorder",
+    "Delay",
+    "Fail",
+    "HookAudit",
+    "HookContext",
+    "HookMatcher",
+    "Interrupt",
+    "MessageTap",
+    "Prompt",
+    "QueryCompleted",
+    "QueryEnd",
+    "QueryEvent",
+    "QueryHandle",
+    "QueryOptions",
+    "QueryQueued",
+    "QueryStartFailed",
+    "QueryStarted",
+    "QueryStatus",
+    "QuerySupervisor",
+    "QuerySupervisorStats",
+    "Receipt",
+    "RuntimeSettings",
+    "Say",
+    "Script",
+    "ScriptedBackend",
+    "SupervisorSettings",
+    "Think",
+    "ToolArtifacts",
+    "ToolResult",
+    "ToolUse",
+    "Turn",
+    "merge_hooks",
+    "user_message",
+]
+
+_MODULES: dict[str, tuple[str, ...]] = {
+    "agent_runtime": ("AgentRuntime",),
+    "audit_trail": ("AuditTrail",),
+    "backend": ("AgentBackend", "BackendQuery", "Prompt"),
+    "chat_history": ("ChatHistory", "ChatRecorder"),
+    "containers": ("AgentRuntimeContainer",),
+    "hook_audit": ("HookAudit",),
+    "hooks": ("HOOK_EVENTS", "HookContext", "HookMatcher", "merge_hooks"),
+    "message": ("AgentMessage", "ToolResult", "ToolUse", "user_message"),
+    "options": ("QueryOptions",),
+    "query_handle": ("QueryHandle", "QueryStatus"),
+    "query_supervisor": (
+        "QueryCompleted", "QueryEvent", "QueryQueued", "QueryStartFailed", "QueryStarted", "QuerySupervisor",
+        "QuerySupervisorStats",
+    ),
+    "script": ("CallTool", "Delay", "Fail", "Interrupt", "Say", "Script", "Think", "Turn"),
+    "scripted": ("ScriptedBackend",),
+    "settings": ("RuntimeSettings", "SupervisorSettings"),
+    "tap": ("MessageTap", "QueryEnd", "Receipt"),
+    "tool_artifacts": ("ToolArtifacts",),
+}  # fmt: skip
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"agentlayers.runtime.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

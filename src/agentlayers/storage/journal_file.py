@@ -1,0 +1,132 @@
+"""
+Read the journal files of a replica as they are on disk, without an event loop and without changing
+them.
+
+Works beside a running replica and on what a killed one left: the file is opened read-only, and
+everything is read from one snapshot.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from agentlayers.errors import MigrationError, StorageCorruptionError, StorageUnavailableError
+from agentlayers.journal.entry import Entry, StoredEntry
+from agentlayers.journal.sqlite.connection import translated
+from agentlayers.journal.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
+
+__all__ = ["journal_files", "read_journal_file", "read_replica_id"]
+
+_BUSY_SECONDS: Final = 5.0
+_MAGIC: Final = b"SQLite format 3\x00"
+
+
+def journal_files(directory: Path) -> list[Path]:
+    """
+    List the journal files of a replica: the shared one and those of stores with a file of their
+    own.
+
+    Args:
+        directory: A replica's directory, or one journal file.
+
+    Raises:
+        StorageUnavailableError: There is no such directory or file, or no journal in it.
+    """
+    if directory.is_file():
+        return [directory]
+    with translated("read", directory):
+        if not directory.is_dir():
+            raise _unavailable(
+                directory, "there is no such directory; give the one that holds journal.sqlite"
+            )
+        found = sorted(
+            path for path in directory.iterdir() if path.suffix == ".sqlite" and path.is_file()
+        )
+    if not found:
+        raise _unavailable(
+            directory, "there is no journal in it; give the directory that holds journal.sqlite"
+        )
+    return found
+
+
+def read_journal_file(
+    path: Path, *, stores: Collection[str] | None = None
+) -> Iterator[StoredEntry]:
+    """
+    Iterate over the entries of one file in local arrival order.
+
+    Args:
+        path: The file.
+        stores: Only these stores; all if not given.
+
+    Raises:
+        StorageUnavailableError: The file cannot be read.
+        StorageCorruptionError: It is damaged, or no journal.
+        MigrationError: A newer release wrote it.
+    """
+    with translated("read", path), closing(_open(path)) as connection:
+        names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store"))
+        rows = connection.execute(
+            "SELECT position, store, id, event, primary_key, payload, origin, applied FROM entry ORDER BY position"
+        )
+        for position, store, entry_id, event, primary_key, payload, origin, applied in rows:
+            name = names[store]
+            if stores is None or name in stores:
+                entry = Entry(entry_id, event, primary_key, payload)
+                yield StoredEntry(position, name, entry, origin == 0, bool(applied))
+
+
+def read_replica_id(path: Path) -> str:
+    """Return the name of the replica that a journal file belongs to; the same errors apply."""
+    with translated("read", path), closing(_open(path)) as connection:
+        row = connection.execute("SELECT value FROM setting WHERE name = 'replica_id'").fetchone()
+    return "" if row is None else bytes(row[0]).decode("utf-8", "replace")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise _unavailable(
+            path, "there is no such file; give the directory that holds journal.sqlite"
+        )
+    with path.open("rb") as file:
+        head = file.read(len(_MAGIC))
+    if head != _MAGIC:
+        raise _corrupt(
+            path, "the file is no SQLite database, so no journal; restore it from a backup"
+        )
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
+    )
+    try:
+        connection.execute("BEGIN")
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application_id != APPLICATION_ID:
+            raise _corrupt(
+                path,
+                "it is a SQLite file, but no agentlayers journal; give the directory of a replica",
+            )
+        if version > SCHEMA_VERSION:
+            raise MigrationError(
+                backend="sqlite",
+                operation="read",
+                path=path,
+                reason=f"the file has schema version {version}, this release reads up to {SCHEMA_VERSION}; "
+                "use the release that wrote it, or a newer one",
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _unavailable(path: Path, reason: str) -> StorageUnavailableError:
+    return StorageUnavailableError(backend="sqlite", operation="read", path=path, reason=reason)
+
+
+def _corrupt(path: Path, reason: str) -> StorageCorruptionError:
+    return StorageCorruptionError(backend="sqlite", operation="read", path=path, reason=reason)
