@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from agentlayers.errors import SettingsError
 from agentlayers.limits import HORIZON_WINDOW_SECONDS
@@ -93,27 +93,27 @@ class CompactionStrategy(abc.ABC):
         """
 
     @staticmethod
-    def layer_by_age(max_age: str | float) -> Layer[CompactionStrategy]:
+    def layer_by_age(max_age: str | float) -> Layer:
         """Keep what is younger, such as ``"30 days"``."""
         return _layer(ByAge(max_age))
 
     @staticmethod
-    def layer_by_count(max_count: int) -> Layer[CompactionStrategy]:
+    def layer_by_count(max_count: int) -> Layer:
         """Keep the newest entries of each scope."""
         return _layer(ByCount(max_count))
 
     @staticmethod
-    def layer_by_size(max_bytes: str | int) -> Layer[CompactionStrategy]:
+    def layer_by_size(max_bytes: str | int) -> Layer:
         """Keep the newest entries of each scope up to a size, such as ``"500 MB"``."""
         return _layer(BySize(max_bytes))
 
     @staticmethod
-    def layer_by_key() -> Layer[CompactionStrategy]:
+    def layer_by_key() -> Layer:
         """Keep no superseded version."""
         return _layer(ByKey())
 
     @staticmethod
-    def layer_composite(*strategies: CompactionStrategy) -> Layer[CompactionStrategy]:
+    def layer_composite(*strategies: CompactionStrategy) -> Layer:
         """Apply several strategies in turn."""
         return _layer(Composite(*strategies))
 
@@ -121,7 +121,7 @@ class CompactionStrategy(abc.ABC):
 Compaction = CompactionStrategy
 
 
-def _layer(strategy: CompactionStrategy) -> Layer[Any]:
+def _layer(strategy: CompactionStrategy) -> Layer:
     from agentlayers.layer import Layer
 
     return Layer.succeed(CompactionStrategy, strategy)
@@ -165,8 +165,14 @@ class ByCount(CompactionStrategy):
     max_count: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_count, bool) or not isinstance(self.max_count, int) or self.max_count < 0:
-            raise SettingsError(setting="max_count", value=self.max_count, expected="an integer of at least 0")
+        if (
+            isinstance(self.max_count, bool)
+            or not isinstance(self.max_count, int)
+            or self.max_count < 0
+        ):
+            raise SettingsError(
+                setting="max_count", value=self.max_count, expected="an integer of at least 0"
+            )
 
     def selector(self) -> Selector:
         """Keep until the count is reached, and nothing older."""
@@ -223,8 +229,9 @@ class ByKey(CompactionStrategy):
 
     def selector(self) -> Selector:
         """Keep what is visible, except deletion marks past the window."""
-        return lambda candidate: candidate.is_visible and not (
-            candidate.is_deletion and candidate.age_seconds >= HORIZON_WINDOW_SECONDS
+        return lambda candidate: (
+            candidate.is_visible
+            and not (candidate.is_deletion and candidate.age_seconds >= HORIZON_WINDOW_SECONDS)
         )
 
 

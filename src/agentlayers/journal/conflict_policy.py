@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, final
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Version:
     event: str
     value: Mapping[str, Any]
     replica: str = "?"
-    seen: Mapping[str, bytes] = MappingProxyType({})
+    seen: Mapping[str, bytes] = field(default_factory=dict)
     is_deletion: bool = False
 
 
@@ -67,7 +66,9 @@ class Resolution:
     reason: str = ""
 
 
-def _show(version: Version, outcome: Literal["accept", "reject"] = "accept", reason: str = "") -> Resolution:
+def _show(
+    version: Version, outcome: Literal["accept", "reject"] = "accept", reason: str = ""
+) -> Resolution:
     return Resolution(None if version.is_deletion else version.value, version.id, outcome, reason)
 
 
@@ -83,29 +84,29 @@ class ConflictPolicy(abc.ABC):
         """
 
     @staticmethod
-    def layer_last_write_wins() -> Layer[ConflictPolicy]:
+    def layer_last_write_wins() -> Layer:
         """Show the version with the highest entry id (the default)."""
         return _layer(LastWriteWins())
 
     @staticmethod
-    def layer_first_write_wins() -> Layer[ConflictPolicy]:
+    def layer_first_write_wins() -> Layer:
         """Show the version with the lowest entry id."""
         return _layer(FirstWriteWins())
 
     @staticmethod
     def layer_merge(
         merge: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]],
-    ) -> Layer[ConflictPolicy]:
+    ) -> Layer:
         """Show what a pure function makes of all live versions."""
         return _layer(Merge(merge))
 
     @staticmethod
-    def layer_reject(reason: str | None = None) -> Layer[ConflictPolicy]:
+    def layer_reject(reason: str | None = None) -> Layer:
         """Show the lowest entry id and keep the others as open conflicts."""
         return _layer(Reject() if reason is None else Reject(reason))
 
 
-def _layer(policy: ConflictPolicy) -> Layer[ConflictPolicy]:
+def _layer(policy: ConflictPolicy) -> Layer:
     from agentlayers.layer import Layer
 
     return Layer.succeed(ConflictPolicy, policy)
@@ -145,7 +146,11 @@ class Reject(ConflictPolicy):
 
     def resolve(self, heads: Sequence[Version]) -> Resolution:
         """Show the first head; several heads are an open conflict."""
-        return _show(heads[0], "reject" if len(heads) > 1 else "accept", self.reason if len(heads) > 1 else "")
+        return _show(
+            heads[0],
+            "reject" if len(heads) > 1 else "accept",
+            self.reason if len(heads) > 1 else "",
+        )
 
 
 @final

@@ -12,7 +12,13 @@ from typing import Final
 
 from agentlayers.limits import CLOCK_DRIFT_SECONDS_MAX, ENTRY_ID_BYTES
 
-__all__ = ["entry_id_ceiling", "entry_id_floor", "entry_id_millis", "entry_id_tick", "next_entry_id"]
+__all__ = [
+    "entry_id_ceiling",
+    "entry_id_floor",
+    "entry_id_millis",
+    "entry_id_tick",
+    "next_entry_id",
+]
 
 _COUNTER_BITS: Final = 26
 _MILLIS_MAX: Final = (1 << 48) - 1

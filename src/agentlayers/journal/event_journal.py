@@ -21,9 +21,9 @@ from agentlayers.journal.conflict_policy import ConflictPolicy, LastWriteWins, V
 from agentlayers.journal.entry import Entry, RemoteEntry, StoredEntry
 
 if TYPE_CHECKING:
-    from agentlayers.layer import Layer
     from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
     from agentlayers.journal.transaction import JournalTransaction
+    from agentlayers.layer import Layer
 
 __all__ = [
     "Acknowledgement",
@@ -236,7 +236,10 @@ class EventJournal(abc.ABC):
 
     @abc.abstractmethod
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None: ...
 
     @abc.abstractmethod
@@ -269,12 +272,19 @@ class EventJournal(abc.ABC):
     def on_commit(self, listener: Callable[[Commit], None]) -> Callable[[], None]:
         """Call ``listener`` on the event loop after each commit that added entries; returns how to stop."""
 
-    async def write(self, store: str, event: str, primary_key: str, payload: Mapping[str, Any]) -> Entry:
+    async def write(
+        self, store: str, event: str, primary_key: str, payload: Mapping[str, Any]
+    ) -> Entry:
         """Write one local entry; it is durable, projected and pending for every remote when this returns."""
         return await self.transact(lambda tx: tx.write(store, event, primary_key, payload))
 
     async def write_from_remote(
-        self, store: str, remote_id: bytes, entries: Sequence[RemoteEntry], *, through: int | None = None
+        self,
+        store: str,
+        remote_id: bytes,
+        entries: Sequence[RemoteEntry],
+        *,
+        through: int | None = None,
     ) -> RemoteWriteResult:
         """
         Take over what a remote sent: dedup, heads, projection and the cursor, in one transaction.
@@ -285,7 +295,9 @@ class EventJournal(abc.ABC):
             entries: In the remote's order. May hold entries already here.
             through: First sequence not covered yet. :obj:`None` (stock servers): last sequence + 1.
         """
-        return await self.transact(lambda tx: tx.write_from_remote(store, remote_id, entries, through=through))
+        return await self.transact(
+            lambda tx: tx.write_from_remote(store, remote_id, entries, through=through)
+        )
 
     async def uncommitted(
         self, store: str, remote_id: bytes, *, after: int = 0, entries_max: int, bytes_max: int
@@ -297,18 +309,27 @@ class EventJournal(abc.ABC):
         least one entry if there is one, however large.
         """
         return await self.read(
-            lambda tx: tx.uncommitted(store, remote_id, after=after, entries_max=entries_max, bytes_max=bytes_max)
+            lambda tx: tx.uncommitted(
+                store, remote_id, after=after, entries_max=entries_max, bytes_max=bytes_max
+            )
         )
 
     async def acknowledge(
-        self, store: str, remote_id: bytes, acknowledgement: Acknowledgement, *, through: int | None = None
+        self,
+        store: str,
+        remote_id: bytes,
+        acknowledgement: Acknowledgement,
+        *,
+        through: int | None = None,
     ) -> None:
         """
         Note that the remote durably holds these positions, and move the cursor to ``through``.
 
         ``through`` is :obj:`None` when the Ack says nothing about the entries of others.
         """
-        await self.transact(lambda tx: tx.acknowledge(store, remote_id, acknowledgement, through=through))
+        await self.transact(
+            lambda tx: tx.acknowledge(store, remote_id, acknowledgement, through=through)
+        )
 
     async def with_remote_uncommitted(
         self,
@@ -324,7 +345,9 @@ class EventJournal(abc.ABC):
 
         No transaction is open while ``send`` runs.
         """
-        pending = await self.uncommitted(store, remote_id, entries_max=entries_max, bytes_max=bytes_max)
+        pending = await self.uncommitted(
+            store, remote_id, entries_max=entries_max, bytes_max=bytes_max
+        )
         if not pending:
             return 0
         acknowledgement = await send(pending)
@@ -354,7 +377,9 @@ class EventJournal(abc.ABC):
         return await self.read(lambda tx: tx.entries(store, after=after, entries_max=entries_max))
 
     @abc.abstractmethod
-    def changes(self, store: str | None = None, *, after: int | None = None) -> AsyncIterator[StoredEntry]:
+    def changes(
+        self, store: str | None = None, *, after: int | None = None
+    ) -> AsyncIterator[StoredEntry]:
         """
         Follow entries as they are committed, local and received ones, in local arrival order.
 
@@ -376,7 +401,7 @@ class EventJournal(abc.ABC):
         """Close the journal and delete everything it holds, for good."""
 
     @staticmethod
-    def layer_sqlite(directory: str | Path, *, durability: str = "full") -> Layer[EventJournal]:
+    def layer_sqlite(directory: str | Path, *, durability: str = "full") -> Layer:
         """Keep the journal in ``journal.sqlite`` in a replica's directory; survives any crash."""
         from agentlayers.journal.sqlite import SQLiteJournal
         from agentlayers.layer import Layer
@@ -384,7 +409,7 @@ class EventJournal(abc.ABC):
         return Layer.scoped(EventJournal, SQLiteJournal, directory=directory, durability=durability)
 
     @staticmethod
-    def layer_memory() -> Layer[EventJournal]:
+    def layer_memory() -> Layer:
         """Keep the journal in memory, for tests; it is gone when the program ends."""
         from agentlayers.journal.memory import MemoryJournal
         from agentlayers.layer import Layer

@@ -47,9 +47,11 @@ class CommitHub:
 
     Attributes:
         last_position: Highest position published.
+        on_followed: Called when the first listener or follower comes.
     """
 
     def __init__(self) -> None:
+        self.on_followed: Callable[[], None] | None = None
         self.last_position = 0
         self._listeners: list[Callable[[Commit], None]] = []
         self._followers: set[Follower] = set()
@@ -61,6 +63,7 @@ class CommitHub:
 
     def listen(self, listener: Callable[[Commit], None]) -> Callable[[], None]:
         """Call ``listener`` for each commit; returns how to stop."""
+        self._announce()
         self._listeners.append(listener)
 
         def stop() -> None:
@@ -71,6 +74,7 @@ class CommitHub:
 
     def follow(self, store: str | None) -> Follower:
         """Add a follower; give it back to :meth:`leave`."""
+        self._announce()
         follower = Follower(store)
         self._followers.add(follower)
         return follower
@@ -78,6 +82,10 @@ class CommitHub:
     def leave(self, follower: Follower) -> None:
         """Remove a follower."""
         self._followers.discard(follower)
+
+    def _announce(self) -> None:
+        if not self.is_followed and self.on_followed is not None:
+            self.on_followed()
 
     def publish(self, commit: Commit) -> None:
         """Tell everybody; a listener that raises harms no other."""
@@ -92,6 +100,7 @@ class CommitHub:
 
     def close(self) -> None:
         """End all followers and drop all listeners."""
+        self.on_followed = None
         self._listeners.clear()
         for follower in tuple(self._followers):
             follower.close()

@@ -39,13 +39,17 @@ def pack_key(*parts: str | int | bytes) -> bytes:
             try:
                 packed.append(_pack_bytes(part.encode()))
             except UnicodeEncodeError as error:
-                raise UsageError(f"{part!r} is not valid Unicode text, so it cannot be in a key") from error
+                raise UsageError(
+                    f"{part!r} is not valid Unicode text, so it cannot be in a key"
+                ) from error
         elif isinstance(part, bytes):
             packed.append(_pack_bytes(part))
         elif isinstance(part, int) and 0 <= part <= _INTEGER_MAX:
             packed.append(part.to_bytes(8))
         else:
-            raise UsageError(f"{part!r} cannot be in a key; expected text, bytes or an integer from 0 to 2^64 - 1")
+            raise UsageError(
+                f"{part!r} cannot be in a key; expected text, bytes or an integer from 0 to 2^64 - 1"
+            )
     return b"".join(packed)
 
 

@@ -13,7 +13,14 @@ from typing import NamedTuple
 
 from agentlayers.journal.causality import KeyState
 
-__all__ = ["EntryRow", "HeldEntry", "JournalPrimitives", "QuarantinedRow", "RemoteRow", "UnappliedRow"]
+__all__ = [
+    "EntryRow",
+    "HeldEntry",
+    "JournalPrimitives",
+    "QuarantinedRow",
+    "RemoteRow",
+    "UnappliedRow",
+]
 
 
 class EntryRow(NamedTuple):

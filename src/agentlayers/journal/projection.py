@@ -30,7 +30,10 @@ _ERROR_TEXT_MAX = 500
 
 
 def apply_rows(
-    tx: JournalTransaction, schema: StoreSchema, rows: Sequence[EntryRow], versions: Mapping[bytes, Version]
+    tx: JournalTransaction,
+    schema: StoreSchema,
+    rows: Sequence[EntryRow],
+    versions: Mapping[bytes, Version],
 ) -> list[tuple[EntryRow, KeyState]]:
     """
     Take new rows into account: first all heads, then all projections.
@@ -47,7 +50,9 @@ def apply_rows(
     states = []
     for row in rows:
         if row.keyed:
-            state = with_version(tx.key_state(row.store, row.primary_key) or NO_STATE, versions[row.id])
+            state = with_version(
+                tx.key_state(row.store, row.primary_key) or NO_STATE, versions[row.id]
+            )
             tx.put_key_state(row.store, row.primary_key, state)
             states.append((row, state))
     _project_all(tx, schema, rows, dict(versions))
@@ -55,7 +60,10 @@ def apply_rows(
 
 
 def _project_all(
-    tx: JournalTransaction, schema: StoreSchema, rows: Sequence[EntryRow], versions: dict[bytes, Version]
+    tx: JournalTransaction,
+    schema: StoreSchema,
+    rows: Sequence[EntryRow],
+    versions: dict[bytes, Version],
 ) -> None:
     heads: dict[str, list[Version]] = {}
     savepoint = tx.open_savepoint()
@@ -76,7 +84,9 @@ def _project_all(
         tx.release_savepoint(savepoint)
 
 
-def _project_one(tx: JournalTransaction, schema: StoreSchema, row: EntryRow, *, attempts: int) -> bool:
+def _project_one(
+    tx: JournalTransaction, schema: StoreSchema, row: EntryRow, *, attempts: int
+) -> bool:
     savepoint = tx.open_savepoint()
     try:
         _project(tx, schema, row, {}, {})
@@ -174,9 +184,7 @@ def report_conflicts(
         others = [head.id for head in state.heads if head.id != row.id]
         if not others or len(others) == len(state.heads):
             continue
-        heads = [
-            tx.version_from(schema, tx.expect_row(row.store, head.id)) for head in state.heads
-        ]
+        heads = [tx.version_from(schema, tx.expect_row(row.store, head.id)) for head in state.heads]
         resolution = _resolve(schema, heads)
         fields: dict[str, object] = {
             "remoteId": remote_id.hex(),

@@ -159,7 +159,13 @@ def _horizon_floor(tx: JournalTransaction, store: int) -> int:
 
 # -- to a remote --------------------------------------------------------------------------------------------
 def uncommitted(
-    tx: JournalTransaction, store: str, remote_id: bytes, *, after: int, entries_max: int, bytes_max: int
+    tx: JournalTransaction,
+    store: str,
+    remote_id: bytes,
+    *,
+    after: int,
+    entries_max: int,
+    bytes_max: int,
 ) -> list[StoredEntry]:
     """List what the remote has not acknowledged; see :meth:`EventJournal.uncommitted`."""
     number = tx.store_number(store)
@@ -215,7 +221,9 @@ def _absorb_noted(tx: JournalTransaction, remote: RemoteRow) -> RemoteRow:
     watermark, rows_max = remote.watermark, 1
     while positions := tx.outbound_positions(remote.store, watermark, rows_max):
         noted = tx.noted(remote.number, positions)
-        reached = next((at for at, position in enumerate(positions) if position not in noted), len(positions))
+        reached = next(
+            (at for at, position in enumerate(positions) if position not in noted), len(positions)
+        )
         if reached:
             watermark = positions[reached - 1]
         if reached < len(positions):
@@ -243,14 +251,18 @@ def remote_state(tx: JournalTransaction, store: str, remote_id: bytes) -> Remote
     return RemoteState(remote.next_sequence, remote.incarnation, pending)
 
 
-def reset_remote(tx: JournalTransaction, store: str, remote_id: bytes, *, incarnation: bytes) -> None:
+def reset_remote(
+    tx: JournalTransaction, store: str, remote_id: bytes, *, incarnation: bytes
+) -> None:
     """Start over with a remote: cursor 0, everything local pending again."""
     remote = _contacted(tx, tx.store_number(store), remote_id)
     tx.forget_noted(remote.number, None)
     tx.put_remote(remote._replace(next_sequence=0, incarnation=incarnation, watermark=0))
 
 
-def remember_remote(tx: JournalTransaction, store: str, remote_id: bytes, *, url: str | None) -> None:
+def remember_remote(
+    tx: JournalTransaction, store: str, remote_id: bytes, *, url: str | None
+) -> None:
     """Note a remote's address and retire what was there before."""
     number = tx.store_number(store)
     remote = _contacted(tx, number, remote_id)
@@ -310,7 +322,13 @@ def quarantined(tx: JournalTransaction, store: str) -> list[QuarantinedEntry]:
     ids = {remote.number: remote.remote_id for remote in tx.list_remotes(number)}
     return [
         QuarantinedEntry(
-            row.id, ids.get(row.remote, b""), row.sequence, row.event, row.primary_key, row.data, row.reason
+            row.id,
+            ids.get(row.remote, b""),
+            row.sequence,
+            row.event,
+            row.primary_key,
+            row.data,
+            row.reason,
         )
         for row in tx.quarantined_rows(number)
     ]

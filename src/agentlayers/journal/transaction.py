@@ -41,12 +41,15 @@ class JournalTransaction(JournalPrimitives):
         registry: The journal's stores, observers and clock.
         read_only: Whether this is a ``read``; writing then raises
             :class:`~agentlayers.errors.StateError`.
+        holds_far_id: An id too far ahead of the clock to count was seen; it may count later.
+        written_stores: Stores that got entries.
     """
 
     def __init__(self, registry: JournalRegistry, *, read_only: bool) -> None:
         self.registry = registry
         self.read_only = read_only
         self._highest: bytes | None = None
+        self.holds_far_id = False
         self.written_stores: set[str] = set()
 
     # -- writing -------------------------------------------------------------------------------------------
@@ -88,15 +91,20 @@ class JournalTransaction(JournalPrimitives):
         if highest is None:
             highest = self.highest_id(entry_id_ceiling(now_ms))
         made = next_entry_id(now_ms, max(highest, floor), self.registry.random.getrandbits(48))
-        self._highest = max(made, highest) if made < entry_id_ceiling(now_ms) else highest
+        self._highest = highest
+        self.note_ids([made])
         return made
 
     def note_ids(self, ids: Sequence[bytes]) -> None:
         """Let the next local id follow these, unless they are too far ahead."""
-        if self._highest is not None and ids:
-            ceiling = entry_id_ceiling(self.registry.now_ms())
-            near = max((entry_id for entry_id in ids if entry_id < ceiling), default=b"")
-            self._highest = max(self._highest, near)
+        if self._highest is None:
+            return
+        top = max(ids, default=b"")
+        ceiling = entry_id_ceiling(self.registry.now_ms())
+        if top >= ceiling:
+            self.holds_far_id = True
+            top = max((entry_id for entry_id in ids if entry_id < ceiling), default=b"")
+        self._highest = max(self._highest, top)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write one value of a read model; keys start with the store's name and a zero byte."""
@@ -176,7 +184,8 @@ class JournalTransaction(JournalPrimitives):
         """List the keys of a store with several heads: its open conflicts."""
         schema, number = self.registry.schema(store), self.store_number(store)
         return [
-            projection.conflict_of(schema, key, self.heads(store, key)) for key in self.conflicted_keys(number)
+            projection.conflict_of(schema, key, self.heads(store, key))
+            for key in self.conflicted_keys(number)
         ]
 
     def unapplied(self, store: str) -> list[UnappliedEntry]:
@@ -194,7 +203,12 @@ class JournalTransaction(JournalPrimitives):
 
     # -- remotes -------------------------------------------------------------------------------------------
     def write_from_remote(
-        self, store: str, remote_id: bytes, entries: Sequence[RemoteEntry], *, through: int | None = None
+        self,
+        store: str,
+        remote_id: bytes,
+        entries: Sequence[RemoteEntry],
+        *,
+        through: int | None = None,
     ) -> RemoteWriteResult:
         """See :meth:`EventJournal.write_from_remote`."""
         self.require_writable()
@@ -209,7 +223,12 @@ class JournalTransaction(JournalPrimitives):
         )
 
     def acknowledge(
-        self, store: str, remote_id: bytes, acknowledgement: Acknowledgement, *, through: int | None = None
+        self,
+        store: str,
+        remote_id: bytes,
+        acknowledgement: Acknowledgement,
+        *,
+        through: int | None = None,
     ) -> None:
         """See :meth:`EventJournal.acknowledge`."""
         self.require_writable()
@@ -243,7 +262,14 @@ class JournalTransaction(JournalPrimitives):
         return replication.retire_remote(self, store, remote_id)
 
     def quarantine(
-        self, store: str, remote_id: bytes, entry_id: bytes, *, sequence: int, data: bytes, reason: str
+        self,
+        store: str,
+        remote_id: bytes,
+        entry_id: bytes,
+        *,
+        sequence: int,
+        data: bytes,
+        reason: str,
     ) -> bool:
         """
         Keep something from a remote aside that is no usable entry, such as what does not decrypt.
@@ -263,7 +289,13 @@ class JournalTransaction(JournalPrimitives):
     # -- shared by the modules beside this one ---------------------------------------------------------------
     def stored(self, row: EntryRow) -> StoredEntry:
         """Return a row as callers see it."""
-        return StoredEntry(row.position, self.store_name(row.store), _entry(row), row.origin == 0, row.applied)
+        return StoredEntry(
+            row.position,
+            self.store_name(row.store),
+            _entry(row),
+            row.origin == 0,
+            bool(row.applied),
+        )
 
     def expect_row(self, store: int, entry_id: bytes) -> EntryRow:
         """
@@ -275,14 +307,19 @@ class JournalTransaction(JournalPrimitives):
         row = self.find_row(store, entry_id)
         if row is None:
             raise StorageCorruptionError(
-                backend="journal", operation="read", reason=f"entry {entry_id.hex()} is a head but is not held"
+                backend="journal",
+                operation="read",
+                reason=f"entry {entry_id.hex()} is a head but is not held",
             )
         return row
 
     def version_from(self, schema: StoreSchema, row: EntryRow) -> Version:
         """Decode a keyed row."""
         return version_of(
-            row.id, row.event, decode_payload(row.payload), is_deletion=row.event in schema.deletions
+            row.id,
+            row.event,
+            decode_payload(row.payload),
+            is_deletion=row.event in schema.deletions,
         )
 
 

@@ -58,7 +58,9 @@ class TransactionalJournal(EventJournal):
         self._require_open()
         return self._hub.listen(listener)
 
-    def changes(self, store: str | None = None, *, after: int | None = None) -> AsyncIterator[StoredEntry]:
+    def changes(
+        self, store: str | None = None, *, after: int | None = None
+    ) -> AsyncIterator[StoredEntry]:
         """Follow entries as they are committed; see :meth:`EventJournal.changes`."""
         self._require_open()
         return self._follow(store, self._hub.last_position if after is None else after)
@@ -88,7 +90,7 @@ class TransactionalJournal(EventJournal):
             ids = await self.read(selection.advance)
             if ids:
                 step = await self.transact(partial(retention.drop, schema=schema, ids=ids))
-                dropped, held_back = dropped + step.count, held_back + step.held_back
+                dropped, held_back = dropped + step.entries, held_back + step.held_back
                 events |= step.events
         while await self.transact(lambda tx: retention.forget_horizon(tx, store)):
             pass

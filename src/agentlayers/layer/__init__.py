@@ -1,8 +1,8 @@
 """
 Dependency injection modelled on Effect's layers, on top of dependency-injector.
 
-``from agentlayers.layer import Layer`` loads nothing heavy. Everything that needs dependency-injector or PyYAML is
-loaded on first use.
+``from agentlayers.layer import Layer`` loads nothing heavy. Everything that needs dependency-
+injector or PyYAML is loaded on first use.
 
 Layers as values::
 
@@ -13,10 +13,13 @@ A declarative container (a subclass that replaces a slot rebinds every dependent
 
     class AppContainer(LayerContainer):
         config = providers.Configuration()
-        pool: providers.Provider[Pool] = providers.Resource(Pool, url=config.url)   # annotation = service of the slot
-        repo: providers.Provider[Repo] = providers.Singleton(Repo)                  # Repo(pool: Pool) is wired by annotation
+        pool: providers.Provider[Pool] = providers.Resource(Pool, url=config.url)   # annotation =
+            service of the slot
+        repo: providers.Provider[Repo] = providers.Singleton(Repo)                  # Repo(pool:
+            Pool) is wired by annotation
 
-        catalogue = Catalogue(                                                      # what YAML may write, by slot
+        catalogue = Catalogue(                                                      # what YAML may
+        write, by slot
             pool={"postgres": resource(Pool), "memory": singleton(MemoryPool)},
             repo={"default": singleton(Repo)},
         )
@@ -25,16 +28,18 @@ A declarative container (a subclass that replaces a slot rebinds every dependent
         pool = providers.Singleton(MemoryPool)
 
     async with TestContainer.build(Repo) as repo: ...
-    layer = AppContainer.layer(outputs=(Repo,), pool=Pool.layer(url))               # slots as keyword arguments
-    async with layer.provide(Pool.layer(url)).build(Repo) as repo: ...              # or by service type
+    layer = AppContainer.layer(outputs=(Repo,), pool=Pool.layer(url))               # slots as
+    keyword arguments async with layer.provide(Pool.layer(url)).build(Repo) as repo: ...
+    # or by service type
 
 YAML::
 
-    container = load_layers("app.yaml", container=AppContainer)                     # a subclass of AppContainer
-    async with container.build(Repo) as repo: ...
+    container = load_layers("app.yaml", container=AppContainer)                     # a subclass of
+    AppContainer async with container.build(Repo) as repo: ...
 
-A *slot* that has no default is declared ``providers.Dependency(instance_of=Service)``. Catalogue entries are
-``singleton(callable)``, ``resource(callable)``, ``value(object)`` or ``recipe(function_returning_a_layer)``.
+A *slot* that has no default is declared ``providers.Dependency(instance_of=Service)``. Catalogue
+entries are ``singleton(callable)``, ``resource(callable)``, ``value(object)`` or
+``recipe(function_returning_a_layer)``.
 """
 
 from __future__ import annotations

@@ -6,28 +6,27 @@ A blueprint is private to one app: binding, overriding and wiring touch its own 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from dependency_injector import containers, providers
 
-from agentlayers.errors import UsageError
+from agentlayers.errors import LayerError, UsageError
 from agentlayers.layer.compiler import CompiledContainer, Compiler, service_label, snake_case
 from agentlayers.layer.container import ContainerLayer, LayerContainer
 from agentlayers.layer.environment import Environment
 from agentlayers.layer.errors import (
-    LayerError,
     OverrideTypeError,
     ServiceNotFoundError,
     UnknownNameError,
     suggestion,
 )
-from agentlayers.layer.inspection import is_instance, provided_type, type_accepts
+from agentlayers.layer.inspection import is_instance, type_accepts
 from agentlayers.layer.layer import FreshLayer, Layer, ProvidedLayer, SuspendedLayer
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.override import Override, active_overrides
-from agentlayers.layer.provider_walk import CALLING, Provider, effective
+from agentlayers.layer.provider_walk import Provider, effective
 from agentlayers.layer.slot import service_of
 
 __all__ = ["Blueprint", "make_blueprint"]
@@ -44,7 +43,9 @@ class Blueprint:
         services: What each root promises.
         outputs: Providers by service, as :meth:`App.get` finds them.
         compiler: Keeps origins, names and problems of the compiled layers.
-        overridden: Providers that an override put in, with the override and the replaced part's name.
+        wanted: What is started when nobody asks for anything in particular.
+        overridden: Providers that an override put in, with the override and the replaced part's
+            name.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Blueprint:
     compiler: Compiler
     container: CompiledContainer | None = None
     problems: list[LayerError] = field(default_factory=list)
+    wanted: list[Provider] = field(default_factory=list)
     overridden: dict[int, tuple[str, Override]] = field(default_factory=dict)
 
     def origin(self, name: str, provider: Provider) -> Origin | None:
@@ -77,7 +79,9 @@ class Blueprint:
         if isinstance(key, str):
             if key in self.roots:
                 return self.roots[key]
-            raise ServiceNotFoundError(f"{self.label} has no part {key!r}{suggestion(key, self.roots)}")
+            raise ServiceNotFoundError(
+                f"{self.label} has no part {key!r}{suggestion(key, self.roots)}"
+            )
         if key in self.outputs:
             return self.outputs[key]
         derived = {
@@ -94,7 +98,7 @@ class Blueprint:
             f"{self.label} offers no {label}{'' if hint else suggestion(label, known)}", hint=hint
         )
 
-    # -- overrides ----------------------------------------------------------------------------------------
+    # -- overrides ---------------------------------------------------------------------------------
     def apply(self, overrides: Iterable[Override], named: dict[str, Provider]) -> None:
         """
         Put overrides in place.
@@ -131,7 +135,8 @@ class Blueprint:
             key = service_label(key)
         self.problems.append(
             UnknownNameError(
-                f"override: {self.label} has no part {key!r}{suggestion(key, known)}", origin=override.origin
+                f"override: {self.label} has no part {key!r}{suggestion(key, known)}",
+                origin=override.origin,
             )
         )
         return []
@@ -144,7 +149,8 @@ class Blueprint:
             service = self.services.get(name)
             return outputs.get(service) or next(iter(outputs.values()))
         if providers.is_provider(value):
-            return self.compiler.copied(value)
+            provider: Any = value
+            return self.compiler.copied(provider)
         return providers.Object(value)
 
     def _check_type(self, override: Override, name: str, replacement: Provider) -> None:
@@ -152,7 +158,10 @@ class Blueprint:
         if service is None:
             return
         if type(replacement) is providers.Object:
-            fits, what = is_instance(replacement.provides, service), type(replacement.provides).__name__
+            fits, what = (
+                is_instance(replacement.provides, service),
+                type(replacement.provides).__name__,
+            )
         else:
             offered = self.compiler.services.get(id(replacement)) or service_of(replacement)
             fits, what = type_accepts(service, offered), service_label(offered)
@@ -198,7 +207,7 @@ def _of_container(label: str, compiler: Compiler, compiled: CompiledContainer) -
             outputs.setdefault(service, compiled.slots[name])
     return Blueprint(
         label, dict(compiled.slots), dict(compiled.services), outputs, compiler, container=compiled,
-        problems=list(compiler.problems),
+        problems=list(compiler.problems), wanted=list(compiled.slots.values()),
     )  # fmt: skip
 
 
@@ -212,8 +221,14 @@ def _from_layer(layer: Layer) -> Blueprint:
         blueprint.outputs.update(outputs)
     else:
         blueprint = Blueprint(
-            f"the layer at {layer.declared_at}", {}, {}, dict(outputs), compiler, problems=list(compiler.problems)
+            f"the layer at {layer.declared_at}",
+            {},
+            {},
+            dict(outputs),
+            compiler,
+            problems=list(compiler.problems),
         )
+    blueprint.wanted = list(outputs.values())
     _name_roots(blueprint, outputs)
     blueprint.apply(active_overrides(layer), compiler.parts)
     return blueprint
@@ -228,7 +243,7 @@ def _head(layer: Layer) -> Layer:
 def _name_roots(blueprint: Blueprint, outputs: dict[Any, Provider]) -> None:
     """Name what a layer offers and every shared part it brings, after the services."""
     taken = {id(effective(provider)) for provider in blueprint.roots.values()}
-    named = [(service, provider) for service, provider in outputs.items()]
+    named = list(outputs.items())
     for service, provider in named:
         if id(effective(provider)) in taken:
             continue

@@ -1,9 +1,9 @@
 """
 Turn a layer into dependency-injector providers.
 
-A layer value with the same dependencies becomes one provider object, so a diamond is opened once. What
-``provide`` brings is looked at only when something asks for it. The work is done by generators on a stack of
-our own, so a chain of layers may be thousands deep.
+A layer value with the same dependencies becomes one provider object, so a diamond is opened once.
+What ``provide`` brings is looked at only when something asks for it. The work is done by generators
+on a stack of our own, so a chain of layers may be thousands deep.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from agentlayers.layer.errors import (
     AmbiguousServiceError,
     DuplicateServiceError,
     MissingServiceError,
-    TypeMismatchError,
     UnknownNameError,
     suggestion,
 )
-from agentlayers.layer.inspection import Parameter, describe_callable, parameters_of
+from agentlayers.layer.inspection import Parameter, parameters_of
 from agentlayers.layer.layer import (
     CaughtLayer,
     FreshLayer,
@@ -45,7 +44,7 @@ from agentlayers.layer.layer import (
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.override import Override, active_overrides
 from agentlayers.layer.provider_walk import Provider, copy_in_order
-from agentlayers.layer.wiring import ambiguous, autowire, open_parameters
+from agentlayers.layer.wiring import Offers, ambiguous, autowire, open_parameters
 
 __all__ = ["CompiledContainer", "Compiler", "service_label", "snake_case"]
 
@@ -55,10 +54,16 @@ Step = Generator[Any, Any, Outputs]
 
 
 class CompiledContainer:
-    """A container's private instance inside a graph: its slots, what they promise, where they were written."""
+    """
+    A container's private instance inside a graph: its slots, what they promise, where they were
+    written.
+    """
 
     def __init__(self, cls: Any, slots: dict[str, Provider], services: dict[str, Any]) -> None:
         self.cls, self.slots, self.services = cls, slots, services
+        promised = {name: service for name, service in services.items() if service is not None}
+        self.offers = Offers((name, service, slots[name]) for name, service in promised.items())
+        self.known = {getattr(service, "__name__", ""): service for service in promised.values()}
         self.memo: dict[int, Provider] = {}
         for ancestor in cls.__mro__:
             for name, provider in getattr(ancestor, "providers", {}).items():
@@ -68,14 +73,6 @@ class CompiledContainer:
     def origin(self, name: str) -> Origin:
         """Find where a slot was written."""
         return slot_origin(self.cls, name)
-
-    def offers(self, excluding: str | None = None) -> list[tuple[str, Any, Provider]]:
-        """List the slots that promise a service."""
-        return [
-            (name, service, self.slots[name])
-            for name, service in self.services.items()
-            if service is not None and name != excluding
-        ]
 
 
 class Compiler:
@@ -89,7 +86,8 @@ class Compiler:
         parts: The same, the other way round.
         services: The service each provider stands for, by id.
         containers: The containers met, outermost first.
-        checked: Providers that are not part of the graph but have to be valid (what ``catch`` guards).
+        checked: Providers that are not part of the graph but have to be valid (what ``catch``
+            guards).
     """
 
     def __init__(self) -> None:
@@ -110,7 +108,7 @@ class Compiler:
         """Compile ``layer`` and what it brings; the outputs are providers by service."""
         return self._run((layer, environment or Environment()))
 
-    # -- the stack --------------------------------------------------------------------------------------
+    # -- the stack ---------------------------------------------------------------------------------
     def _run(self, request: Any) -> Outputs:
         stack: list[tuple[Any, Step]] = []
         answer = self._begin(request, stack)
@@ -157,23 +155,33 @@ class Compiler:
         message = f"unknown kind of layer: {layer!r}"
         raise TypeError(message)
 
-    # -- one kind of layer each ---------------------------------------------------------------------------
+    # -- one kind of layer each --------------------------------------------------------------------
     def _primitive(self, layer: PrimitiveLayer, environment: Environment) -> Step:
         if layer.lifetime == "value":
             key: Any = (id(layer), id(environment.scope))
             if key not in self._primitives:
-                self._primitives[key] = self._named(providers.Object(layer.source), layer.service, layer, environment)
+                self._primitives[key] = self._named(
+                    providers.Object(layer.source), layer.service, layer, environment
+                )
             return {layer.service: self._primitives[key]}
         wired = yield from self._wire(layer.source, layer.args, layer.arguments, layer, environment)
-        key = (id(layer), id(environment.scope), tuple(sorted((name, id(p)) for name, p in wired.items())))
+        key = (
+            id(layer),
+            id(environment.scope),
+            tuple(sorted((name, id(p)) for name, p in wired.items())),
+        )
         known = self._primitives.get(key)
         if known is None:
             args = []
             for index, value in enumerate(layer.args):
-                args.append((yield from self._argument(value, self._positional(layer, index), environment)))
+                args.append(
+                    (yield from self._argument(value, self._positional(layer, index), environment))
+                )
             kwargs: dict[str, Any] = {}
             for name, value in layer.arguments.items():
-                kwargs[name] = yield from self._argument(value, self._parameter(layer.source, name), environment)
+                kwargs[name] = yield from self._argument(
+                    value, self._parameter(layer.source, name), environment
+                )
             kind = providers.Resource if layer.lifetime == "resource" else providers.Singleton
             known = kind(layer.source)
             known.set_args(*args)
@@ -182,11 +190,18 @@ class Compiler:
         return {layer.service: known}
 
     def _wire(
-        self, make: Any, args: tuple[Any, ...], arguments: Mapping[str, Any], layer: Layer, environment: Environment
+        self,
+        make: Any,
+        args: tuple[Any, ...],
+        arguments: Mapping[str, Any],
+        layer: Layer,
+        environment: Environment,
     ) -> Generator[Any, Any, dict[str, Provider]]:
         """Find a provider for each open parameter that the environment can fill."""
         known = environment.names()
-        positional = [p.name for p in parameters_of(make, known) or () if not p.is_variadic][: len(args)]
+        positional = [p.name for p in parameters_of(make, known) or () if not p.is_variadic][
+            : len(args)
+        ]
         wired: dict[str, Provider] = {}
         for parameter in open_parameters(make, {*arguments, *positional}, known):
             found = environment.find(parameter)
@@ -205,7 +220,10 @@ class Compiler:
     def _argument(
         self, value: Any, parameter: Parameter | None, environment: Environment
     ) -> Generator[Any, Any, Any]:
-        """Turn a given argument into what dependency-injector takes; layers inside become private parts."""
+        """
+        Turn a given argument into what dependency-injector takes; layers inside become private
+        parts.
+        """
         if isinstance(value, Layer):
             private = environment.nested()
             outputs = yield (value, private)
@@ -225,7 +243,10 @@ class Compiler:
         return value
 
     def copied(self, provider: Provider, environment: Environment | None = None) -> Provider:
-        """Copy a user's provider, so that nothing of it is bound outside this graph; container slots stay."""
+        """
+        Copy a user's provider, so that nothing of it is bound outside this graph; container slots
+        stay.
+        """
         memo = environment.container_memo() if environment is not None else {}
         copy_in_order([provider], memo)
         self._alive.append(memo)
@@ -257,7 +278,11 @@ class Compiler:
                 present = inner.bindings.get(service)
                 if present is not None and present.layer is not other:
                     self.problems.append(_twice(service, present.layer, other, layer))
-                binding = Binding(other, environment, service) if binding is None else binding.also(service)
+                binding = (
+                    Binding(other, environment, service)
+                    if binding is None
+                    else binding.also(service)
+                )
                 inner.bindings[service] = binding
         outputs = yield (layer.target, inner)
         if layer.keep:
@@ -321,7 +346,7 @@ class Compiler:
             outputs[service] = self._named(node.provided[index], service, layer, environment)
         return outputs
 
-    # -- containers ---------------------------------------------------------------------------------------
+    # -- containers --------------------------------------------------------------------------------
     def _container(self, layer: ContainerLayer, environment: Environment) -> Step:
         compiled = self.open_container(layer.container)
         self.containers[id(layer)] = compiled
@@ -329,7 +354,9 @@ class Compiler:
         for name, (source, service) in plan.items():
             slots = Environment(environment, container=compiled, excluding=name)
             if isinstance(source, Binding):
-                slots = Environment(source.environment, container=compiled, excluding=name, fallback=True)
+                slots = Environment(
+                    source.environment, container=compiled, excluding=name, fallback=True
+                )
                 outputs = yield (source.layer, slots)
             elif isinstance(source, Layer):
                 outputs = yield (source, slots)
@@ -356,11 +383,15 @@ class Compiler:
 
     def _override_slot(self, compiled: CompiledContainer, override: Override) -> None:
         for name in compiled.slots:
-            if override.key == name or (override.key == compiled.services[name] and override.key is not None):
+            if override.key == name or (
+                override.key == compiled.services[name] and override.key is not None
+            ):
                 value = override.value
                 environment = Environment(container=compiled, excluding=name)
                 if isinstance(value, Layer):
-                    replacement = _pick_service(self.compile(value, environment), compiled.services[name])
+                    replacement = _pick_service(
+                        self.compile(value, environment), compiled.services[name]
+                    )
                 else:
                     replacement = self._slot_value(value, environment)
                 compiled.slots[name].override(replacement)
@@ -383,7 +414,10 @@ class Compiler:
     def _replacements(
         self, layer: ContainerLayer, compiled: CompiledContainer, environment: Environment
     ) -> dict[str, tuple[Any, Any]]:
-        """Decide what replaces which slot: given by name, brought along with one of those, or provided by type."""
+        """
+        Decide what replaces which slot: given by name, brought along with one of those, or provided
+        by type.
+        """
         plan: dict[str, tuple[Any, Any]] = {
             name: (value, compiled.services.get(name)) for name, value in layer.replaced.items()
         }
@@ -403,7 +437,9 @@ class Compiler:
                 compiled.slots[name].override(found)
         return plan
 
-    def _one_slot_only(self, compiled: CompiledContainer, name: str, service: Any, found: Binding) -> None:
+    def _one_slot_only(
+        self, compiled: CompiledContainer, name: str, service: Any, found: Binding
+    ) -> None:
         twins = [slot for slot, promised in compiled.services.items() if promised == service]
         if len(twins) > 1 and twins[0] == name:
             self.problems.append(
@@ -418,13 +454,9 @@ class Compiler:
     def _container_outputs(self, layer: ContainerLayer, compiled: CompiledContainer) -> Outputs:
         outputs: Outputs = {}
         for service in layer.outputs:
-            found = [slot for name, offered, slot in compiled.offers() if offered == service] or [
-                slot
-                for name, offered, slot in compiled.offers()
-                if isinstance(offered, type) and service in offered.__mro__
-            ]
-            if found:
-                outputs[service] = found[0]
+            found = compiled.offers.best(Parameter("", service, "", required=True, kind=None))
+            if found is not None:
+                outputs[service] = (found[0] if isinstance(found, list) else found)[2]
             else:
                 known = {service_label(s) for s in compiled.services.values() if s is not None}
                 self.problems.append(
@@ -436,8 +468,10 @@ class Compiler:
                 )
         return outputs
 
-    # -- bookkeeping --------------------------------------------------------------------------------------
-    def _named(self, provider: Provider, service: Any, layer: Layer, environment: Environment) -> Provider:
+    # -- bookkeeping -------------------------------------------------------------------------------
+    def _named(
+        self, provider: Provider, service: Any, layer: Layer, environment: Environment
+    ) -> Provider:
         self.origins[id(provider)] = layer.declared_at
         self.services[id(provider)] = service
         self.sealed.add(id(provider))
@@ -465,15 +499,15 @@ class Compiler:
 
 
 _STEPS: dict[type[Layer], Any] = {
-    PrimitiveLayer: Compiler._primitive,  # noqa: SLF001 - this module's own table of methods
-    MergedLayer: Compiler._merged,  # noqa: SLF001
-    ProvidedLayer: Compiler._provided,  # noqa: SLF001
-    FreshLayer: Compiler._fresh,  # noqa: SLF001
-    SuspendedLayer: Compiler._suspended,  # noqa: SLF001
-    TappedLayer: Compiler._tapped,  # noqa: SLF001
-    CaughtLayer: Compiler._caught,  # noqa: SLF001
-    UnwrappedLayer: Compiler._unwrapped,  # noqa: SLF001
-    ContainerLayer: Compiler._container,  # noqa: SLF001
+    PrimitiveLayer: Compiler._primitive,
+    MergedLayer: Compiler._merged,
+    ProvidedLayer: Compiler._provided,
+    FreshLayer: Compiler._fresh,
+    SuspendedLayer: Compiler._suspended,
+    TappedLayer: Compiler._tapped,
+    CaughtLayer: Compiler._caught,
+    UnwrappedLayer: Compiler._unwrapped,
+    ContainerLayer: Compiler._container,
 }
 
 

@@ -1,8 +1,9 @@
 """
 Declarative containers that rebind: dependency-injector's, with slots that promise a service.
 
-A subclass that replaces a slot rebinds every inherited dependent. Parameters left open are wired by annotation
-when an app is made from the container. A container is also a layer, each slot a need with a default.
+A subclass that replaces a slot rebinds every inherited dependent. Parameters left open are wired by
+annotation when an app is made from the container. A container is also a layer, each slot a need
+with a default.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ class _LayerContainerMeta(_BaseMeta):  # type: ignore[misc, valid-type]
     def __new__(mcs, name: str, bases: tuple[type[Any], ...], attributes: dict[str, Any]) -> Any:
         body = dict(attributes)
         cls = super().__new__(mcs, name, bases, attributes)
-        names = _visible_names(body, sys._getframe(1))  # noqa: SLF001 - a class body sees its function's names
+        names = _visible_names(body, sys._getframe(1))
         type.__setattr__(cls, "__slot_annotations__", _annotations(cls, body, names))
         own = {slot: provider for slot, provider in cls.cls_providers.items() if slot in body}
         type.__setattr__(cls, "__own_slots__", frozenset(own))
-        ancestors = [base for base in cls.__mro__[1:] if containers.is_container(base) and base.providers]
+        ancestors = [
+            base for base in cls.__mro__[1:] if containers.is_container(base) and base.providers
+        ]
         if ancestors:
             for slot, provider in rebind(cls, ancestors, own).items():
                 setattr(cls, slot, provider)
@@ -61,7 +64,8 @@ def _annotations(cls: Any, body: Mapping[str, Any], names: Mapping[str, Any]) ->
 
 class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerMeta):
     """
-    A declarative container whose slots can be replaced: by a subclass, by a layer, by YAML or by a test.
+    A declarative container whose slots can be replaced: by a subclass, by a layer, by YAML or by a
+    test.
 
     Attributes:
         catalogue: What YAML may write, by slot and name; inherited where a subclass has none.
@@ -71,13 +75,12 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
     __declared__: ClassVar[Mapping[str, Origin]] = MappingProxyType({})
 
     @classmethod
-    def layer(
-        cls, outputs: tuple[type[Any], ...] | None = None, **slots: object
-    ) -> Layer:
+    def layer(cls, outputs: tuple[type[Any], ...] | None = None, **slots: object) -> Layer:
         """
         Use the container as a layer: each slot is a need with a default.
 
-        ``layer.provide(...)`` replaces slots by service type; what replaces a slot may need the other slots.
+        ``layer.provide(...)`` replaces slots by service type; what replaces a slot may need the
+        other slots.
 
         Args:
             outputs: The services to offer; all slots that promise one when left out.
@@ -104,7 +107,7 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
 
     @overload
     @classmethod
-    def build(cls) -> App: ...
+    def build(cls, /) -> App: ...
     @overload
     @classmethod
     def build(cls, service: Callable[..., T], /) -> AbstractAsyncContextManager[T]: ...
@@ -116,13 +119,13 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
         return App(cls) if service is None else App(cls, service).serving(service)
 
     @classmethod
-    def override(  # type: ignore[override]
-        cls, overriding: Any = None, /, **by_name: object
-    ) -> Any:
+    def override(cls, overriding: Any = None, /, **by_name: object) -> Any:
         """
-        Replace slots in every app made from this container (or a subclass) inside the ``with`` block.
+        Replace slots in every app made from this container (or a subclass) inside the ``with``
+        block.
 
-        Bound to the calling task. Given a container, it is dependency-injector's own process-wide ``override``.
+        Bound to the calling task. Given a container, it is dependency-injector's own process-wide
+        ``override``.
         """
         if overriding is not None and not isinstance(overriding, Mapping):
             return super().override(overriding)
@@ -198,9 +201,13 @@ def instantiate(cls: Any) -> Any:
 
 
 def replace_slots(
-    cls: type[LayerContainer], name: str, slots: Mapping[str, Provider], origins: Mapping[str, Origin]
+    cls: type[LayerContainer],
+    name: str,
+    slots: Mapping[str, Provider],
+    origins: Mapping[str, Origin],
 ) -> type[LayerContainer]:
     """Make a subclass in which ``slots`` are replaced, remembering where each was written."""
     namespace = {"__module__": cls.__module__, "__declared__": dict(origins), **slots}
-    made: type[LayerContainer] = type(cls)(name, (cls,), namespace)
+    metaclass: Any = type(cls)
+    made: type[LayerContainer] = metaclass(name, (cls,), namespace)
     return made

@@ -1,4 +1,7 @@
-"""Parts that decide while the app starts: calls after a build, substitutes for a failure, chosen layers."""
+"""
+Parts that decide while the app starts: calls after a build, substitutes for a failure, chosen
+layers.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,10 @@ class CatchCall:
     def _fed(self, layer: Layer, values: tuple[Any, ...]) -> Layer:
         from agentlayers.layer.layer import Layer as LayerType
 
-        feeds = [LayerType.succeed(service, value) for service, value in zip(self.needs, values, strict=True)]
+        feeds = [
+            LayerType.succeed(service, value)
+            for service, value in zip(self.needs, values, strict=True)
+        ]
         return layer.provide(*feeds) if feeds else layer
 
 
@@ -93,7 +99,9 @@ class UnwrapCall:
         async with closing(app):
             yield _served(app, self.layer.outputs)
 
-    def _services(self, args: tuple[Any, ...], arguments: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    def _services(
+        self, args: tuple[Any, ...], arguments: dict[str, Any]
+    ) -> Iterator[tuple[Any, Any]]:
         given = self.__signature__.bind(*args, **arguments).arguments
         for parameter in parameters_of(self.layer.make) or ():
             for candidate in service_candidates(parameter.hint):

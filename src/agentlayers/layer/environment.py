@@ -1,4 +1,6 @@
-"""What a layer can see while it is compiled: bindings made by ``provide``, and a container's slots."""
+"""
+What a layer can see while it is compiled: bindings made by ``provide``, and a container's slots.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from agentlayers.layer.inspection import Parameter
 from agentlayers.layer.provider_walk import Provider
-from agentlayers.layer.wiring import best_offer
 
 if TYPE_CHECKING:
     from agentlayers.layer.compiler import CompiledContainer
@@ -17,12 +18,19 @@ __all__ = ["Binding", "Environment"]
 
 
 class Binding:
-    """A service that a layer will bring when asked; compiled at most once, however many services it brings."""
+    """
+    A service that a layer will bring when asked; compiled at most once, however many services it
+    brings.
+    """
 
     __slots__ = ("environment", "layer", "shared", "wanted")
 
     def __init__(
-        self, layer: Layer, environment: Environment, wanted: Any, shared: list[dict[Any, Provider]] | None = None
+        self,
+        layer: Layer,
+        environment: Environment,
+        wanted: Any,
+        shared: list[dict[Any, Provider]] | None = None,
     ) -> None:
         self.layer, self.environment, self.wanted = layer, environment, wanted
         self.shared: list[dict[Any, Provider]] = [] if shared is None else shared
@@ -52,7 +60,16 @@ class Environment:
         fallback: Slots count only when nothing further out offers the service.
     """
 
-    __slots__ = ("_excluding", "_fallback", "_recorded", "bindings", "container", "is_private", "outer", "scope")
+    __slots__ = (
+        "_excluding",
+        "_fallback",
+        "_recorded",
+        "bindings",
+        "container",
+        "is_private",
+        "outer",
+        "scope",
+    )
 
     def __init__(
         self,
@@ -80,7 +97,7 @@ class Environment:
         """See the same, and remember what was taken from here."""
         inner = self.nested()
         inner.is_private = True
-        inner._recorded = {}  # noqa: SLF001 - its own class
+        inner._recorded = {}
         return inner
 
     def used(self) -> Mapping[Any, Binding | Provider]:
@@ -88,11 +105,16 @@ class Environment:
         return self._recorded or {}
 
     def names(self) -> Mapping[str, Any]:
-        """Give the visible services by their class name, for annotations that cannot be evaluated."""
+        """
+        Give the visible services by their class name, for annotations that cannot be evaluated.
+        """
         return _Names(self)
 
     def container_memo(self) -> dict[int, Any]:
-        """Map the class-level slots of the visible containers to their instances, for copying providers."""
+        """
+        Map the class-level slots of the visible containers to their instances, for copying
+        providers.
+        """
         memo: dict[int, Any] = {}
         for environment in self._chain():
             if environment.container is not None:
@@ -102,7 +124,7 @@ class Environment:
                     memo.setdefault(id(slot), slot)
         return memo
 
-    def find(self, parameter: Parameter) -> Binding | Provider | list[Any] | None:
+    def find(self, parameter: Parameter) -> Any:
         """
         Find what fills a parameter.
 
@@ -111,24 +133,24 @@ class Environment:
         """
         late: list[Environment] = []
         for environment in self._chain():
-            if environment._fallback and environment.container is not None:  # noqa: SLF001 - its own class
+            if environment._fallback and environment.container is not None:
                 late.append(environment)
-                found = environment._among(parameter, slots=False)  # noqa: SLF001
+                found = environment._among(parameter, slots=False)
             else:
-                found = environment._among(parameter)  # noqa: SLF001
+                found = environment._among(parameter)
             if found is not None:
                 return self._record(found, environment)
         for environment in late:
-            found = environment._among(parameter)  # noqa: SLF001
+            found = environment._among(parameter)
             if found is not None:
                 return self._record(found, environment)
         return None
 
-    def find_service(self, service: Any) -> Binding | Provider | list[Any] | None:
+    def find_service(self, service: Any) -> Any:
         """Find what offers a service, by ``provide`` only."""
         parameter = Parameter("", service, "", required=True, kind=None)
         for environment in self._chain():
-            found = environment._among(parameter, slots=False)  # noqa: SLF001 - its own class
+            found = environment._among(parameter, slots=False)
             if found is not None:
                 return self._record(found, environment)
         return None
@@ -139,13 +161,15 @@ class Environment:
             yield environment
             environment = environment.outer
 
-    def _among(self, parameter: Parameter, *, slots: bool = True) -> Binding | Provider | list[Any] | None:
-        offers: list[tuple[str, Any, Any]] = [("", service, binding) for service, binding in self.bindings.items()]
+    def _among(self, parameter: Parameter, *, slots: bool = True) -> Any:
+        offers: list[tuple[str, Any, Any]] = [
+            ("", service, binding) for service, binding in self.bindings.items()
+        ]
         found: Any = _best_binding(parameter, offers) if offers else None
         if found is None and slots and self.container is not None:
-            found = best_offer(parameter, self.container.offers(self._excluding))
+            found = self.container.offers.best(parameter, self._excluding)
             return found[2] if isinstance(found, tuple) else found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _record(self, found: Any, owner: Environment) -> Any:
         """Remember in each recording environment on the way what came from beyond it."""
@@ -154,14 +178,17 @@ class Environment:
         for environment in self._chain():
             if environment is owner:
                 break
-            if environment._recorded is not None:  # noqa: SLF001 - its own class
-                service = found.wanted if isinstance(found, Binding) else owner._service_of(found)  # noqa: SLF001
-                environment._recorded[service] = found  # noqa: SLF001
+            if environment._recorded is not None:
+                service = found.wanted if isinstance(found, Binding) else owner._service_of(found)
+                environment._recorded[service] = found
         return found
 
     def _service_of(self, slot: Provider) -> Any:
         assert self.container is not None
-        return next(service for _name, service, provider in self.container.offers() if provider is slot)
+        slots = self.container.slots
+        return next(
+            service for name, service in self.container.services.items() if slots[name] is slot
+        )
 
 
 def _best_binding(parameter: Parameter, offers: list[tuple[str, Any, Any]]) -> Any:
@@ -178,7 +205,9 @@ def _best_binding(parameter: Parameter, offers: list[tuple[str, Any, Any]]) -> A
         derived = [
             binding
             for _name, service, binding in offers
-            if isinstance(service, type) and isinstance(candidate, type) and candidate in service.__mro__
+            if isinstance(service, type)
+            and isinstance(candidate, type)
+            and candidate in service.__mro__
         ]
         if derived:
             return derived[0]
@@ -190,13 +219,12 @@ class _Names(Mapping[str, Any]):
         self._environment = environment
 
     def __getitem__(self, name: str) -> Any:
-        for environment in self._environment._chain():  # noqa: SLF001 - a view of it
+        for environment in self._environment._chain():
             for service in environment.bindings:
                 if getattr(service, "__name__", None) == name:
                     return service
-            for _slot, service, _provider in environment.container.offers() if environment.container else ():
-                if getattr(service, "__name__", None) == name:
-                    return service
+            if environment.container is not None and name in environment.container.known:
+                return environment.container.known[name]
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:

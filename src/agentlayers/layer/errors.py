@@ -1,8 +1,8 @@
 """
 Everything that can be wrong with a graph, one class for each cause.
 
-A graph is checked whole before anything is opened, and :class:`LayerValidationError` carries all that was found.
-Each class names the heading of ``docs/reference/layer-errors.md`` that explains it.
+A graph is checked whole before anything is opened, and :class:`LayerValidationError` carries all
+that was found. Each class names the heading of ``docs/reference/layer-errors.md`` that explains it.
 """
 
 from __future__ import annotations
@@ -62,10 +62,12 @@ def draw_path(path: Sequence[str], end: str = "") -> str:
     return "\n".join(lines)
 
 
-class _Problem(LayerError):
+class _ProblemError(LayerError):
     """What all causes share: a sentence, a place, a drawing, a page."""
 
-    def __init__(self, summary: str, *, origin: Origin | None = None, drawing: str = "", hint: str = "") -> None:
+    def __init__(
+        self, summary: str, *, origin: Origin | None = None, drawing: str = "", hint: str = ""
+    ) -> None:
         self.summary, self.origin, self.drawing, self.hint = summary, origin, drawing, hint
         lines = [summary]
         if origin is not None:
@@ -82,59 +84,59 @@ class _Problem(LayerError):
         return f"{DOCS}#{cls.__name__.lower()}"
 
 
-class MissingServiceError(_Problem):
+class MissingServiceError(_ProblemError):
     """Something in the graph needs a service that nothing offers."""
 
 
-class CycleError(_Problem):
+class CycleError(_ProblemError):
     """Services need each other in a circle, so none can be built first."""
 
 
-class DuplicateServiceError(_Problem):
+class DuplicateServiceError(_ProblemError):
     """Two layers side by side offer the same service."""
 
 
-class AmbiguousServiceError(_Problem):
+class AmbiguousServiceError(_ProblemError):
     """Several parts fit one parameter and nothing says which is meant."""
 
 
-class UnknownNameError(_Problem):
+class UnknownNameError(_ProblemError):
     """A slot, part or parameter of that name does not exist."""
 
 
-class SignatureError(_Problem):
+class SignatureError(_ProblemError):
     """The arguments given to a constructor are not those it takes."""
 
 
-class TypeMismatchError(_Problem):
+class TypeMismatchError(_ProblemError):
     """An argument, or what a slot holds, is of the wrong type."""
 
 
-class LifetimeLeakError(_Problem):
+class LifetimeLeakError(_ProblemError):
     """Something that lives long holds on to something that lives short."""
 
 
-class UnusedOverrideError(_Problem):
+class UnusedOverrideError(_ProblemError):
     """An override replaces a part that nothing wanted depends on."""
 
 
-class OverrideTypeError(_Problem):
+class OverrideTypeError(_ProblemError):
     """An override is not what its slot promises."""
 
 
-class NotInCatalogueError(_Problem):
+class NotInCatalogueError(_ProblemError):
     """A graph cannot be written as YAML, because a callable of it has no name there."""
 
 
-class PresetNotFoundError(_Problem):
+class PresetNotFoundError(_ProblemError):
     """No preset of that name ships with the package, and no such file exists."""
 
 
-class ServiceNotFoundError(_Problem):
+class ServiceNotFoundError(_ProblemError):
     """The running app has no such service."""
 
 
-class LayerSchemaError(_Problem):
+class LayerSchemaError(_ProblemError):
     """
     One thing in a YAML file is wrong.
 
@@ -160,7 +162,7 @@ class LayerValidationError(LayerError):
         count = len(self.problems)
         head = f"{what} has {count} problem{'s' if count != 1 else ''}:"
         parts = [f"{number}. {problem}" for number, problem in enumerate(self.problems, 1)]
-        links = sorted({p.docs_link() for p in self.problems if isinstance(p, _Problem)})
+        links = sorted({p.docs_link() for p in self.problems if isinstance(p, _ProblemError)})
         super().__init__("\n".join([head, *parts, *(f"see {link}" for link in links)]))
 
 
@@ -172,11 +174,16 @@ class LayerStartError(LayerError):
         name: The part that failed.
         path: From what was asked for down to the part.
         origin: Where the part was declared.
+        teardown_errors: What went wrong while the others were closed.
     """
+
+    teardown_errors: tuple[BaseException, ...] = ()
 
     retryable: ClassVar[bool] = False
 
-    def __init__(self, *, name: str, path: Sequence[str], origin: Origin | None, cause: BaseException) -> None:
+    def __init__(
+        self, *, name: str, path: Sequence[str], origin: Origin | None, cause: BaseException
+    ) -> None:
         self.name, self.path, self.origin = name, tuple(path), origin
         what = str(cause).strip() or type(cause).__name__
         lines = [f"{name} failed to start: {type(cause).__name__}: {what}"]

@@ -1,8 +1,8 @@
 """
 Read what a callable asks for and what it makes from its annotations.
 
-Annotations that name classes local to a function cannot be evaluated from a module; such names are looked up
-among the services of the graph, which is what the author meant.
+Annotations that name classes local to a function cannot be evaluated from a module; such names are
+looked up among the services of the graph, which is what the author meant.
 """
 
 from __future__ import annotations
@@ -193,7 +193,8 @@ def service_candidates(hint: Any) -> tuple[Any, ...]:
 
 def provided_type(make: Any, known: Mapping[str, Any] | None = None) -> Any:
     """
-    Tell what calling (and entering) ``make`` gives: a class, or None when its annotations do not say.
+    Tell what calling (and entering) ``make`` gives: a class, or None when its annotations do not
+    say.
 
     For an iterator, a context manager or an awaitable it is what comes out of it.
     """
@@ -202,9 +203,14 @@ def provided_type(make: Any, known: Mapping[str, Any] | None = None) -> Any:
     if isinstance(make, type):
         return _entered_type(make, known or {})
     hint = _hints(make, known or {}).get("return", UNRESOLVED)
-    while typing.get_origin(hint) in _ITERATORS or typing.get_origin(hint) is collections.abc.Coroutine:
+    while (
+        typing.get_origin(hint) in _ITERATORS
+        or typing.get_origin(hint) is collections.abc.Coroutine
+    ):
         arguments = typing.get_args(hint)
-        hint = arguments[-1] if typing.get_origin(hint) is collections.abc.Coroutine else arguments[0]
+        hint = (
+            arguments[-1] if typing.get_origin(hint) is collections.abc.Coroutine else arguments[0]
+        )
     return hint if isinstance(hint, type) or typing.get_origin(hint) is not None else None
 
 
@@ -221,7 +227,9 @@ def _entered_type(make: type[Any], known: Mapping[str, Any]) -> Any:
 
 
 def type_accepts(hint: Any, offered: Any) -> bool:
-    """Tell whether an argument of class ``offered`` may go where ``hint`` stands; doubt counts as yes."""
+    """
+    Tell whether an argument of class ``offered`` may go where ``hint`` stands; doubt counts as yes.
+    """
     candidates = service_candidates(hint)
     if not candidates or not isinstance(offered, type):
         return True
@@ -268,7 +276,9 @@ def _allows_none(hint: Any) -> bool:
 def unwrap_generator(make: Any) -> Any:
     """Undo the context manager that dependency-injector puts around a generator function."""
     inner = getattr(make, "__wrapped__", None)
-    if inner is not None and (inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)):
+    if inner is not None and (
+        inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
+    ):
         return inner
     return make
 
@@ -283,7 +293,9 @@ def qualified_name(thing: Any) -> str:
         return qualified_name(type(thing))
     module = getattr(thing, "__module__", None) or "builtins"
     owner = getattr(thing, "__self__", None)
-    if isinstance(owner, type) and "." in name:  # a class method belongs to the class it was taken from
+    if (
+        isinstance(owner, type) and "." in name
+    ):  # a class method belongs to the class it was taken from
         return f"{owner.__module__}.{owner.__qualname__}.{name.rsplit('.', 1)[1]}"
     return name if module == "builtins" else f"{module}.{name}"
 
@@ -293,4 +305,6 @@ def describe_callable(thing: Any) -> str:
     while isinstance(thing, functools.partial):
         thing = thing.func
     thing = unwrap_generator(thing)
-    return str(getattr(thing, "__qualname__", None) or type(thing).__qualname__).replace("<locals>.", "")
+    return str(getattr(thing, "__qualname__", None) or type(thing).__qualname__).replace(
+        "<locals>.", ""
+    )

@@ -1,8 +1,9 @@
 """
 Layers as values: how a service is made, what it needs, and how recipes are put together.
 
-Nothing here builds anything or loads dependency-injector; a layer is only read when ``build``, ``launch`` or a
-container asks for it. A layer is compared by identity: the same value used twice in one graph is opened once.
+Nothing here builds anything or loads dependency-injector; a layer is only read when ``build``,
+``launch`` or a container asks for it. A layer is compared by identity: the same value used twice in
+one graph is opened once.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Layer:
     A recipe for one or several services.
 
     Make one with :meth:`succeed`, :meth:`factory` or :meth:`scoped`, combine with :meth:`merge` and
-    :meth:`provide`, and run with :meth:`build`. Layers are immutable; every method returns a new one.
+    :meth:`provide`, and run with :meth:`build`. Layers are immutable; every method returns a new
+    one.
 
     Attributes:
         declared_at: The line that made it.
@@ -50,7 +52,7 @@ class Layer:
 
     declared_at: Origin = field(default_factory=caller_origin, kw_only=True)
 
-    # -- constructors -----------------------------------------------------------------------------------
+    # -- constructors ------------------------------------------------------------------------------
     @staticmethod
     def succeed(service: type[Any], value: object) -> Layer:
         """Offer a value that exists already; the framework neither opens nor closes it."""
@@ -63,8 +65,8 @@ class Layer:
         """
         Build the service once per app by calling ``make``.
 
-        Parameters of ``make`` that are not given are wired by their annotation. An argument may be a layer: a
-        private part that nobody else sees.
+        Parameters of ``make`` that are not given are wired by their annotation. An argument may be
+        a layer: a private part that nobody else sees.
 
         Args:
             service: What dependents ask for.
@@ -72,7 +74,9 @@ class Layer:
             args: Given to ``make`` as they are.
             arguments: Given to ``make`` by name.
         """
-        return PrimitiveLayer("singleton", service, make or service, args, MappingProxyType(arguments))
+        return PrimitiveLayer(
+            "singleton", service, make or service, args, MappingProxyType(arguments)
+        )
 
     @staticmethod
     def scoped(
@@ -81,19 +85,27 @@ class Layer:
         """
         Build the service like :meth:`factory`, open it at start and close it at stop.
 
-        ``make`` returns an (async) context manager or an awaitable of one, or is an (async) generator function.
-        Entering and leaving happen in one task; what entering returns is the service.
+        ``make`` returns an (async) context manager or an awaitable of one, or is an (async)
+        generator function. Entering and leaving happen in one task; what entering returns is the
+        service.
         """
-        return PrimitiveLayer("resource", service, make or service, args, MappingProxyType(arguments))
+        return PrimitiveLayer(
+            "resource", service, make or service, args, MappingProxyType(arguments)
+        )
 
     @staticmethod
     def mock(service: type[Any], /, **attributes: Any) -> Layer:
-        """Offer a partial service for a test: only ``attributes`` work, everything else raises when used."""
+        """
+        Offer a partial service for a test: only ``attributes`` work, everything else raises when
+        used.
+        """
         return Layer.succeed(service, make_mock(service, attributes))
 
     @staticmethod
     def suspend(make: Callable[[], Layer]) -> Layer:
-        """Delay writing a layer down until the graph is put together; ``make`` runs once per value."""
+        """
+        Delay writing a layer down until the graph is put together; ``make`` runs once per value.
+        """
         return SuspendedLayer(make)
 
     @staticmethod
@@ -101,28 +113,36 @@ class Layer:
         service: type[Any], make: Callable[..., Any], /, *args: Any, **arguments: Any
     ) -> Layer:
         """
-        Choose the layer while the app starts: ``make`` is called like a :meth:`factory` and returns a layer.
+        Choose the layer while the app starts: ``make`` is called like a :meth:`factory` and returns
+        a layer.
 
-        Parameters of ``make`` are wired by annotation; what the returned layer needs has to be among them, or
-        be brought by the layer itself.
+        Parameters of ``make`` are wired by annotation; what the returned layer needs has to be
+        among them, or be brought by the layer itself.
         """
         return UnwrappedLayer(service, make, args, MappingProxyType(arguments))
 
     @staticmethod
     def merge_all(*layers: Layer) -> Layer:
-        """Offer the services of all ``layers``; none of them feeds another. See :meth:`provide` for that."""
+        """
+        Offer the services of all ``layers``; none of them feeds another. See :meth:`provide` for
+        that.
+        """
         return MergedLayer(_checked(layers, "merge_all"))
 
-    # -- combinators ------------------------------------------------------------------------------------
+    # -- combinators -------------------------------------------------------------------------------
     def merge(self, *others: Layer) -> Layer:
-        """Offer this layer's services and those of ``others``, side by side (``Layer.merge(a, b)`` works too)."""
+        """
+        Offer this layer's services and those of ``others``, side by side (``Layer.merge(a, b)``
+        works too).
+        """
         return MergedLayer(_checked((self, *others), "merge"))
 
     def provide(self, *others: Layer) -> Layer:
         """
         Feed what ``others`` offer into what this layer needs, and offer this layer's services only.
 
-        ``others`` do not feed each other; chain ``provide`` for that. Needs that stay open are met further out.
+        ``others`` do not feed each other; chain ``provide`` for that. Needs that stay open are met
+        further out.
         """
         return ProvidedLayer(self, _checked(others, "provide"), keep=False)
 
@@ -131,7 +151,9 @@ class Layer:
         return ProvidedLayer(self, _checked(others, "provide_merge"), keep=True)
 
     def fresh(self) -> Layer:
-        """Opt out of sharing: wherever this value is used it is built anew, with everything it brings."""
+        """
+        Opt out of sharing: wherever this value is used it is built anew, with everything it brings.
+        """
         return FreshLayer(self)
 
     def catch(
@@ -148,19 +170,23 @@ class Layer:
         return CaughtLayer(self, handler, errors if isinstance(errors, tuple) else (errors,))
 
     def tap(self, function: Callable[..., Any]) -> Layer:
-        """Call ``function`` (async or not) with the services once they are built, before dependents start."""
+        """
+        Call ``function`` (async or not) with the services once they are built, before dependents
+        start.
+        """
         return TappedLayer(self, function)
 
-    # -- running ----------------------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
     @overload
-    def build(self) -> App: ...
+    def build(self, /) -> App: ...
     @overload
     def build(self, service: Callable[..., T], /) -> AbstractAsyncContextManager[T]: ...
     def build(self, service: Any = None, /) -> Any:
         """
         Open what ``service`` needs, hand it over, and close everything when the block is left.
 
-        Without an argument the block gets the :class:`~agentlayers.layer.app.App` with all services.
+        Without an argument the block gets the :class:`~agentlayers.layer.app.App` with all
+        services.
 
         Raises:
             LayerValidationError: The graph is wrong; raised on entering, before anything is opened.
@@ -191,7 +217,7 @@ class Layer:
 
         return override_target(self, overrides, by_name)
 
-    # -- what it is -------------------------------------------------------------------------------------
+    # -- what it is --------------------------------------------------------------------------------
     @property
     def outputs(self) -> tuple[type[Any], ...]:
         """The services this layer offers."""

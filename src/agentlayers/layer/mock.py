@@ -31,7 +31,8 @@ def make_mock(service: type[Any], attributes: Mapping[str, object]) -> Any:
     """
     Make an instance of ``service`` that has only ``attributes``.
 
-    It passes :func:`isinstance`, runs no constructor, and raises on everything else that the class declares.
+    It passes :func:`isinstance`, runs no constructor, and raises on everything else that the class
+    declares.
 
     Raises:
         UsageError: An attribute that looks like a misspelling of one of the service's.
@@ -58,10 +59,10 @@ def make_mock(service: type[Any], attributes: Mapping[str, object]) -> Any:
         "__repr__": lambda _self: f"<mock of {service.__name__}>",
         "__module__": service.__module__,
     }
-    for name, value in attributes.items():
-        if name.startswith("__"):  # special methods are looked up on the type
-            members[name] = value
-    mocked = type(service)(f"Mock{service.__name__}", (service,), members)
+    # Special methods are looked up on the type.
+    members.update({name: value for name, value in attributes.items() if name.startswith("__")})
+    metaclass: Any = type(service)
+    mocked: Any = metaclass(f"Mock{service.__name__}", (service,), members)
     mocked.__abstractmethods__ = frozenset()
     return object.__new__(mocked)
 

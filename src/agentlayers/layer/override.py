@@ -1,8 +1,8 @@
 """
 Overrides, bound to the task (or thread) that made them.
 
-A contextvar holds what is overridden for which target; a task started inside the block inherits it, tasks and
-threads outside never see it. Builds read it; nothing global is changed.
+A contextvar holds what is overridden for which target; a task started inside the block inherits it,
+tasks and threads outside never see it. Builds read it; nothing global is changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def collect_overrides(
 ) -> tuple[Override, ...]:
     """Turn the two spellings of an override's arguments into one list."""
     origin = caller_origin()
-    both: dict[str | type[Any], object] = {**(overrides or {}), **by_name}
+    both: dict[str | type[Any], object] = dict(overrides or {})
+    both.update(by_name)
     return tuple(Override(key, value, origin) for key, value in both.items())
 
 
@@ -56,11 +57,16 @@ def override_target(
 
 
 def active_overrides(target: object) -> tuple[Override, ...]:
-    """Give what is overridden for ``target`` here and now, outermost first; a base container's count for its subclasses."""
+    """
+    Give what is overridden for ``target`` here and now, outermost first; a base container's count
+    for its subclasses.
+    """
     found: list[Override] = []
     for overridden, overrides in _active.get():
         if overridden is target or (
-            isinstance(overridden, type) and isinstance(target, type) and issubclass(target, overridden)
+            isinstance(overridden, type)
+            and isinstance(target, type)
+            and issubclass(target, overridden)
         ):
             found.extend(overrides)
     return tuple(found)

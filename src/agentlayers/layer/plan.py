@@ -44,7 +44,7 @@ class Part:
     """
 
     name: str
-    provider: Provider
+    provider: Any
     kind: str
     arguments: list[tuple[str, Any]] = field(default_factory=list)
     needs: tuple[Part, ...] = ()
@@ -91,7 +91,6 @@ class Plan:
         self.parts: dict[int, Part] = {}
         self.order: list[Part] = []
         self.problems: list[CycleError] = []
-        self.aliases: dict[str, Part] = {}
         roots = [effective(p) for p in (blueprint.roots.values() if wanted is None else wanted)]
         self.wanted = list(dict.fromkeys(roots))
         self._slots: dict[int, str] = {}
@@ -101,6 +100,11 @@ class Plan:
             self._visit(provider)
         self._name_inline()
         self._collect_needs()
+        self._ends: dict[int, Part] = {}
+        for provider in (*blueprint.roots.values(), *blueprint.outputs.values()):
+            part = self.parts.get(id(effective(provider)))
+            if part is not None:
+                self._ends[id(provider)] = part
 
     @property
     def named(self) -> dict[str, Provider]:
@@ -108,10 +112,10 @@ class Plan:
         return {part.name: part.provider for part in self.order}
 
     def part_of(self, provider: Provider) -> Part | None:
-        """Find the node of a provider, overriding followed."""
-        return self.parts.get(id(effective(provider)))
+        """Find the node of a root or output, as overriding stood when the plan was made."""
+        return self._ends.get(id(provider))
 
-    # -- discovery ----------------------------------------------------------------------------------------
+    # -- discovery ---------------------------------------------------------------------------------
     def _visit(self, root: Provider) -> None:
         if id(root) in self.parts:
             return
@@ -137,8 +141,12 @@ class Plan:
             else:
                 part.arguments.append((label, known))
 
-    def _open(self, provider: Provider, parent: Part | None) -> tuple[Part, Iterator[tuple[str, Provider]]]:
-        part = Part(self._slots.get(id(provider), ""), provider, lifetime_of(provider), parent=parent)
+    def _open(
+        self, provider: Provider, parent: Part | None
+    ) -> tuple[Part, Iterator[tuple[str, Provider]]]:
+        part = Part(
+            self._slots.get(id(provider), ""), provider, lifetime_of(provider), parent=parent
+        )
         self.parts[id(provider)] = part
         return part, self._children(part)
 
@@ -163,7 +171,7 @@ class Plan:
             )
         )
 
-    # -- names --------------------------------------------------------------------------------------------
+    # -- names -------------------------------------------------------------------------------------
     def _name_inline(self) -> None:
         """Name what has no slot after the part and parameter it was first met in."""
         hints = self.blueprint.compiler.hints
@@ -183,7 +191,7 @@ class Plan:
         for part in self.parts.values():
             part.origin = part.origin or self.blueprint.origin(part.name, part.provider)
 
-    # -- edges --------------------------------------------------------------------------------------------
+    # -- edges -------------------------------------------------------------------------------------
     def _collect_needs(self) -> None:
         """Gather for each part the started parts it waits for, through the parts in between."""
         reach: dict[int, dict[int, Part]] = {}

@@ -1,8 +1,9 @@
 """
-Look inside dependency-injector's providers: what stands in for what, and which parts each is made of.
+Look inside dependency-injector's providers: what stands in for what, and which parts each is made
+of.
 
-This is the one place that knows the provider classes. Overriding is followed (a replaced provider's own
-dependencies do not count), and an argument keeps the name of the parameter it goes to.
+This is the one place that knows the provider classes. Overriding is followed (a replaced provider's
+own dependencies do not count), and an argument keeps the name of the parameter it goes to.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ def effective(provider: Provider) -> Provider:
 
 def is_started(provider: Provider) -> bool:
     """Tell whether a provider is built or opened once at start."""
-    return isinstance(provider, (providers.BaseSingleton, providers.BaseResource)) and not isinstance(
-        provider, PER_CONTEXT
-    )
+    return isinstance(
+        provider, (providers.BaseSingleton, providers.BaseResource)
+    ) and not isinstance(provider, PER_CONTEXT)
 
 
 def is_leaf_value(provider: Provider) -> bool:
@@ -117,7 +118,9 @@ def _calling_parts(provider: Any) -> Parts:
     parts: Parts = []
     if providers.is_provider(provider.provides):
         parts.append(("provides", provider.provides))
-    parts.extend(zip(_positional_names(provider.provides, len(provider.args)), provider.args, strict=True))
+    parts.extend(
+        zip(_positional_names(provider.provides, len(provider.args)), provider.args, strict=True)
+    )
     parts.extend(provider.kwargs.items())
     parts.extend((f"@{name}", value) for name, value in getattr(provider, "attributes", {}).items())
     return parts
@@ -152,7 +155,10 @@ def _selector_parts(provider: Any) -> Parts:
 
 
 def _chosen_branch(selector: Any) -> Any:
-    """Read the choice ahead of the start where it is configuration, so that only that branch is opened."""
+    """
+    Read the choice ahead of the start where it is configuration, so that only that branch is
+    opened.
+    """
     if isinstance(selector, (providers.ConfigurationOption, providers.TypedConfigurationOption)):
         try:
             return selector()
@@ -162,8 +168,12 @@ def _chosen_branch(selector: Any) -> Any:
 
 
 def _option_parts(provider: Any) -> Parts:
-    root = provider._get_root()  # noqa: SLF001 - the option has no public way to its configuration
-    segments = [(f"key{index}", part) for index, part in enumerate(provider.get_name_segments()) if providers.is_provider(part)]
+    root = provider._get_root()
+    segments = [
+        (f"key{index}", part)
+        for index, part in enumerate(provider.get_name_segments())
+        if providers.is_provider(part)
+    ]
     return [("config", root), *segments]
 
 
@@ -183,12 +193,20 @@ _READERS: Final[tuple[tuple[Any, Callable[[Any], Parts]], ...]] = (
     (providers.Configuration, lambda _p: []),
     (providers.DependenciesContainer, _container_parts),
     (providers.Container, _container_parts),
-    (providers.Object, lambda p: [("value", p.provides)] if providers.is_provider(p.provides) else []),
+    (
+        providers.Object,
+        lambda p: [("value", p.provides)] if providers.is_provider(p.provides) else [],
+    ),
     (providers.List, lambda p: _indexed(p.args)),
     (providers.Dict, lambda p: list(p.kwargs.items())),
     (providers.MethodCaller, _method_parts),
     (
-        (providers.ProvidedInstance, providers.AttributeGetter, providers.ItemGetter, providers.Delegate),
+        (
+            providers.ProvidedInstance,
+            providers.AttributeGetter,
+            providers.ItemGetter,
+            providers.Delegate,
+        ),
         lambda p: [("of", p.provides)],
     ),
     (providers.Self, lambda _p: []),
@@ -197,15 +215,19 @@ _READERS: Final[tuple[tuple[Any, Callable[[Any], Parts]], ...]] = (
 
 def provider_children(provider: Provider) -> list[tuple[str, Provider]]:
     """List the providers a provider is made of, overriding followed."""
-    return [(label, effective(part)) for label, part in parts_of(provider) if providers.is_provider(part)]
+    return [
+        (label, effective(part))
+        for label, part in parts_of(provider)
+        if providers.is_provider(part)
+    ]
 
 
 def copy_in_order(roots: Sequence[Provider], memo: dict[int, Any]) -> None:
     """
     Copy providers into ``memo``, dependencies first.
 
-    dependency-injector copies recursively and gives up in a graph a few hundred deep; when dependencies are
-    copied first, no copy recurses.
+    dependency-injector copies recursively and gives up in a graph a few hundred deep; when
+    dependencies are copied first, no copy recurses.
     """
     for provider in _post_order(roots, memo):
         if id(provider) not in memo:
@@ -234,7 +256,7 @@ def _post_order(roots: Sequence[Provider], memo: dict[int, Any]) -> list[Provide
 
 def _copied_with(provider: Provider) -> Iterator[Provider]:
     if isinstance(provider, providers.ConfigurationOption):
-        yield provider._get_root()  # noqa: SLF001 - see above
+        yield provider._get_root()
         return
     if isinstance(provider, (providers.Configuration, providers.Self, containers.Container)):
         return

@@ -1,10 +1,10 @@
 """
 Rebind inherited providers to the slots a subclass replaces.
 
-dependency-injector's subclasses keep the dependents of a replaced provider on the old one, and its ``copy``
-decorator neither reaches grandparents nor keeps one provider one. Here every subclass gets its own copies: a
-reference to a slot of any ancestor becomes a reference to the subclass's slot. A slot that refers to its own
-predecessor (``pool = Singleton(Cached, inner=Base.pool)``) wraps it.
+dependency-injector's subclasses keep the dependents of a replaced provider on the old one, and its
+``copy`` decorator neither reaches grandparents nor keeps one provider one. Here every subclass gets
+its own copies: a reference to a slot of any ancestor becomes a reference to the subclass's slot. A
+slot that refers to its own predecessor (``pool = Singleton(Cached, inner=Base.pool)``) wraps it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def rebind(cls: Any, ancestors: Sequence[Any], own: Mapping[str, Provider]) -> d
     memo: dict[int, Any] = {}
     result: dict[str, Provider] = {}
     for name in _in_order(cls, chosen, owners):
-        for_name = {key: value for key, value in memo.items() if owners.get(key) != name}
-        copy_in_order([chosen[name]], for_name)
-        memo.update(for_name)
+        copy_in_order(
+            [chosen[name]], memo
+        )  # one memo throughout: it also keeps alive what its ids stand for
         result[name] = memo[id(chosen[name])]
         _redirect(memo, ancestors, name, result[name])
     return {name: result[name] for name in chosen}
@@ -52,7 +52,9 @@ def _choose(ancestors: Sequence[Any], own: Mapping[str, Provider]) -> dict[str, 
     chosen: dict[str, Provider] = {}
     for ancestor in reversed(ancestors):
         written = getattr(ancestor, "__own_slots__", ancestor.cls_providers)
-        chosen.update({name: ancestor.providers[name] for name in written if name in ancestor.providers})
+        chosen.update(
+            {name: ancestor.providers[name] for name in written if name in ancestor.providers}
+        )
     for ancestor in reversed(ancestors):
         for name, provider in ancestor.providers.items():
             chosen.setdefault(name, provider)
@@ -60,7 +62,7 @@ def _choose(ancestors: Sequence[Any], own: Mapping[str, Provider]) -> dict[str, 
     return chosen
 
 
-def _claim(owners: dict[int, str], slots: Mapping[str, Provider], owner: str | None = None) -> None:
+def _claim(owners: dict[int, str], slots: Any, owner: str | None = None) -> None:
     for name, provider in slots.items():
         owners.setdefault(id(provider), owner or name)
         if isinstance(provider, providers.Container):
@@ -74,7 +76,7 @@ def _redirect(memo: dict[int, Any], ancestors: Sequence[Any], name: str, copied:
             _redirect_one(memo, original, copied)
 
 
-def _redirect_one(memo: dict[int, Any], original: Provider, copied: Provider) -> None:
+def _redirect_one(memo: dict[int, Any], original: Any, copied: Any) -> None:
     memo[id(original)] = copied
     if isinstance(original, providers.Container) and isinstance(copied, providers.Container):
         for name, inner in original.providers.items():
@@ -135,6 +137,6 @@ def _slots_used(name: str, provider: Provider, owners: Mapping[int, str]) -> Ite
 
 def _references(provider: Provider) -> Iterator[Provider]:
     if isinstance(provider, providers.ConfigurationOption):
-        yield provider._get_root()  # noqa: SLF001 - the option has no public way to its configuration
+        yield provider._get_root()
     elif not isinstance(provider, (providers.Configuration, providers.Self, containers.Container)):
         yield from (related for related in provider.related if providers.is_provider(related))

@@ -1,9 +1,9 @@
 """
 What a container's slots promise and where they were written.
 
-The service of a slot is the ``X`` of its annotation ``slot: providers.Provider[X]``; dependency-injector forgets
-the ``X`` when the annotation is evaluated, so it is read from the text. Without an annotation it is what the
-slot's provider makes.
+The service of a slot is the ``X`` of its annotation ``slot: providers.Provider[X]``; dependency-
+injector forgets the ``X`` when the annotation is evaluated, so it is read from the text. Without an
+annotation it is what the slot's provider makes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,18 @@ def read_annotations(
     Args:
         own: The body's ``__annotations__``.
         module: The class's module.
-        name: The class's qualified name, to find its source when an annotation has lost its service.
+        name: The class's qualified name, to find its source when an annotation has lost its
+            service.
         names: What the body could see.
     """
     found: dict[str, Any] = {}
     for slot, annotation in own.items():
         text = annotation if isinstance(annotation, str) else None
-        if text is None and isinstance(annotation, type) and issubclass(annotation, providers.Provider):
+        if (
+            text is None
+            and isinstance(annotation, type)
+            and issubclass(annotation, providers.Provider)
+        ):
             text = _annotation_texts(module, name).get(slot)
         if text is None:
             continue
@@ -76,7 +81,9 @@ def service_of(provider: Provider) -> Any:
     provider = effective(provider)
     if isinstance(provider, providers.Dependency):
         return None if provider.instance_of is object else provider.instance_of
-    if isinstance(provider, CALLING) and not isinstance(provider, providers.TypedConfigurationOption):
+    if isinstance(provider, CALLING) and not isinstance(
+        provider, providers.TypedConfigurationOption
+    ):
         make: Any = provider.provides
         if make is None or providers.is_provider(make):
             return None
@@ -87,7 +94,10 @@ def service_of(provider: Provider) -> Any:
 
 
 def class_origins(cls: type[Any]) -> dict[str, Origin]:
-    """Find the line of each slot in the body of ``cls``, and of the class under ``""``; empty without a source."""
+    """
+    Find the line of each slot in the body of ``cls``, and of the class under ``""``; empty without
+    a source.
+    """
     return _origins(cls.__module__, cls.__qualname__)
 
 
@@ -135,11 +145,14 @@ def _class_body(module: str, name: str) -> tuple[str, ast.ClassDef | None]:
             (
                 node
                 for node in ast.walk(scope)
-                if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == part
+                if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+                and node.name == part
             ),
             None,
         )
-    return inspect.getfile(loaded) if loaded else file, scope if isinstance(scope, ast.ClassDef) else None
+    return inspect.getfile(loaded) if loaded else file, scope if isinstance(
+        scope, ast.ClassDef
+    ) else None
 
 
 @functools.lru_cache(maxsize=64)

@@ -33,7 +33,7 @@ from agentlayers.layer.inspection import (
     type_accepts,
 )
 from agentlayers.layer.plan import Part, Plan
-from agentlayers.layer.provider_walk import CALLING, effective
+from agentlayers.layer.provider_walk import CALLING
 from agentlayers.layer.slot import service_of
 from agentlayers.layer.wiring import is_service_type
 
@@ -85,14 +85,16 @@ class _Checker:
         yield from self._slot_type(part)
         if isinstance(provider, providers.Dependency):
             yield self._undefined(part)
-        elif isinstance(provider, CALLING) and not isinstance(provider, providers.TypedConfigurationOption):
+        elif isinstance(provider, CALLING) and not isinstance(
+            provider, providers.TypedConfigurationOption
+        ):
             make: Any = provider.provides
             if make is not None and not providers.is_provider(make):
                 yield from self._arguments(part, make)
         if part.kind in {"singleton", "resource"}:
             yield from self._leaks(part)
 
-    # -- what a slot holds ----------------------------------------------------------------------------------
+    # -- what a slot holds -------------------------------------------------------------------------
     def _slot_type(self, part: Part) -> Iterator[LayerError]:
         promised = self.blueprint.services.get(part.name)
         if promised is None or id(part.provider) in self.blueprint.overridden:
@@ -105,7 +107,8 @@ class _Checker:
             fits, held = type_accepts(promised, offered), service_label(offered)
         if not fits:
             yield TypeMismatchError(
-                f"{part.name} promises a {service_label(promised)} and holds a {held}", origin=part.origin
+                f"{part.name} promises a {service_label(promised)} and holds a {held}",
+                origin=part.origin,
             )
 
     def _undefined(self, part: Part) -> LayerError:
@@ -118,12 +121,14 @@ class _Checker:
             hint=f"give the slot: {part.name}=..., or .provide() a layer of {service_label(service)}",
         )
 
-    # -- arguments ------------------------------------------------------------------------------------------
+    # -- arguments ---------------------------------------------------------------------------------
     def _arguments(self, part: Part, make: Any) -> Iterator[LayerError]:
         parameters = parameters_of(make, self.known)
         if parameters is None:
             return
-        by_name = {parameter.name: parameter for parameter in parameters if not parameter.is_variadic}
+        by_name = {
+            parameter.name: parameter for parameter in parameters if not parameter.is_variadic
+        }
         open_ended = any(p.kind is p.kind.VAR_KEYWORD for p in parameters if p.kind is not None)
         given = {label for label, _value in part.arguments if not label.startswith("@")}
         for name in part.provider.kwargs:
@@ -140,8 +145,14 @@ class _Checker:
             if label in by_name:
                 yield from self._argument_type(part, make, by_name[label], value)
 
-    def _too_many(self, part: Part, make: Any, parameters: tuple[Parameter, ...]) -> Iterator[LayerError]:
-        positional = [p for p in parameters if p.kind in {p.kind.POSITIONAL_ONLY, p.kind.POSITIONAL_OR_KEYWORD}]
+    def _too_many(
+        self, part: Part, make: Any, parameters: tuple[Parameter, ...]
+    ) -> Iterator[LayerError]:
+        positional = [
+            p
+            for p in parameters
+            if p.kind in {p.kind.POSITIONAL_ONLY, p.kind.POSITIONAL_OR_KEYWORD}
+        ]
         if any(p.kind is p.kind.VAR_POSITIONAL for p in parameters):
             return
         if len(part.provider.args) > len(positional):
@@ -172,11 +183,16 @@ class _Checker:
             hint=f"give {parameter.name}=...",
         )
 
-    def _argument_type(self, part: Part, make: Any, parameter: Parameter, value: Any) -> Iterator[LayerError]:
+    def _argument_type(
+        self, part: Part, make: Any, parameter: Parameter, value: Any
+    ) -> Iterator[LayerError]:
         if isinstance(value, Part):
             provider = value.provider
             if type(provider) is providers.Object:
-                fits, what = is_instance(provider.provides, parameter.hint), type(provider.provides).__name__
+                fits, what = (
+                    is_instance(provider.provides, parameter.hint),
+                    type(provider.provides).__name__,
+                )
             else:
                 offered = service_of(provider)
                 fits, what = type_accepts(parameter.hint, offered), service_label(offered)
@@ -190,13 +206,13 @@ class _Checker:
                 origin=part.origin,
             )
 
-    # -- lifetimes ------------------------------------------------------------------------------------------
+    # -- lifetimes ---------------------------------------------------------------------------------
     def _leaks(self, part: Part) -> Iterator[LayerError]:
         stack = [(child, [child]) for child in part.children]
         seen: set[int] = set()
         while stack:
             child, path = stack.pop()
-            if id(child) in seen or child.is_started:
+            if id(child) in seen or child.is_started or _passed_as_provider(child):
                 continue
             seen.add(id(child))
             if child.kind == "request":
@@ -209,3 +225,5 @@ class _Checker:
             stack.extend((grandchild, [*path, grandchild]) for grandchild in child.children)
 
 
+def _passed_as_provider(part: Part) -> bool:
+    return isinstance(part.provider, providers.Delegate) or providers.is_delegated(part.provider)

@@ -1,9 +1,9 @@
 """
 Find the service a parameter asks for by its annotation.
 
-An exact match wins over a subclass, and among several the one named like the parameter. Types of the standard
-library (``str``, ``Path``) are wired only to a part of the parameter's own name, since they mean nothing by
-themselves.
+An exact match wins over a subclass, and among several the one named like the parameter. Types of
+the standard library (``str``, ``Path``) are wired only to a part of the parameter's own name, since
+they mean nothing by themselves.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from typing import Any, Final
 from dependency_injector import providers
 
 from agentlayers.layer.errors import AmbiguousServiceError
-from agentlayers.layer.inspection import Parameter, describe_callable, parameters_of, service_candidates
+from agentlayers.layer.inspection import (
+    Parameter,
+    describe_callable,
+    parameters_of,
+    service_candidates,
+)
 from agentlayers.layer.provider_walk import CALLING, Provider, effective, parts_of
 
-__all__ = ["Offer", "autowire", "best_offer", "is_service_type", "open_parameters"]
+__all__ = ["Offer", "Offers", "autowire", "is_service_type", "open_parameters"]
 
 Offer = tuple[str, Any, Provider]
 """A name, the service it promises, and its provider."""
@@ -35,36 +40,64 @@ def is_service_type(candidate: Any) -> bool:
     return str(getattr(owner, "__module__", "builtins")).partition(".")[0] not in _PLAIN_MODULES
 
 
-def best_offer(parameter: Parameter, offers: Collection[Offer]) -> Offer | list[Offer] | None:
-    """
-    Choose the offer for a parameter.
+class Offers:
+    """Offers, indexed by what they promise and by every base of it."""
 
-    Returns:
-        One offer; the list of those between which nothing decides; or None.
-    """
-    candidates = service_candidates(parameter.hint)
-    for matches in (_same, _derived):
-        for candidate in candidates:
-            found = [offer for offer in offers if matches(offer[1], candidate)]
-            if not is_service_type(candidate):
-                found = [offer for offer in found if offer[0] == parameter.name] if matches is _same else []
-            distinct = {id(effective(offer[2])): offer for offer in reversed(found)}
-            if len(distinct) == 1:
-                return found[0]
-            named = [offer for offer in found if offer[0] == parameter.name]
-            if named:
-                return named[0]
-            if found:
-                return found
-    return None
+    def __init__(self, offers: Iterable[Offer]) -> None:
+        self._same: dict[Any, list[Offer]] = {}
+        self._derived: dict[Any, list[Offer]] = {}
+        for offer in offers:
+            service = offer[1]
+            self._same.setdefault(service, []).append(offer)
+            for base in service.__mro__[1:] if isinstance(service, type) else ():
+                self._derived.setdefault(base, []).append(offer)
 
+    def best(
+        self, parameter: Parameter, excluding: str | None = None
+    ) -> Offer | list[Offer] | None:
+        """
+        Choose the offer for a parameter.
 
-def _same(offered: Any, wanted: Any) -> bool:
-    return bool(offered == wanted)
+        Args:
+            parameter: What is asked for.
+            excluding: The slot that asks, which must not feed itself, under this or another name.
 
+        Returns:
+            One offer; the list of those between which nothing decides; or None.
+        """
+        candidates = service_candidates(parameter.hint)
+        for index in (self._same, self._derived):
+            for candidate in candidates:
+                found = self._fitting(index, candidate, parameter, excluding)
+                if len({id(effective(offer[2])) for offer in found}) == 1:
+                    return found[0]
+                named = [offer for offer in found if offer[0] == parameter.name]
+                if named:
+                    return named[0]
+                if found:
+                    return found
+        return None
 
-def _derived(offered: Any, wanted: Any) -> bool:
-    return isinstance(offered, type) and isinstance(wanted, type) and wanted in offered.__mro__
+    def _fitting(
+        self,
+        index: Mapping[Any, list[Offer]],
+        candidate: Any,
+        parameter: Parameter,
+        excluding: str | None,
+    ) -> list[Offer]:
+        found = index.get(candidate, ())
+        if found and not is_service_type(candidate):
+            found = (
+                [offer for offer in found if offer[0] == parameter.name]
+                if index is self._same
+                else []
+            )
+        if not found or excluding is None:
+            return list(found)
+        own = {id(effective(offer[2])) for offer in found if offer[0] == excluding}
+        return [
+            offer for offer in found if offer[0] != excluding and id(effective(offer[2])) not in own
+        ]
 
 
 def open_parameters(
@@ -90,14 +123,21 @@ def autowire(
         sealed: Ids of providers that were wired elsewhere.
     """
     problems: list[AmbiguousServiceError] = []
-    offers = [(name, services[name], slots[name]) for name in slots if services.get(name) is not None]
-    known = {getattr(service, "__name__", ""): service for _name, service, _provider in offers}
-    ends = {id(effective(provider)) for provider in slots.values()} | {id(p) for p in slots.values()}
+    offers = Offers(
+        (name, services[name], slots[name]) for name in slots if services.get(name) is not None
+    )
+    known = {
+        getattr(service, "__name__", ""): service
+        for service in services.values()
+        if service is not None
+    }
+    ends = {id(effective(provider)) for provider in slots.values()} | {
+        id(p) for p in slots.values()
+    }
     seen: set[int] = set()
     for slot, provider in slots.items():
-        own = [offer for offer in offers if offer[0] != slot and effective(offer[2]) is not effective(provider)]
         for part in _inline_parts(effective(provider), ends, seen, sealed):
-            problems.extend(_wire_one(slot, part, own, known))
+            problems.extend(_wire_one(slot, part, offers, known))
     return problems
 
 
@@ -114,14 +154,20 @@ def _inline_parts(
         if isinstance(provider, (providers.Container, providers.DependenciesContainer)):
             continue
         for _label, part in parts_of(provider):
-            if providers.is_provider(part) and id(part) not in ends and id(effective(part)) not in ends:
+            if (
+                providers.is_provider(part)
+                and id(part) not in ends
+                and id(effective(part)) not in ends
+            ):
                 stack.append(effective(part))
 
 
 def _wire_one(
-    slot: str, provider: Any, offers: Sequence[Offer], known: Mapping[str, Any]
+    slot: str, provider: Any, offers: Offers, known: Mapping[str, Any]
 ) -> list[AmbiguousServiceError]:
-    if not isinstance(provider, CALLING) or isinstance(provider, providers.TypedConfigurationOption):
+    if not isinstance(provider, CALLING) or isinstance(
+        provider, providers.TypedConfigurationOption
+    ):
         return []
     make = provider.provides
     if make is None or providers.is_provider(make):
@@ -130,7 +176,7 @@ def _wire_one(
     wired: dict[str, Provider] = {}
     problems = []
     for parameter in open_parameters(make, given, known):
-        found = best_offer(parameter, offers)
+        found = offers.best(parameter, slot)
         if isinstance(found, list):
             problems.append(ambiguous(slot, make, parameter, found))
         elif found is not None:

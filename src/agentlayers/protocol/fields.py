@@ -18,6 +18,7 @@ from agentlayers.errors import LimitExceededError, MalformedMessageError
 from agentlayers.limits import CAPABILITIES_MAX, ENTRIES_PER_MESSAGE_MAX, FIELDS_PER_MESSAGE_MAX
 from agentlayers.protocol.messages import RemoteEncryptedEntry
 from agentlayers.protocol.payload import UNDEFINED
+from agentlayers.protocol.record_form import expand_records
 from agentlayers.protocol.wire_form import INTEGER_MAX
 
 __all__ = ["Fields", "read_fields"]
@@ -36,7 +37,7 @@ NOTHING: Final = Nothing()
 _NAMES: Final = {
     dict: "a map",
     list: "a list",
-    tuple: "a map",
+    RemoteEncryptedEntry: "a map",
     Nothing: "a list or an extension",
     type(UNDEFINED): "undefined",
     str: "text",
@@ -143,6 +144,21 @@ def read_fields(data: bytes) -> Fields:
             ``_tag``.
         LimitExceededError: More fields or items than a message may have.
     """
+    try:
+        values = _read_values(data)
+    except MalformedMessageError:
+        if (expanded := expand_records(data)) is None:
+            raise
+        values = _read_values(expanded)
+    tag = values.get("_tag")
+    if type(tag) is not str:
+        raise MalformedMessageError(
+            f"_tag: expected text, got {_NAMES.get(type(tag), type(tag).__name__)}"
+        )
+    return Fields(tag, values)
+
+
+def _read_values(data: bytes) -> dict[str, Any]:
     unpacker = msgpack.Unpacker(
         None,
         max_buffer_size=max(len(data), 1),
@@ -162,12 +178,7 @@ def read_fields(data: bytes) -> Fields:
         raise MalformedMessageError(f"the message is not one MessagePack map ({error})") from None
     if consumed != len(data):
         raise MalformedMessageError(f"{len(data) - consumed} bytes stand behind the message")
-    tag = values.get("_tag")
-    if type(tag) is not str:
-        raise MalformedMessageError(
-            f"_tag: expected text, got {_NAMES.get(type(tag), type(tag).__name__)}"
-        )
-    return Fields(tag, values)
+    return values
 
 
 def _read_map(

@@ -45,7 +45,7 @@ class ValueReader:
         return len(self._buffer) + len(self._unscanned)
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Add what was received; call :meth:`next_value` until it returns None before the next feed."""
+        """Add what was received; then call :meth:`next_value` until it returns None."""
         self._unscanned += data
 
     def next_value(self) -> bytes | None:

@@ -23,6 +23,7 @@ import msgpack
 
 from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.limits import PAYLOAD_BYTES_MAX, PAYLOAD_DEPTH_MAX
+from agentlayers.protocol.record_form import expand_records
 from agentlayers.protocol.wire_form import (
     INTEGER_MAX,
     NATIVE_MAX,
@@ -157,9 +158,10 @@ def decode_value(data: bytes) -> Any:
     if len(data) > PAYLOAD_BYTES_MAX:
         raise MalformedMessageError(f"payload: {len(data)} bytes are more than {PAYLOAD_BYTES_MAX}")
     try:
-        value = _unpack(data)
-        return _settle(value, PAYLOAD_DEPTH_MAX)
+        return _settle(_unpack(data), PAYLOAD_DEPTH_MAX)
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        if (expanded := expand_records(data)) is not None:
+            return decode_value(expanded)
         raise MalformedMessageError(
             f"payload: not one MessagePack value ({error or 'truncated'})"
         ) from None

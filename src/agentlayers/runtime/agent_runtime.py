@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import random as random_module
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
@@ -22,19 +22,22 @@ from agentlayers.runtime.message import AgentMessage
 from agentlayers.runtime.options import QueryOptions, merge_options
 from agentlayers.runtime.query_handle import QueryHandle
 from agentlayers.runtime.query_supervisor import QueryEvent, QuerySupervisor, QuerySupervisorStats
-from agentlayers.runtime.settings import RuntimeSettings
+from agentlayers.runtime.settings import RuntimeSettings, SupervisorSettings
 from agentlayers.runtime.tap import MessageTap
 from agentlayers.runtime.tool_artifacts import ToolArtifacts
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
+from agentlayers.storage.cleanup import StorageCleanup
 from agentlayers.storage.session_index import SessionIndexStore
+from agentlayers.storage.storage_config import StorageConfig
 from agentlayers.sync.service import SyncService
+from agentlayers.transport.transport import Transport
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
 
-__all__ = ["AgentRuntime"]
+__all__ = ["AgentRuntime", "open_runtime"]
 
 logger = structlog.get_logger()
 
@@ -237,13 +240,16 @@ class AgentRuntime:
         """Interrupt every running query."""
         await self._supervisor.interrupt_all()
 
-    # -- layers -----------------------------------------------------------------------------------------
+    # -- layers -----------------------------------------------------------------------------------
     @staticmethod
     def layer(settings: RuntimeSettings | Mapping[str, Any] | None = None) -> Layer:
         """
         Offer the runtime alone; needs an agent backend and a supervisor.
 
         It records in whatever stores the graph has.
+
+        Args:
+            settings: What every query has in common.
         """
         from agentlayers.layer import Layer
 
@@ -251,38 +257,34 @@ class AgentRuntime:
         return Layer.scoped(AgentRuntime, AgentRuntime, **given)
 
     @staticmethod
-    def layer_default(
-        settings: RuntimeSettings | Mapping[str, Any] | None = None, *, backend: Layer | None = None
-    ) -> Layer:
+    def layer_default(settings: RuntimeSettings | Mapping[str, Any] | None = None) -> Layer:
         """
-        Offer the runtime with a supervisor of default settings, on the scripted backend if no other is given.
+        Offer a runtime that needs nothing, with default settings whatever the environment says.
+
+        It uses the graph's backend and supervisor where there are some; otherwise it plays the default
+        script, under a supervisor of its own. While it is open, the retention of its stores is enforced.
 
         Args:
-            settings: Of the runtime.
-            backend: A layer that offers an agent backend.
-        """
-        return AgentRuntime.layer(settings).provide(
-            AgentBackend.layer_scripted() if backend is None else backend, QuerySupervisor.layer()
-        )
-
-    @staticmethod
-    def layer_default_from_env(
-        prefix: str = "AGENTLAYERS", *, backend: Layer | None = None
-    ) -> Layer:
-        """
-        Offer the runtime like :meth:`layer_default`, with its and the supervisor's settings from the environment.
-
-        Args:
-            prefix: Of the variables; the reference's ``AGENTSDK`` is accepted beside it.
-            backend: A layer that offers an agent backend.
+            settings: What every query has in common.
         """
         from agentlayers.layer import Layer
 
-        return AgentRuntime.layer().provide(
-            Layer.factory(RuntimeSettings, _settings_from_env, prefix=prefix),
-            AgentBackend.layer_scripted() if backend is None else backend,
-            QuerySupervisor.layer_from_env(prefix),
-        )
+        return Layer.scoped(AgentRuntime, open_runtime, settings=RuntimeSettings.of(settings))
+
+    @staticmethod
+    def layer_default_from_env(prefix: str = "AGENTLAYERS") -> Layer:
+        """
+        Offer a runtime like :meth:`layer_default`, with settings from the environment.
+
+        The environment is read when the app is built.
+
+        Args:
+            prefix: Of the variables; the reference's ``AGENTSDK`` is accepted beside it.
+        """
+        from agentlayers.layer import Layer
+
+        given = {} if prefix == "AGENTLAYERS" else {"prefix": prefix}
+        return Layer.scoped(AgentRuntime, open_runtime, **given)
 
     @staticmethod
     def layer_with_persistence(**slots: Any) -> Layer:
@@ -290,12 +292,13 @@ class AgentRuntime:
         Offer the runtime with everything it needs to keep what it does, in a local replica.
 
         What is not given is the default of
-        :class:`~agentlayers.runtime.containers.AgentRuntimeContainer`: a SQLite journal and an identity in the
-        storage directory, and no network.
+        :class:`~agentlayers.runtime.containers.AgentRuntimeContainer`: a SQLite journal and an identity
+        in the storage directory, and no network.
 
         Args:
-            **slots: Slots of the container by name: ``runtime``, ``chat_history``, ``artifacts``,
-                ``audit_log``, ``session_index``, ``storage_config``, ``sync``, ``journal``, ``transport``...
+            **slots: Slots of the container by name, as layers, providers or values: ``runtime``,
+                ``chat_history``, ``artifacts``, ``audit_log``, ``session_index``, ``storage_config``,
+                ``sync``, ``journal``, ``transport``...
         """
         from agentlayers.runtime.containers import AgentRuntimeContainer
 
@@ -327,21 +330,70 @@ class AgentRuntime:
         Raises:
             UsageError: A URL of another kind.
         """
-        from agentlayers.layer import Layer
-        from agentlayers.runtime.containers import remote_transport_layer
-
         stores = {
             "chat_history": sync_chat_history,
             "artifacts": sync_artifacts,
             "audit_log": sync_audit_log,
         }
-        slots.setdefault("transport", remote_transport_layer(url, token=token, tenant=tenant))
-        slots.setdefault("sync", Layer.scoped(SyncService, SyncService, stores=stores))
+        slots.setdefault("transport", _remote_transport(url, token, tenant))
+        slots.setdefault("sync", SyncService.layer(stores=stores))
         return AgentRuntime.layer_with_persistence(**slots)
 
 
-def _settings_from_env(prefix: str) -> RuntimeSettings:
-    return RuntimeSettings.from_env(prefix=prefix)
+async def open_runtime(
+    *,
+    prefix: str = "AGENTLAYERS",
+    settings: RuntimeSettings | None = None,
+    backend: AgentBackend | None = None,
+    supervisor: QuerySupervisor | None = None,
+    chat_history: ChatHistoryStore | None = None,
+    artifacts: ArtifactStore | None = None,
+    audit_log: AuditEventStore | None = None,
+    session_index: SessionIndexStore | None = None,
+    sync: SyncService | None = None,
+    storage_config: StorageConfig | None = None,
+) -> AsyncIterator[AgentRuntime]:
+    """
+    Open a runtime on what the graph has, with defaults for what it has not.
+
+    Settings that are not given are read from the environment. While the runtime is open, the retention of
+    its stores is enforced on the schedule of ``storage_config``.
+    """
+    async with AsyncExitStack() as parts:
+        if supervisor is None:
+            supervisor = await parts.enter_async_context(
+                QuerySupervisor(SupervisorSettings.from_env(prefix=prefix))
+            )
+        cleanup = StorageCleanup(
+            chat_history=chat_history, artifacts=artifacts, audit_log=audit_log, storage_config=storage_config
+        )
+        await parts.enter_async_context(cleanup)
+        runtime = AgentRuntime(
+            _default_backend() if backend is None else backend,
+            supervisor,
+            settings=RuntimeSettings.from_env(prefix=prefix) if settings is None else RuntimeSettings.of(settings),
+            chat_history=chat_history,
+            artifacts=artifacts,
+            audit_log=audit_log,
+            session_index=session_index,
+            sync=sync,
+        )
+        yield await parts.enter_async_context(runtime)
+
+
+def _default_backend() -> AgentBackend:
+    from agentlayers.runtime.scripted import ScriptedBackend
+
+    return ScriptedBackend()
+
+
+def _remote_transport(url: str, token: str | None, tenant: str | None) -> Layer:
+    scheme = url.partition("://")[0].lower()
+    if scheme in {"ws", "wss"}:
+        return Transport.layer_websocket(url, token, tenant)
+    if scheme in {"tcp", "tls"}:
+        return Transport.layer_tcp(url, token, tenant)
+    raise UsageError("the URL of a sync server begins with ws://, wss://, tcp:// or tls://")
 
 
 def _check_prompt(prompt: Any) -> None:

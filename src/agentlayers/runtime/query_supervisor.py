@@ -187,14 +187,15 @@ class QuerySupervisor:
         from agentlayers.layer import Layer
 
         chosen = SupervisorSettings.of(fields) if settings is None else settings
-        return Layer.scoped(QuerySupervisor, QuerySupervisor, chosen)
+        return Layer.scoped(QuerySupervisor, QuerySupervisor, settings=chosen)
 
     @staticmethod
     def layer_from_env(prefix: str = "AGENTLAYERS") -> Layer:
         """Supervise with settings read from the environment when the app is built."""
         from agentlayers.layer import Layer
 
-        return Layer.scoped(QuerySupervisor, _supervisor_from_env, prefix=prefix)
+        given = {} if prefix == "AGENTLAYERS" else {"prefix": prefix}
+        return Layer.scoped(QuerySupervisor, supervisor_from_env, **given)
 
     async def __aenter__(self) -> Self:
         return self
@@ -420,5 +421,6 @@ async def _interrupt(handle: QueryHandle) -> None:
     await asyncio.gather(handle.close_input(), handle.interrupt())
 
 
-def _supervisor_from_env(prefix: str) -> QuerySupervisor:
+def supervisor_from_env(*, prefix: str = "AGENTLAYERS") -> QuerySupervisor:
+    """Make a supervisor with settings from the environment."""
     return QuerySupervisor(SupervisorSettings.from_env(prefix=prefix))

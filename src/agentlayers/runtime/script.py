@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 __all__ = [
+    "DEFAULT_SCRIPT",
     "CallTool",
     "Delay",
     "Fail",
@@ -191,10 +192,27 @@ class Script:
         return load_script(Path(path))
 
 
-ECHO: Final = Script(
-    [Turn([Say("You said: {prompt}")], repeat=True)], source="built-in echo script"
+DEFAULT_SCRIPT: Final = Script(
+    [
+        Turn(
+            [
+                Say("I will write that down."),
+                CallTool("write_file", {"path": "note-{turn}.txt", "content": "{prompt}\n"}),
+                CallTool("run_command", {"command": ["cat", "note-{turn}.txt"]}),
+                Say("Noted: {result}"),
+            ],
+            when="*note*",
+            repeat=True,
+        ),
+        Turn([Say("You said: {prompt}")], repeat=True),
+    ],
+    source="built-in script",
 )
-"""What a scripted agent does when it is given no script."""
+"""
+What a scripted agent does when it is given no script, so that a first run shows something.
+
+A prompt with the word *note* is written to a file and read back by a command; any other one is echoed.
+"""
 
 
 def render(value: Any, names: Mapping[str, str]) -> Any:

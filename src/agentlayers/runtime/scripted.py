@@ -21,7 +21,7 @@ from agentlayers.errors import UsageError
 from agentlayers.runtime.backend import AgentBackend, Prompt
 from agentlayers.runtime.frames import Frames, new_uuid
 from agentlayers.runtime.options import QueryOptions
-from agentlayers.runtime.script import ECHO, Script
+from agentlayers.runtime.script import DEFAULT_SCRIPT, Script
 from agentlayers.runtime.scripted_query import ScriptedQuery, ScriptProgress
 from agentlayers.runtime.tools import COMMAND_TIMEOUT_SECONDS, Workspace
 from agentlayers.settings import parse_seconds
@@ -42,7 +42,8 @@ class ScriptedBackend(AgentBackend):
     temporary directory that is gone when the query is closed.
 
     Args:
-        script: What to play: a script or the path of a YAML file. :obj:`None` echoes each prompt.
+        script: What to play: a script or the path of a YAML file. :obj:`None` plays
+            ``script.DEFAULT_SCRIPT``, which keeps notes and echoes.
         directory: Where tools run.
         seed: Makes all ids repeatable: the n-th query of two backends with one seed has the same ids.
         command_timeout: Seconds for a command that sets no timeout, or a text such as ``"30 seconds"``.
@@ -66,7 +67,7 @@ class ScriptedBackend(AgentBackend):
             raise UsageError(
                 f"script must be a Script or the path of a YAML file, got {type(script).__name__}"
             )
-        self._script = ECHO if script is None else script
+        self._script = DEFAULT_SCRIPT if script is None else script
         self._directory = None if directory is None else Path(directory)
         self._seed = seed
         self._command_timeout = parse_seconds(command_timeout, setting="command_timeout")

@@ -1,0 +1,86 @@
+"""The agent stores: chat history, artifacts, audit log, session index; settings, cleanup, export."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentlayers.storage.artifact import (
+        ArtifactConflict,
+        ArtifactKind,
+        ArtifactRecord,
+        ArtifactVersion,
+    )
+    from agentlayers.storage.artifacts import ArtifactStore
+    from agentlayers.storage.audit_event import AuditEntry
+    from agentlayers.storage.audit_log import AuditEventStore
+    from agentlayers.storage.chat_event import ChatEvent, ChatEventSource
+    from agentlayers.storage.chat_history import ChatHistoryStore
+    from agentlayers.storage.cleanup import CleanupReport, StorageCleanup
+    from agentlayers.storage.digest import Digest, digest_of, journal_digest
+    from agentlayers.storage.export import export_lines, read_entries
+    from agentlayers.storage.pagination import Page
+    from agentlayers.storage.session_index import SessionIndexStore, SessionMeta
+    from agentlayers.storage.storage_config import StorageConfig
+
+__all__ = [
+    "ArtifactConflict",
+    "ArtifactKind",
+    "ArtifactRecord",
+    "ArtifactStore",
+    "ArtifactVersion",
+    "AuditEntry",
+    "AuditEventStore",
+    "ChatEvent",
+    "ChatEventSource",
+    "ChatHistoryStore",
+    "CleanupReport",
+    "Digest",
+    "Page",
+    "SessionIndexStore",
+    "SessionMeta",
+    "StorageCleanup",
+    "StorageConfig",
+    "digest_of",
+    "export_lines",
+    "journal_digest",
+    "read_entries",
+]
+
+_HOMES = {
+    "ArtifactConflict": "artifact",
+    "ArtifactKind": "artifact",
+    "ArtifactRecord": "artifact",
+    "ArtifactStore": "artifacts",
+    "ArtifactVersion": "artifact",
+    "AuditEntry": "audit_event",
+    "AuditEventStore": "audit_log",
+    "ChatEvent": "chat_event",
+    "ChatEventSource": "chat_event",
+    "ChatHistoryStore": "chat_history",
+    "CleanupReport": "cleanup",
+    "Digest": "digest",
+    "Page": "pagination",
+    "SessionIndexStore": "session_index",
+    "SessionMeta": "session_index",
+    "StorageCleanup": "cleanup",
+    "StorageConfig": "storage_config",
+    "digest_of": "digest",
+    "export_lines": "export",
+    "journal_digest": "digest",
+    "read_entries": "export",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

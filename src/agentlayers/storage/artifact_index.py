@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentlayers.errors import MalformedMessageError
 from agentlayers.journal.conflict_policy import ConflictPolicy, Resolution, Version
@@ -100,7 +100,8 @@ class ArtifactRow:
         )
 
 
-class SessionTotals(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SessionTotals:
     """
     How much one session has.
 
@@ -196,7 +197,7 @@ def _row(primary_key: str, heads: Sequence[Version], policy: ConflictPolicy) -> 
 def not_kept(
     newest_first: Iterable[ArtifactRow], retention: ArtifactRetention, *, now_ms: int
 ) -> list[ArtifactRow]:
-    """Choose what retention drops of one session: too old, too many, or not fitting with the newer ones."""
+    """Choose what retention drops of one session: too old, too many, or not fitting in."""
     kept_count, kept_bytes = 0, 0
     doomed = []
     for row in newest_first:
@@ -216,7 +217,7 @@ def not_kept(
 
 
 def readable_heads(heads: Sequence[Version]) -> list[Version]:
-    """Leave out versions that are no artifacts, so that one bad entry of a peer hides no good one."""
+    """Leave out versions that are no artifacts, so that a bad entry of a peer hides no good one."""
     return [head for head in heads if head.is_deletion or _is_readable(head)]
 
 

@@ -76,7 +76,7 @@ class ArtifactStore(JournaledStore):
     def _enabled_in(self, enabled: EnabledStores) -> bool:
         return enabled.artifacts
 
-    def _retention(self, retention: Retention) -> builtins.list[CompactionStrategy]:
+    def _retention(self, _retention: Retention) -> builtins.list[CompactionStrategy]:
         # By session, creation time and content: see _enforce, which a strategy over entries cannot
         # say.
         return []
@@ -105,8 +105,9 @@ class ArtifactStore(JournaledStore):
         )
         if travelling > _CONTENT_BYTES_MAX:
             raise UsageError(
-                f"artifact {record.id!r}: content of {record.size_bytes} bytes takes {travelling} bytes as "
-                f"{record.encoding}; at most {_CONTENT_BYTES_MAX} are stored in one artifact, so split it"
+                f"artifact {record.id!r}: content of {record.size_bytes} bytes takes {travelling} "
+                f"bytes as {record.encoding}; at most {_CONTENT_BYTES_MAX} fit into one artifact, "
+                "so split it"
             )
 
         def work(tx: JournalTransaction) -> ArtifactRecord:
@@ -320,7 +321,7 @@ class ArtifactStore(JournaledStore):
         return await self.log.read(work)
 
     async def conflicts(self, session_id: str | None = None) -> builtins.list[ArtifactConflict]:
-        """List artifacts with several versions that did not know of each other; the next put settles each."""
+        """List artifacts with concurrent versions; the next put of one settles it."""
 
         def work(tx: JournalTransaction) -> builtins.list[ArtifactConflict]:
             found = [self._conflict(conflict.heads) for conflict in tx.conflicts(STORE)]
@@ -385,8 +386,8 @@ def _put(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
     row = row_of(tx, key)
     if row is not None and (row.session_id, row.artifact_id) != (record.session_id, record.id):
         raise UsageError(
-            f"artifact {record.id!r} of session {record.session_id!r} has the key {key!r}, which already names "
-            f"{row.artifact_id!r} of session {row.session_id!r}; choose another id"
+            f"artifact {record.id!r} of session {record.session_id!r} has the key {key!r}, which "
+            f"already names {row.artifact_id!r} of session {row.session_id!r}; choose another id"
         )
     created = record.created_at_ms
     if created is None:

@@ -36,7 +36,7 @@ _Number = (int, float)
 
 @dataclass(frozen=True, slots=True)
 class _AuditEventType:
-    """Fields of one event: their types, which must be there, which values they may have, and the key."""
+    """Fields of one event: types, which must be there, which values they may have; and the key."""
 
     types: Mapping[str, type | tuple[type, ...]]
     required: tuple[str, ...]

@@ -251,7 +251,7 @@ class AuditEventStore(JournaledStore):
         return decoded_changes(self.log.changes(after), wanted)
 
     # -- read model --------------------------------------------------------------------------------
-    def _project(self, tx: JournalTransaction, entry: Entry, heads: object) -> None:
+    def _project(self, tx: JournalTransaction, entry: Entry, _heads: object) -> None:
         for key in _index_keys(entry):
             tx.put(key, entry.event.encode())
 

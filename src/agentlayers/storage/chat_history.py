@@ -320,7 +320,7 @@ class ChatHistoryStore(JournaledStore):
         return await self.log.read(work)
 
     # -- read model --------------------------------------------------------------------------------
-    def _project(self, tx: JournalTransaction, entry: Entry, heads: object) -> None:
+    def _project(self, tx: JournalTransaction, entry: Entry, _heads: object) -> None:
         event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
         key = _event_key(event)
         if tx.get(key) is not None or tx.get(pack_key(_STORE, "x") + entry.id) is not None:

@@ -36,7 +36,7 @@ class Digest(NamedTuple):
 
 
 def is_synced(stored: StoredEntry) -> bool:
-    """Tell whether an entry is sent to remotes and part of digests, if its store is synced at all."""
+    """Tell whether an entry is sent to remotes and part of digests, if its store is synced."""
     return stored.entry.event not in UNSYNCED_EVENTS
 
 

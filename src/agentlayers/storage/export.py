@@ -108,7 +108,8 @@ def payload_of_line(fields: Mapping[str, Any]) -> bytes:
     payload = fields.get("payload")
     if not isinstance(payload, Mapping):
         raise UsageError(
-            "export line: there is no payload; expected a line written by 'agentlayers journal export'"
+            "export line: there is no payload; expected a line that "
+            "'agentlayers journal export' wrote"
         )
     return encode_payload(_from_json(payload))
 

@@ -71,7 +71,8 @@ def read_journal_file(
     with translated("read", path), closing(_open(path)) as connection:
         names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store"))
         rows = connection.execute(
-            "SELECT position, store, id, event, primary_key, payload, origin, applied FROM entry ORDER BY position"
+            "SELECT position, store, id, event, primary_key, payload, origin, applied "
+            "FROM entry ORDER BY position"
         )
         for position, store, entry_id, event, primary_key, payload, origin, applied in rows:
             name = names[store]
@@ -115,8 +116,8 @@ def _open(path: Path) -> sqlite3.Connection:
                 backend="sqlite",
                 operation="read",
                 path=path,
-                reason=f"the file has schema version {version}, this release reads up to {SCHEMA_VERSION}; "
-                "use the release that wrote it, or a newer one",
+                reason=f"the file has schema version {version}, this release reads up to "
+                f"{SCHEMA_VERSION}; use the release that wrote it, or a newer one",
             )
     except BaseException:
         connection.close()

@@ -100,7 +100,7 @@ class JournaledStore(abc.ABC):
             self._unregister = self._sync.register(log)
         return self
 
-    def _opened(self) -> None:
+    def _opened(self) -> None:  # noqa: B027  # most stores have nothing to do here
         """Do what has to be done once the journal knows the store."""
 
     async def __aexit__(
@@ -206,7 +206,7 @@ class JournaledStore(abc.ABC):
 
     @classmethod
     def layer_memory(cls) -> Layer:
-        """Keep the store in memory, for tests: it is gone when it is closed, and is never synced."""
+        """Keep the store in memory, for tests: gone when it is closed, and never synced."""
         return unsynced_store_layer(cls, memory_journal_layer())
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Layers of a store's private parts: a journal of its own, in memory or in a file, or a remote of its own."""
+"""Layers of a store's private parts: a journal of its own, or a remote of its own."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = [
 
 def memory_journal_layer() -> Layer:
     """Offer a journal that is gone when it is closed."""
-    from agentlayers.journal.memory_journal import MemoryJournal
+    from agentlayers.journal.memory import MemoryJournal
 
     return Layer.scoped(EventJournal, MemoryJournal)
 
 
 def sqlite_journal_layer(store: str, directory: str | Path | None = None) -> Layer:
-    """Offer a journal in ``<directory>/<store>.sqlite``; ``directory`` defaults to the storage directory."""
+    """Offer a journal in ``<store>.sqlite``, in ``directory`` or the storage directory."""
     return Layer.scoped(EventJournal, _sqlite_journal, store=store, directory=directory)
 
 
@@ -44,7 +44,7 @@ def own_journal_path(
 def _sqlite_journal(
     *, store: str, directory: str | Path | None, storage_config: StorageConfig | None = None
 ) -> EventJournal:
-    from agentlayers.journal.sqlite_journal import SQLiteJournal
+    from agentlayers.journal.sqlite import SQLiteJournal
 
     return SQLiteJournal(own_journal_path(store, directory, storage_config))
 

@@ -54,5 +54,6 @@ def parse_cursor(cursor: str) -> bytes:
         return base64.b64decode(padded, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
         raise UsageError(
-            f"cursor: {cursor!r} cannot be used; expected the next_cursor of a page or the cursor of an item"
+            f"cursor: {cursor!r} cannot be used; expected the next_cursor of a page "
+            "or the cursor of an item"
         ) from error

@@ -13,8 +13,9 @@ import builtins
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from agentlayers.errors import UsageError
 from agentlayers.journal.event_journal import EventJournal
@@ -115,7 +116,7 @@ class SessionIndexStore:
         return await self.journal.transact(work)
 
     async def remove(self, session_id: str) -> bool:
-        """Take a session out of the index, though not out of any store; tell whether it was there."""
+        """Take a session out of the index, though not out of any store; tell if it was there."""
         return await self.journal.transact(lambda tx: _remove(tx, session_id))
 
     def touch_in(
@@ -157,7 +158,7 @@ class SessionIndexStore:
         return meta
 
     def release_in(self, tx: JournalTransaction, session_id: str, holder: str) -> None:
-        """Note that a store has nothing of the session any more; the last one takes the session along."""
+        """Note that a store has nothing of the session any more; the last one takes it along."""
         tx.delete(_holder_key(session_id, holder))
         start = pack_key(_STORE, "h", session_id)
         if next(iter(tx.scan(start, prefix_end(start), limit=1)), None) is None:
@@ -174,6 +175,7 @@ class SessionIndexStore:
         order_by: SessionOrder = "updated_at",
         direction: Direction = "desc",
         limit: int | None = None,
+        offset: int = 0,
         cursor: str | None = None,
     ) -> builtins.list[SessionMeta]:
         """
@@ -183,13 +185,14 @@ class SessionIndexStore:
             order_by: What to sort by.
             direction: Lowest or highest first.
             limit: At most so many; ``index_page_size`` if not given; 0 or less lists nothing.
+            offset: Skip so many; prefer ``cursor``, which stays right while others write.
             cursor: Continue strictly after this place; see :meth:`SessionMeta.cursor`.
 
         Raises:
             UsageError: An unknown order or direction, or a cursor of another listing.
         """
         page = await self.list_page(
-            order_by=order_by, direction=direction, limit=limit, cursor=cursor
+            order_by=order_by, direction=direction, limit=limit, offset=offset, cursor=cursor
         )
         return builtins.list(page.items)
 
@@ -199,6 +202,7 @@ class SessionIndexStore:
         order_by: SessionOrder = "updated_at",
         direction: Direction = "desc",
         limit: int | None = None,
+        offset: int = 0,
         cursor: str | None = None,
     ) -> Page[SessionMeta]:
         """List like :meth:`list`, with the cursor of the next page if there is more."""
@@ -208,13 +212,15 @@ class SessionIndexStore:
                 "expected updated_at or created_at, and asc or desc"
             )
         limit = self._page_size if limit is None else limit
+        if offset < 0:
+            raise UsageError(f"offset: {offset} cannot be used; expected 0 or more")
         if limit <= 0:
             return Page((), None)
         start, end = _range(order_by, direction, cursor)
 
         def work(tx: JournalTransaction) -> builtins.list[SessionMeta]:
-            rows = tx.scan(start, end, reverse=direction == "desc", limit=limit + 1)
-            found = (_get(tx, value.decode()) for _key, value in rows)
+            rows = tx.scan(start, end, reverse=direction == "desc", limit=offset + limit + 1)
+            found = (_get(tx, value.decode()) for _key, value in islice(rows, offset, None))
             return [meta for meta in found if meta is not None]
 
         found = await self.journal.read(work)
@@ -249,7 +255,7 @@ class SessionIndexStore:
 
     @classmethod
     def layer_sqlite(cls, directory: str | None = None) -> Layer:
-        """Keep the index in ``session_index.sqlite`` under ``directory`` or the storage directory."""
+        """Keep the index in ``session_index.sqlite``, in ``directory`` or the storage directory."""
         from agentlayers.storage.own_journal import sqlite_journal_layer
 
         return cls._layer_of(sqlite_journal_layer(_STORE, directory))

@@ -184,6 +184,14 @@ class StorageConfig(SettingsModel):
                 raise settings_error(error, type(self), setting="storage_config") from error
 
     @classmethod
+    def _validated(cls, settings: dict[str, Any]) -> Self:
+        # Not through the constructor: it would name its own path in the error.
+        made: Self = cls.__pydantic_validator__.validate_python(
+            settings, self_instance=cls.__new__(cls)
+        )
+        return made
+
+    @classmethod
     def from_mapping(cls, settings: Mapping[str, Any], *, setting: str = "storage_config") -> Self:
         """
         Read settings from a mapping, as YAML gives it.
@@ -200,9 +208,7 @@ class StorageConfig(SettingsModel):
 
         """
         try:
-            return cls.__pydantic_validator__.validate_python(
-                dict(settings), self_instance=cls.__new__(cls)
-            )
+            return cls._validated(dict(settings))
         except ValidationError as error:
             raise settings_error(error, cls, setting=setting) from error
 
@@ -228,9 +234,7 @@ class StorageConfig(SettingsModel):
             if text is not None:
                 _set(settings, path, text)
         try:
-            return cls.__pydantic_validator__.validate_python(
-                settings, self_instance=cls.__new__(cls)
-            )
+            return cls._validated(settings)
         except ValidationError as error:
             variable = _variable_of(error, environment, prefix)
             found = settings_error(error, cls, setting="")

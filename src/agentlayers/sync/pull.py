@@ -21,31 +21,17 @@ from agentlayers.journal.event_journal import Acknowledgement, RemoteWriteResult
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.entry_codec import decode_entry
 from agentlayers.protocol.messages import RemoteEncryptedEntry
+from agentlayers.sync.inbox import Acknowledged, Inbox, Received
 from agentlayers.sync.registration import Registration
 from agentlayers.sync.signal import Signal
 
-__all__ = ["Acknowledged", "Pull", "Received"]
+__all__ = ["Pull"]
 
 _ENTRIES_PER_TRANSACTION_MAX: Final = 2048
 """Enough to share the cost of a commit, and soon enough opened not to hold up the loop."""
 
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """Changes of this store, still sealed."""
-
-    entries: Sequence[RemoteEncryptedEntry]
-    through: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """An Ack, with the local positions of what it acknowledges."""
-
-    positions: Sequence[int]
-    sequences: Sequence[int]
-    through: int | None
-    barrier: asyncio.Future[None] | None = None
+_BYTES_PER_TRANSACTION_MAX: Final = 4 * limits.MIB
+"""Ciphertext opened for one transaction (one larger message still goes alone)."""
 
 
 @dataclass(slots=True)
@@ -57,8 +43,17 @@ class _Step:
     positions: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
     barriers: list[asyncio.Future[None]] = field(default_factory=list)
+    size: int = 0
     cursor: int = 0
     moves_cursor: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the transaction is worth its commit as it is."""
+        return (
+            len(self.entries) >= _ENTRIES_PER_TRANSACTION_MAX
+            or self.size >= _BYTES_PER_TRANSACTION_MAX
+        )
 
     def move_cursor(self, through: int) -> None:
         if through > self.cursor:
@@ -91,51 +86,41 @@ class Pull:
         self._registration, self._log = registration, registration.log
         self._encryption, self._remote_id, self._is_stock = encryption, remote_id, is_stock
         self._clock, self._changed = clock, changed
-        self._inbox: asyncio.Queue[Received | Acknowledged] = asyncio.Queue(
-            limits.PULL_QUEUE_MESSAGES_MAX
-        )
+        self._inbox = Inbox()
         self._is_applying = False
 
     @property
     def is_idle(self) -> bool:
         """Whether everything received is in the journal."""
-        return self._inbox.empty() and not self._is_applying
+        return not self._inbox and not self._is_applying
 
     @property
     def queued(self) -> int:
         """Messages received and not yet in the journal; never more than the bound."""
-        return self._inbox.qsize()
-
-    def offer(self, message: Received | Acknowledged) -> bool:
-        """Queue a message without waiting; :obj:`False` if there is no room."""
-        if isinstance(message, Received):
-            self.arrived_at = asyncio.get_running_loop().time()
-        if self._inbox.full():
-            return False
-        self._inbox.put_nowait(message)
-        return True
+        return len(self._inbox)
 
     async def put(self, message: Received | Acknowledged) -> None:
-        """Queue a message, waiting for room; meanwhile the socket is not read."""
+        """Queue a message; while there is no room the socket is not read."""
+        if isinstance(message, Received):
+            self.arrived_at = asyncio.get_running_loop().time()
         await self._inbox.put(message)
 
     async def run(self) -> None:
         """Bring what arrives into the journal, for as long as the connection lasts."""
         while True:
-            step = _Step(cursor=self.cursor)
-            message: Received | Acknowledged | None = await self._inbox.get()
+            message = await self._inbox.get()
             self._is_applying = True
-            while message is not None:
-                self._add(step, message)
-                message = None
-                if len(step.entries) < _ENTRIES_PER_TRANSACTION_MAX and not self._inbox.empty():
-                    # The reader gets a turn, so that Pongs and Acks are not held up by decryption.
-                    await asyncio.sleep(0)
-                    message = self._inbox.get_nowait()
+            step = _Step(cursor=self.cursor)
+            self._add(step, message)
+            while self._inbox and not step.is_large:
+                # The reader gets a turn, so that Pongs and Acks are not held up by decryption.
+                await asyncio.sleep(0)
+                self._add(step, await self._inbox.get())
             await self._commit(step)
             self._is_applying = False
 
     def _add(self, step: _Step, message: Received | Acknowledged) -> None:
+        step.size += message.size
         if isinstance(message, Received):
             self._open(message.entries, step)
             through = message.through

@@ -57,7 +57,6 @@ class Push:
     def on_commit(self, commit: Commit) -> None:
         """Look for pending entries again, if the commit touched this store."""
         if self._log.store in commit.stores:
-            self._registration.is_stale = True
             self.wake()
 
     def wake(self) -> None:

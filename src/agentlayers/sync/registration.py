@@ -58,6 +58,12 @@ class Registration:
         """What the server calls it."""
         return self.log.public_key
 
+    def note_commit(self) -> None:
+        """Something was written here: until it is counted, at least one entry may be pending."""
+        self.is_stale = True
+        if self.pending is not None:
+            self.pending = max(1, self.pending)
+
     def acknowledged(self, count: int, now: float) -> None:
         """Note that the server durably holds ``count`` more of our entries."""
         self.sent += count

@@ -9,11 +9,13 @@ from typing import Final
 import structlog
 
 from agentlayers.crypto.encryption import Encryption
+from agentlayers.errors import ConnectionLostError
 from agentlayers.journal.event_journal import RemoteState
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.client_session import ClientSession
 from agentlayers.protocol.events import AckReceived, ChangesReceived
-from agentlayers.sync.pull import Acknowledged, Pull, Received
+from agentlayers.sync.inbox import Acknowledged, Received
+from agentlayers.sync.pull import Pull
 from agentlayers.sync.push import Push
 from agentlayers.sync.registration import Registration
 from agentlayers.sync.signal import Signal
@@ -63,6 +65,7 @@ class Replication:
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._stop_listening: Callable[[], None] | None = None
         self._has_resumed = False
+        self._resumed_at = 0
 
     async def run(self) -> None:
         """Resume from the stored cursor and replicate until cancelled or something fails."""
@@ -105,13 +108,32 @@ class Replication:
         registration.pending, registration.is_stale = state.pending, False
         self.pull.cursor = registration.next_sequence = state.next_sequence
         self.pull.arrived_at = asyncio.get_running_loop().time()
+        self._resumed_at = state.next_sequence
         self._session.request_changes(log.public_key, state.next_sequence)
         self._has_resumed = True
+        if extensions is not None:
+            # Its Ack says where the server is, even if nothing else is said on this connection.
+            self._session.write_entries(log.public_key, ())
         self._flush()
         self._changed.notify()
 
+    async def _check_head(self, through: int | None) -> None:
+        """Start over when the server holds less than it once had: it was restored from a backup."""
+        # A server may read "from 1" as "from the start" (a stock journal asks so when it is empty).
+        if through is None or through >= self._resumed_at or self._resumed_at <= 1:
+            return
+        log, extensions = self.registration.log, self._session.extensions
+        incarnation = extensions.incarnation if extensions is not None else b""
+        logger.warning("remote_head_below_cursor", store=log.store, head=through)
+        await log.journal.reset_remote(log.store, self._remote_id, incarnation=incarnation)
+        raise ConnectionLostError(
+            reason=f"the server has {through} entries of {log.store} where it had "
+            f"{self._resumed_at}; exchanging all of them again"
+        )
+
     async def receive(self, event: ChangesReceived | AckReceived) -> None:
         """Take what the server says of this store; waits while the journal is behind."""
+        await self._check_head(event.through)
         message: Received | Acknowledged
         if isinstance(event, ChangesReceived):
             message = Received(event.entries, event.through)
@@ -122,8 +144,7 @@ class Replication:
                 event.through,
                 self._barriers.pop(event.message_id, None),
             )
-        if not self.pull.offer(message):
-            await self.pull.put(message)
+        await self.pull.put(message)
 
     def leave(self) -> None:
         """Tell the server not to send more of this store."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -239,7 +239,7 @@ class SyncService:
 
         def note_write(commit: Any) -> None:
             if log.store in commit.stores:
-                registration.is_stale = True
+                registration.note_commit()
                 self._changed.notify()
 
         self._registrations[log.store] = registration
@@ -376,7 +376,7 @@ class SyncService:
                 await registration.recount()
         return self.status
 
-    async def status_stream(self) -> AsyncIterator[SyncStatus]:
+    async def status_stream(self) -> AsyncGenerator[SyncStatus, None]:
         """Yield the status now and after each change; changes that come quickly are merged."""
         shown: SyncStatus | None = None
         while True:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import string
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -233,11 +235,7 @@ def test_cursors_are_url_safe_and_come_back(place: bytes) -> None:
     cursor = format_cursor(place)
 
     assert parse_cursor(cursor) == place
-    assert (
-        cursor.replace("-", "").replace("_", "").isalnum()
-        or cursor in ("",)
-        or set(cursor) <= set("-_")
-    )
+    assert set(cursor) <= set(string.ascii_letters + string.digits + "-_")
 
 
 @pytest.mark.parametrize("cursor", ["no spaces", "é", "a", "!!!!"])

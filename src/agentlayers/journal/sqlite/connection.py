@@ -68,14 +68,18 @@ def storage_error(error: Exception, *, operation: str, path: Path) -> StorageErr
     """Return ours for one of the driver's or the system's errors."""
     if isinstance(error, OSError):
         reason = f"{error.strerror or error}; check that it is a directory this user may write to"
-        return StorageUnavailableError(backend=_BACKEND, operation=operation, path=path, reason=reason)
+        return StorageUnavailableError(
+            backend=_BACKEND, operation=operation, path=path, reason=reason
+        )
     code = (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE_MASK
     if code in _CORRUPT or (code == sqlite3.SQLITE_ERROR and operation == "open"):
         reason = (
             f"{error}; the file is damaged or no journal. Nothing was changed: restore it from a backup, "
             "or move it aside to start anew and fetch what the server holds"
         )
-        return StorageCorruptionError(backend=_BACKEND, operation=operation, path=path, reason=reason)
+        return StorageCorruptionError(
+            backend=_BACKEND, operation=operation, path=path, reason=reason
+        )
     advice = _ADVICE.get(code, "unexpected error of the database")
     return StorageUnavailableError(
         backend=_BACKEND, operation=operation, path=path, reason=f"{error}; {advice}"

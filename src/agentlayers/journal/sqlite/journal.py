@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random as random_module
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable
@@ -12,10 +13,8 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from agentlayers.errors import StateError
-from agentlayers.journal.event_journal import Commit
 from agentlayers.journal.sqlite.connection import check_durability, translated
 from agentlayers.journal.sqlite.reader import ReaderPool
-from agentlayers.journal.sqlite.transaction import SQLiteTransaction
 from agentlayers.journal.sqlite.writer import WriterThread
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.journal.transactional import TransactionalJournal
@@ -75,11 +74,17 @@ class SQLiteJournal(TransactionalJournal):
     async def __aenter__(self) -> Self:
         if self._is_open:
             raise StateError(f"{self!r} is open already")
-        stores: dict[str, int] = {}
-        writer = WriterThread(self.path, self._registry, stores, self._publish, durability=self._durability)
+        writer = WriterThread(
+            self.path,
+            self._registry,
+            self._hub.publish,
+            is_followed=lambda: self._hub.is_followed,
+            durability=self._durability,
+        )
         await writer.start()
         readers = ReaderPool(self.path, self._registry, durability=self._durability)
         self._writer, self._readers, self._is_open = writer, readers, True
+        self._hub.on_followed = writer.nudge
         try:
             self._hub.last_position = await self.transact(self._load)
         except BaseException:
@@ -96,7 +101,10 @@ class SQLiteJournal(TransactionalJournal):
         return tx.next_position() - 1
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._is_open = False
         self._hub.close()
@@ -108,15 +116,12 @@ class SQLiteJournal(TransactionalJournal):
             await asyncio.shield(readers.close())
         self._registry.clear()
 
-    def _publish(self, commit: Commit) -> None:
-        self._hub.publish(commit)
-
     async def transact(self, work: Callable[[JournalTransaction], T]) -> T:
         """Run ``work`` in a transaction; see :meth:`EventJournal.transact`."""
         if self._writer is None:
             self._require_open()
             raise StateError("the journal is closing")
-        return await self._writer.submit(work, watch=self._hub.is_followed)
+        return await self._writer.submit(work)
 
     async def read(self, work: Callable[[JournalTransaction], T]) -> T:
         """Run ``work`` on a snapshot; see :meth:`EventJournal.read`."""
@@ -124,3 +129,23 @@ class SQLiteJournal(TransactionalJournal):
             self._require_open()
             raise StateError("the journal is closing")
         return await self._readers.run(work)
+
+    async def destroy(self) -> None:
+        """Close the journal and delete its files, for good."""
+        await self.__aexit__(None, None, None)
+        with translated("destroy", self.path):
+            for suffix in ("", "-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    async def _reclaim(self) -> None:
+        # In steps, so that appends get their turn between them.
+        while self._writer is not None and await self._writer.maintain(_vacuum_step):
+            pass
+
+
+def _vacuum_step(connection: sqlite3.Connection) -> bool:
+    connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+    (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+    if left == 0:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return bool(left)

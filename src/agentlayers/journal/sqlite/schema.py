@@ -40,9 +40,9 @@ _VERSION_1: Final = (
     """,
     # By id, not by (store, id): also answers "highest id held". One id may be in two stores.
     "CREATE UNIQUE INDEX entry_id ON entry (id, store)",
-    "CREATE INDEX entry_of_store ON entry (store, position)",
-    # What can be pending, alone: small on a replica that mostly receives.
+    # Every entry is in one of these two. What can be pending is alone: small on a replica that mostly receives.
     "CREATE INDEX entry_outbound ON entry (store, position) WHERE outbound",
+    "CREATE INDEX entry_other ON entry (store, position) WHERE NOT outbound",
     "CREATE INDEX entry_version ON entry (store, primary_key, id) WHERE keyed",
     """
     CREATE TABLE key_state (

@@ -1,0 +1,104 @@
+"""Entries, the journals that hold them, and what becomes of concurrent versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentlayers.journal.causality import Conflict
+from agentlayers.journal.compaction import (
+    ByAge,
+    ByCount,
+    ByKey,
+    BySize,
+    Candidate,
+    Compaction,
+    CompactionReport,
+    CompactionStrategy,
+    Composite,
+)
+from agentlayers.journal.conflict_policy import (
+    ConflictPolicy,
+    FirstWriteWins,
+    LastWriteWins,
+    Merge,
+    Reject,
+    Resolution,
+    Version,
+)
+from agentlayers.journal.entry import Entry, RemoteEntry, StoredEntry
+from agentlayers.journal.entry_id import entry_id_millis, next_entry_id
+from agentlayers.journal.event_journal import (
+    Acknowledgement,
+    Commit,
+    EventJournal,
+    Observation,
+    QuarantinedEntry,
+    Remote,
+    RemoteState,
+    RemoteWriteResult,
+    StoreSchema,
+    UnappliedEntry,
+)
+from agentlayers.journal.keys import pack_key, prefix_end
+
+if TYPE_CHECKING:
+    from agentlayers.journal.memory import MemoryJournal
+    from agentlayers.journal.sqlite import SQLiteJournal
+    from agentlayers.journal.transaction import JournalTransaction
+
+__all__ = [
+    "Acknowledgement",
+    "ByAge",
+    "ByCount",
+    "ByKey",
+    "BySize",
+    "Candidate",
+    "Commit",
+    "Compaction",
+    "CompactionReport",
+    "CompactionStrategy",
+    "Composite",
+    "Conflict",
+    "ConflictPolicy",
+    "Entry",
+    "EventJournal",
+    "FirstWriteWins",
+    "JournalTransaction",
+    "LastWriteWins",
+    "MemoryJournal",
+    "Merge",
+    "Observation",
+    "QuarantinedEntry",
+    "Reject",
+    "Remote",
+    "RemoteEntry",
+    "RemoteState",
+    "RemoteWriteResult",
+    "Resolution",
+    "SQLiteJournal",
+    "StoreSchema",
+    "StoredEntry",
+    "UnappliedEntry",
+    "Version",
+    "entry_id_millis",
+    "next_entry_id",
+    "pack_key",
+    "prefix_end",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Loaded at first use: they bring sqlite3, msgpack, structlog and sortedcontainers with them.
+    if name == "SQLiteJournal":
+        from agentlayers.journal.sqlite import SQLiteJournal
+
+        return SQLiteJournal
+    if name == "MemoryJournal":
+        from agentlayers.journal.memory import MemoryJournal
+
+        return MemoryJournal
+    if name == "JournalTransaction":
+        from agentlayers.journal.transaction import JournalTransaction
+
+        return JournalTransaction
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

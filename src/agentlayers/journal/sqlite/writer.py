@@ -1,0 +1,270 @@
+"""
+The one thread that writes to a journal file: group commit.
+
+What is queued when a commit begins shares it (one fsync), each piece of work in its own savepoint. Results
+and the news of the commit reach the event loop in one call per batch, in commit order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agentlayers.errors import StateError
+from agentlayers.journal.event_journal import Commit
+from agentlayers.journal.registry import JournalRegistry
+from agentlayers.journal.sqlite.connection import Durability, open_file, translated
+from agentlayers.journal.sqlite.transaction import SQLiteTransaction, Tail
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.limits import COMMIT_BATCH_MAX, FOREIGN_COMMIT_POLL_SECONDS
+
+__all__ = ["WriterThread"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Callable[[Any], Any]
+    future: asyncio.Future[Any]
+    is_maintenance: bool = False
+    value: Any = None
+    error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.value)
+
+
+class WriterThread:
+    """Owns the writing connection; everything but :meth:`_run` and below belongs to the event loop."""
+
+    def __init__(
+        self,
+        path: Path,
+        registry: JournalRegistry,
+        publish: Callable[[Commit], None],
+        *,
+        is_followed: Callable[[], bool],
+        durability: Durability,
+    ) -> None:
+        self._path, self._registry, self._publish = path, registry, publish
+        self._is_followed, self._durability = is_followed, durability
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._is_stopping = False
+        self._stores: dict[str, int] = {}
+        self._last_position = 0
+        self._data_version = 0
+        self._tail = Tail(None, None)
+        self._has_foreign_news = False
+
+    async def start(self) -> None:
+        """Open the file in the thread; raises what opening raises."""
+        self._loop = asyncio.get_running_loop()
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(
+            target=self._run, name=f"journal {self._path.name}", daemon=True
+        )
+        self._thread.start()
+        await self._started
+
+    async def stop(self) -> None:
+        """Finish what is queued, close the file, end the thread."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._queue.put(None)
+        await self._stopped
+        self._thread.join()
+
+    def submit(self, work: Callable[[JournalTransaction], T]) -> asyncio.Future[T]:
+        """Queue a transaction; the future is done when it is durable or undone."""
+        return self._put(work, is_maintenance=False)
+
+    def maintain(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Queue something that runs between transactions, such as giving space back."""
+        return self._put(work, is_maintenance=True)
+
+    def _put(self, work: Callable[[Any], Any], *, is_maintenance: bool) -> asyncio.Future[Any]:
+        if self._is_stopping:
+            raise StateError("the journal is closing")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put(_Job(work, future, is_maintenance))
+        return future
+
+    def nudge(self) -> None:
+        """Look for other processes' commits from now on, because somebody follows."""
+        if not self._is_stopping:
+            self.maintain(lambda connection: None)
+
+    # -- in the thread -------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        try:
+            self._connection = open_file(self._path, durability=self._durability)
+        except BaseException as error:  # noqa: BLE001  # handed to whoever awaits the start
+            self._call(_fail, self._started, error)
+            self._call(_succeed, self._stopped)
+            return
+        self._call(_succeed, self._started)
+        try:
+            self._serve()
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._call(_succeed, self._stopped)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        # The loop may be gone when a program ends without closing its journal.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                job = self._queue.get(
+                    timeout=FOREIGN_COMMIT_POLL_SECONDS if self._is_followed() else None
+                )
+            except queue.Empty:
+                self._look_for_foreign()
+                continue
+            batch: list[_Job] = []
+            while job is not None and not job.is_maintenance:
+                batch.append(job)
+                if len(batch) >= COMMIT_BATCH_MAX or self._queue.empty():
+                    break
+                job = self._queue.get()
+            if batch:
+                self._commit(batch)
+            if job is None:
+                return
+            if job.is_maintenance:
+                self._maintain(job)
+
+    def _maintain(self, job: _Job) -> None:
+        try:
+            with translated("maintain", self._path):
+                job.value = job.work(self._connection)
+        except BaseException as error:  # noqa: BLE001  # handed to whoever awaits it
+            job.error = error
+        self._call(job.settle)
+        self._look_for_foreign()
+
+    def _commit(self, batch: list[_Job]) -> None:
+        commit = None
+        stores = dict(self._stores)
+        try:
+            with translated("write", self._path):
+                self._connection.execute("BEGIN IMMEDIATE")
+                tx = SQLiteTransaction(
+                    self._registry,
+                    self._connection,
+                    path=self._path,
+                    read_only=False,
+                    stores=stores,
+                )
+                if not self._was_written_by_others():
+                    tx.resume(self._tail)
+                for job in batch:
+                    self._work(tx, job)
+                tx.flush()
+                commit = self._news(tx)
+                self._connection.execute("COMMIT")
+            self._stores, self._tail = stores, tx.tail()
+            if commit is not None:
+                self._last_position, self._has_foreign_news = commit.last_position, False
+        except BaseException as error:  # noqa: BLE001  # every caller of the batch is told
+            commit = None
+            if self._connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+            for job in batch:
+                job.error = job.error or error
+        self._call(self._deliver, batch, commit)
+        if self._has_foreign_news:
+            self._look_for_foreign()
+
+    def _was_written_by_others(self) -> bool:
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version == self._data_version:
+            return False
+        self._data_version = version
+        self._tail = Tail(None, None)
+        self._has_foreign_news = True
+        return True
+
+    def _work(self, tx: SQLiteTransaction, job: _Job) -> None:
+        if job.future.cancelled():
+            return
+        stores = tx.written_stores.copy()
+        savepoint = tx.open_savepoint()
+        try:
+            job.value = job.work(tx)
+        except BaseException as error:
+            job.error = error
+            if not self._connection.in_transaction:
+                # SQLite has given the whole transaction up, as it does on a full disk.
+                raise
+            tx.rollback_savepoint(savepoint)
+            tx.written_stores = stores
+        else:
+            tx.release_savepoint(savepoint)
+
+    def _news(self, tx: SQLiteTransaction) -> Commit | None:
+        if not tx.written_stores:
+            return None
+        last, stores = tx.next_position() - 1, frozenset(tx.written_stores)
+        if last - tx.rows_added > self._last_position:
+            # Since our last commit another process has added entries.
+            stores |= self._stores_between(self._last_position, last)
+        return Commit(stores, last)
+
+    def _stores_between(self, after: int, last: int) -> set[str]:
+        query = (
+            "SELECT DISTINCT name FROM store JOIN entry ON entry.store = store.number "
+            "WHERE entry.position > ? AND entry.position <= ?"
+        )
+        return {name for (name,) in self._connection.execute(query, (after, last))}
+
+    def _look_for_foreign(self) -> None:
+        try:
+            if self._was_written_by_others() or self._has_foreign_news:
+                self._publish_foreign()
+        except sqlite3.Error:
+            # Looked at again in a moment; whoever writes or reads is told what is wrong.
+            return
+
+    def _publish_foreign(self) -> None:
+        # Positions tell what is news, so a second look publishes nothing twice.
+        (last,) = self._connection.execute("SELECT max(position) FROM entry").fetchone()
+        if last is not None and last > self._last_position:
+            stores = self._stores_between(self._last_position, last)
+            self._last_position = last
+            self._call(self._publish, Commit(frozenset(stores), last))
+        self._has_foreign_news = False
+
+    def _deliver(self, batch: list[_Job], commit: Commit | None) -> None:
+        for job in batch:
+            job.settle()
+        if commit is not None:
+            self._publish(commit)
+
+
+def _succeed(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

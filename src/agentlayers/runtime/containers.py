@@ -1,0 +1,160 @@
+"""
+The container an agent application subclasses, and the names its slots have in YAML.
+
+The default graph is a local replica: a SQLite journal and an identity file in the storage directory, all
+four stores, the scripted agent, and no network. Settings come from the environment when an app is built.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from dependency_injector import providers
+
+from agentlayers.crypto.encryption import AesGcmEncryption, Encryption, PlaintextEncryption
+from agentlayers.errors import LayerError
+from agentlayers.eventlog.identity import Identity
+from agentlayers.journal.compaction import ByAge, ByCount, ByKey, BySize, CompactionStrategy, Composite
+from agentlayers.journal.conflict_policy import ConflictPolicy, FirstWriteWins, LastWriteWins, Reject
+from agentlayers.journal.event_journal import EventJournal
+from agentlayers.journal.memory import MemoryJournal
+from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.layer import Catalogue, LayerContainer, recipe, resource, singleton
+from agentlayers.runtime.agent_runtime import AgentRuntime, open_runtime
+from agentlayers.runtime.backend import AgentBackend
+from agentlayers.runtime.query_supervisor import QuerySupervisor, supervisor_from_env
+from agentlayers.runtime.scripted import ScriptedBackend
+from agentlayers.storage.artifacts import ArtifactStore
+from agentlayers.storage.audit_log import AuditEventStore
+from agentlayers.storage.chat_history import ChatHistoryStore
+from agentlayers.storage.session_index import SessionIndexStore
+from agentlayers.storage.storage_config import StorageConfig
+from agentlayers.sync.service import SyncService
+from agentlayers.transport.offline import OfflineTransport
+from agentlayers.transport.tcp import TCPTransport
+from agentlayers.transport.transport import Transport
+from agentlayers.transport.websocket import WebSocketTransport
+
+__all__ = ["IDENTITY_FILE", "AgentRuntimeContainer"]
+
+IDENTITY_FILE = "identity"
+"""Name of the identity file in the storage directory."""
+
+
+def storage_config_from_env(*, prefix: str = "AGENTLAYERS") -> StorageConfig:
+    """Read the settings of the stores from the environment."""
+    return StorageConfig.from_environment(prefix=prefix)
+
+
+def storage_config_of(**settings: Any) -> StorageConfig:
+    """Take the settings of the stores as YAML gives them; what is not given is the default."""
+    return StorageConfig.from_mapping(settings)
+
+
+def local_identity(storage_config: StorageConfig, *, path: str | None = None) -> Identity:
+    """Read the replica's identity, ``<storage directory>/identity`` unless told otherwise; made if missing."""
+    return Identity.load_or_create(storage_config.directory / IDENTITY_FILE if path is None else path)
+
+
+def local_journal(
+    storage_config: StorageConfig, *, directory: str | None = None, durability: str = "full"
+) -> SQLiteJournal:
+    """Keep the journal in ``journal.sqlite`` in the storage directory unless told otherwise."""
+    return SQLiteJournal(storage_config.directory if directory is None else directory, durability=durability)
+
+
+def keep_everything() -> CompactionStrategy:
+    """Drop nothing beyond the retention of the settings."""
+    return Composite()
+
+
+def merge_needs_python(*_arguments: Any, **_named: Any) -> NoReturn:
+    """Say why ``merge`` cannot be chosen in YAML."""
+    raise LayerError(
+        "conflict_policy: merge takes a function, which YAML cannot hold; "
+        "write the slot in Python: conflict_policy = providers.Singleton(Merge, your_function)"
+    )
+
+
+def _store(store: Any) -> dict[str, Any]:
+    """Name the ways to keep a journaled store."""
+    return {
+        "journaled": resource(store),
+        "journaled_with_sync_websocket": recipe(store.layer_journaled_with_sync_websocket),
+        "memory": recipe(store.layer_memory),
+        "sqlite": recipe(store.layer_sqlite),
+        "filesystem": recipe(store.layer_filesystem),
+    }
+
+
+class AgentRuntimeContainer(LayerContainer):
+    """
+    Everything an agent application is wired from; subclass it and replace slots.
+
+    Usage::
+
+        class App(AgentRuntimeContainer):
+            conflict_policy = providers.Singleton(LastWriteWins)
+            transport = providers.Singleton(WebSocketTransport, url=AgentRuntimeContainer.config.sync.url)
+
+        App.config.from_dict({"sync": {"url": "ws://127.0.0.1:8000"}})
+        async with App.build(AgentRuntime) as runtime: ...
+    """
+
+    config = providers.Configuration()
+    storage_config: providers.Provider[StorageConfig] = providers.Singleton(storage_config_from_env)
+    # Left open for a key-value store that several parts share; nothing uses it yet.
+    key_value_store: providers.Provider[Any] = providers.Object(None)
+    identity: providers.Provider[Identity] = providers.Singleton(local_identity)
+    encryption: providers.Provider[Encryption] = providers.Singleton(AesGcmEncryption)
+    journal: providers.Provider[EventJournal] = providers.Resource(local_journal)
+    conflict_policy: providers.Provider[ConflictPolicy] = providers.Singleton(LastWriteWins)
+    compaction: providers.Provider[CompactionStrategy] = providers.Singleton(keep_everything)
+    transport: providers.Provider[Transport] = providers.Singleton(OfflineTransport)
+    sync: providers.Provider[SyncService] = providers.Resource(SyncService)
+    session_index: providers.Provider[SessionIndexStore] = providers.Resource(SessionIndexStore)
+    chat_history: providers.Provider[ChatHistoryStore] = providers.Resource(ChatHistoryStore)
+    artifacts: providers.Provider[ArtifactStore] = providers.Resource(ArtifactStore)
+    audit_log: providers.Provider[AuditEventStore] = providers.Resource(AuditEventStore)
+    agent_backend: providers.Provider[AgentBackend] = providers.Singleton(ScriptedBackend)
+    query_supervisor: providers.Provider[QuerySupervisor] = providers.Resource(supervisor_from_env)
+    runtime: providers.Provider[AgentRuntime] = providers.Resource(open_runtime)
+
+    catalogue = Catalogue(
+        storage_config={"from_env": singleton(storage_config_from_env), "of": singleton(storage_config_of)},
+        identity={"file": singleton(local_identity), "text": singleton(Identity.decode_string)},
+        encryption={"aes_gcm": singleton(AesGcmEncryption), "plaintext": singleton(PlaintextEncryption)},
+        journal={"sqlite": resource(local_journal), "memory": resource(MemoryJournal)},
+        conflict_policy={
+            "last_write_wins": singleton(LastWriteWins),
+            "first_write_wins": singleton(FirstWriteWins),
+            "reject": singleton(Reject),
+            "merge": singleton(merge_needs_python),
+        },
+        compaction={
+            "by_age": singleton(ByAge),
+            "by_count": singleton(ByCount),
+            "by_size": singleton(BySize),
+            "by_key": singleton(ByKey),
+            "composite": singleton(Composite),
+            "none": singleton(keep_everything),
+        },
+        transport={
+            "websocket": singleton(WebSocketTransport),
+            "tcp": singleton(TCPTransport),
+            "offline": singleton(OfflineTransport),
+        },
+        sync={"service": resource(SyncService)},
+        session_index={
+            "journaled": resource(SessionIndexStore),
+            "memory": recipe(SessionIndexStore.layer_memory),
+            "sqlite": recipe(SessionIndexStore.layer_sqlite),
+            "filesystem": recipe(SessionIndexStore.layer_filesystem),
+        },
+        chat_history=_store(ChatHistoryStore),
+        artifacts=_store(ArtifactStore),
+        audit_log=_store(AuditEventStore),
+        agent_backend={"scripted": singleton(ScriptedBackend)},
+        query_supervisor={"from_env": resource(supervisor_from_env), "with": resource(QuerySupervisor)},
+        runtime={"default": resource(open_runtime)},
+    )

@@ -1,0 +1,77 @@
+"""What a server said of one store and is not in the journal yet: in order, and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentlayers import limits
+from agentlayers.protocol.messages import RemoteEncryptedEntry
+from agentlayers.sync.signal import Signal
+
+__all__ = ["Acknowledged", "Inbox", "Received"]
+
+_BYTES_MAX: Final = 8 * limits.MIB
+"""Ciphertext waiting for the journal; one message always fits, however long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Changes of this store, still sealed."""
+
+    entries: Sequence[RemoteEncryptedEntry]
+    through: int | None
+
+    @property
+    def size(self) -> int:
+        """Bytes of ciphertext."""
+        return sum(len(entry.ciphertext) for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """An Ack, with the local positions of what it acknowledges."""
+
+    positions: Sequence[int]
+    sequences: Sequence[int]
+    through: int | None
+    barrier: asyncio.Future[None] | None = None
+
+    size = 0
+
+
+class Inbox:
+    """A queue bounded in messages and in bytes."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Received | Acknowledged] = deque()
+        self._size = 0
+        self._changed = Signal()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more may be put in."""
+        return len(self._messages) >= limits.PULL_QUEUE_MESSAGES_MAX or self._size >= _BYTES_MAX
+
+    async def put(self, message: Received | Acknowledged) -> None:
+        """Add a message, waiting for room."""
+        if self.is_full:
+            await self._changed.until(lambda: not self.is_full)
+        self._messages.append(message)
+        self._size += message.size
+        self._changed.notify()
+
+    async def get(self) -> Received | Acknowledged:
+        """Take the oldest message, waiting for one."""
+        if not self._messages:
+            await self._changed.until(lambda: bool(self._messages))
+        message = self._messages.popleft()
+        self._size -= message.size
+        self._changed.notify()
+        return message

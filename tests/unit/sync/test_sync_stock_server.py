@@ -1,0 +1,102 @@
+"""Towards an unmodified Effect server, whose faults are avoided by how ours speaks to it."""
+
+import pytest
+
+from agentlayers.protocol.messages import EncryptedEntry
+from agentlayers.sync import replication
+from agentlayers.transport.memory import MemoryTransport
+from helpers.sync_world import IDENTITY, SmallServer, replica
+
+CHAT = IDENTITY.for_store("chat_history")
+
+
+@pytest.fixture(autouse=True)
+def short_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a backlog as read sooner than with a network in between."""
+    monkeypatch.setattr(replication, "STOCK_QUIET_SECONDS", 0.03)
+
+
+async def test_each_message_holds_one_entry() -> None:
+    """A stock server keeps one nonce for a whole message."""
+    server = SmallServer(is_stock=True)
+    async with (
+        replica(MemoryTransport(server.serve)) as one,
+        replica(MemoryTransport(server.serve)) as other,
+    ):
+        await one.write_many(30)
+        await one.until_pushed()
+        everything = await one.ids()
+        await other.until_ids(everything)
+        assert one.sync.status.is_stock
+
+    assert {len(entries) for _, entries in server.writes} == {1}
+    assert len(server.sent_ids) == 30
+    assert not server.failures
+
+
+async def test_each_store_has_a_connection_of_its_own() -> None:
+    """It would hide entries of one key behind another's."""
+    server = SmallServer(is_stock=True)
+    transport = MemoryTransport(server.serve)
+    names = ("audit_log", "chat_history")
+    async with (
+        replica(transport, names=names) as one,
+        replica(MemoryTransport(server.serve), names=names) as other,
+    ):
+        ids = {name: {await one.write("x", name) for _ in range(5)} for name in names}
+        for name in names:
+            await other.until_ids(ids[name], name)
+        assert transport.connections == 2
+        assert one.sync.status.is_connected
+
+    assert not server.failures
+
+
+async def test_a_lost_ack_is_settled_by_reading_and_never_by_sending_duplicates() -> None:
+    """A stock server closes on a batch of duplicates only."""
+    server = SmallServer(is_stock=True)
+    async with replica(MemoryTransport(server.serve)) as one:
+        await one.until_pushed()
+        server.acks_answered = False
+        first = await one.write("first")
+        await server.heard.until(lambda: bool(server.writes))
+        server.acks_answered = True
+        await server.drop()
+        second = await one.write("second")
+        await one.until(lambda sync: second in server.sent_ids and sync.status.pending == 0)
+        report = await one.sync.sync_now()
+
+    assert server.sent_ids == [first, second]
+    assert report.sent == {"chat_history": 0}
+
+
+async def test_the_cursor_moves_by_changes_and_by_an_ack_equal_to_it_only() -> None:
+    """Another writer's entry may lie below our own number and not have been sent yet."""
+    server = SmallServer(is_stock=True)
+    async with replica(MemoryTransport(server.serve)) as one:
+        await one.until_pushed()
+        await one.write("0")
+        await one.until_pushed()
+        assert one.sync.status.stores["chat_history"].next_sequence == 1
+        # Entry 1 of another writer is stored but, as happens there, not sent before our own Ack.
+        hidden = EncryptedEntry(b"\x01" * 6 + b"\x70\x00\x80" + bytes(7), bytes(12), b"garbage")
+        server.append(CHAT.public_key, hidden)
+        await one.write("2")
+        await one.until_pushed()
+        assert one.sync.status.stores["chat_history"].next_sequence == 1
+        await server.drop()
+        await one.until(lambda sync: sync.status.stores["chat_history"].next_sequence == 3)
+
+    assert [start for _, start in server.requests] == [0, 1]
+
+
+async def test_sequences_may_start_at_one_and_have_gaps() -> None:
+    """As with its SQL storage: a cursor is never inferred by counting."""
+    server = SmallServer(is_stock=True, first_sequence=1)
+    async with (
+        replica(MemoryTransport(server.serve)) as one,
+        replica(MemoryTransport(server.serve)) as other,
+    ):
+        first = await one.write("first")
+        await other.until_ids({first})
+        await other.until(lambda sync: sync.status.stores["chat_history"].next_sequence == 2)
