@@ -365,13 +365,18 @@ async def open_runtime(
                 QuerySupervisor(SupervisorSettings.from_env(prefix=prefix))
             )
         cleanup = StorageCleanup(
-            chat_history=chat_history, artifacts=artifacts, audit_log=audit_log, storage_config=storage_config
+            chat_history=chat_history,
+            artifacts=artifacts,
+            audit_log=audit_log,
+            storage_config=storage_config,
         )
         await parts.enter_async_context(cleanup)
         runtime = AgentRuntime(
             _default_backend() if backend is None else backend,
             supervisor,
-            settings=RuntimeSettings.from_env(prefix=prefix) if settings is None else RuntimeSettings.of(settings),
+            settings=RuntimeSettings.from_env(prefix=prefix)
+            if settings is None
+            else RuntimeSettings.of(settings),
             chat_history=chat_history,
             artifacts=artifacts,
             audit_log=audit_log,

@@ -39,6 +39,8 @@ _TOOL_EVENTS: Final = frozenset(
 _FROM_MESSAGES: Final = frozenset({"SessionStart", "SessionEnd"})
 _DECISIONS: Final = {"allow": "allow", "deny": "deny", "ask": "prompt", "defer": "prompt"}
 
+_BY_RULE: Final = "by a rule or the permission mode"
+
 _Event = tuple[str, dict[str, Any]]
 
 
@@ -183,6 +185,9 @@ class AuditTrail(MessageTap):
         if event == "PreToolUse" and tool_use_id:
             await self._tool_started(hook_input, tool_use_id)
         elif event in {"PostToolUse", "PostToolUseFailure"} and tool_use_id:
+            if tool_use_id in self._open and not self._open[tool_use_id].is_decided:
+                # It ran, so something permitted it that no hook and no callback tells of.
+                await self._decision(hook_input, tool_use_id, "allow", _BY_RULE)
             await self._tool_ended(
                 tool_use_id, "success" if event == "PostToolUse" else "failure", hook_input
             )
@@ -217,9 +222,7 @@ class AuditTrail(MessageTap):
             tool_use_id = denial.get("tool_use_id") if isinstance(denial, Mapping) else None
             if tool_use_id in self._open:
                 if not self._open[tool_use_id].is_decided:
-                    await self._decision(
-                        denial, tool_use_id, "deny", "by a rule or the permission mode"
-                    )
+                    await self._decision(denial, tool_use_id, "deny", _BY_RULE)
                 await self._tool_ended(tool_use_id, "failure", {}, reason="denied")
         deferred = result.raw.get("deferred_tool_use")
         deferred_id = deferred.get("id") if isinstance(deferred, Mapping) else None

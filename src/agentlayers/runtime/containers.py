@@ -14,8 +14,20 @@ from dependency_injector import providers
 from agentlayers.crypto.encryption import AesGcmEncryption, Encryption, PlaintextEncryption
 from agentlayers.errors import LayerError
 from agentlayers.eventlog.identity import Identity
-from agentlayers.journal.compaction import ByAge, ByCount, ByKey, BySize, CompactionStrategy, Composite
-from agentlayers.journal.conflict_policy import ConflictPolicy, FirstWriteWins, LastWriteWins, Reject
+from agentlayers.journal.compaction import (
+    ByAge,
+    ByCount,
+    ByKey,
+    BySize,
+    CompactionStrategy,
+    Composite,
+)
+from agentlayers.journal.conflict_policy import (
+    ConflictPolicy,
+    FirstWriteWins,
+    LastWriteWins,
+    Reject,
+)
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.sqlite import SQLiteJournal
@@ -53,14 +65,18 @@ def storage_config_of(**settings: Any) -> StorageConfig:
 
 def local_identity(storage_config: StorageConfig, *, path: str | None = None) -> Identity:
     """Read the replica's identity, ``<storage directory>/identity`` unless told otherwise; made if missing."""
-    return Identity.load_or_create(storage_config.directory / IDENTITY_FILE if path is None else path)
+    return Identity.load_or_create(
+        storage_config.directory / IDENTITY_FILE if path is None else path
+    )
 
 
 def local_journal(
     storage_config: StorageConfig, *, directory: str | None = None, durability: str = "full"
 ) -> SQLiteJournal:
     """Keep the journal in ``journal.sqlite`` in the storage directory unless told otherwise."""
-    return SQLiteJournal(storage_config.directory if directory is None else directory, durability=durability)
+    return SQLiteJournal(
+        storage_config.directory if directory is None else directory, durability=durability
+    )
 
 
 def keep_everything() -> CompactionStrategy:
@@ -121,9 +137,15 @@ class AgentRuntimeContainer(LayerContainer):
     runtime: providers.Provider[AgentRuntime] = providers.Resource(open_runtime)
 
     catalogue = Catalogue(
-        storage_config={"from_env": singleton(storage_config_from_env), "of": singleton(storage_config_of)},
+        storage_config={
+            "from_env": singleton(storage_config_from_env),
+            "of": singleton(storage_config_of),
+        },
         identity={"file": singleton(local_identity), "text": singleton(Identity.decode_string)},
-        encryption={"aes_gcm": singleton(AesGcmEncryption), "plaintext": singleton(PlaintextEncryption)},
+        encryption={
+            "aes_gcm": singleton(AesGcmEncryption),
+            "plaintext": singleton(PlaintextEncryption),
+        },
         journal={"sqlite": resource(local_journal), "memory": resource(MemoryJournal)},
         conflict_policy={
             "last_write_wins": singleton(LastWriteWins),
@@ -155,6 +177,9 @@ class AgentRuntimeContainer(LayerContainer):
         artifacts=_store(ArtifactStore),
         audit_log=_store(AuditEventStore),
         agent_backend={"scripted": singleton(ScriptedBackend)},
-        query_supervisor={"from_env": resource(supervisor_from_env), "with": resource(QuerySupervisor)},
+        query_supervisor={
+            "from_env": resource(supervisor_from_env),
+            "with": resource(QuerySupervisor),
+        },
         runtime={"default": resource(open_runtime)},
     )

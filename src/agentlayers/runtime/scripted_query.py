@@ -273,8 +273,7 @@ class ScriptedQuery(BackendQuery):
     async def _step(self, step: Step, state: _TurnState) -> AsyncGenerator[AgentMessage, None]:
         match step:
             case Say(text):
-                state.said = render(text, state.names)
-                for message in self._say(state):
+                for message in self._say(render(text, state.names), state):
                     yield message
             case Think(text):
                 block = {"type": "thinking", "thinking": render(text, state.names), "signature": ""}
@@ -291,13 +290,14 @@ class ScriptedQuery(BackendQuery):
             case Interrupt():
                 raise _aborted("aborted_streaming")
 
-    def _say(self, state: _TurnState) -> list[AgentMessage]:
+    def _say(self, text: str, state: _TurnState) -> list[AgentMessage]:
         message_id = self._reply(state)
-        whole = self._frames.assistant({"type": "text", "text": state.said}, message_id=message_id)
+        state.said = text
+        whole = self._frames.assistant({"type": "text", "text": text}, message_id=message_id)
         if not self._options.include_partial_messages:
             return [whole]
-        words = state.said.split(" ")
-        pieces = [word if index == 0 else f" {word}" for index, word in enumerate(words)]
+        first, *others = text.split(" ")
+        pieces = [first, *(f" {word}" for word in others)]
         return [*(self._frames.text_delta(piece) for piece in pieces), whole]
 
     def _reply(self, state: _TurnState) -> str:

@@ -28,7 +28,9 @@ async def sleeping(hook_input: object, tool_use_id: object, context: object) -> 
 
 
 def deny(reason: str = "no") -> dict[str, Any]:
-    return {"hookSpecificOutput": {"permissionDecision": "deny", "permissionDecisionReason": reason}}
+    return {
+        "hookSpecificOutput": {"permissionDecision": "deny", "permissionDecisionReason": reason}
+    }
 
 
 def allow() -> dict[str, Any]:
@@ -40,7 +42,14 @@ CALL = {"tool_name": "write_file", "tool_input": {"path": "a"}}
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
-    [(None, True), ("", True), ("*", True), ("write_file", True), ("read_file|write_file", True), ("write", False)],
+    [
+        (None, True),
+        ("", True),
+        ("*", True),
+        ("write_file", True),
+        ("read_file|write_file", True),
+        ("write", False),
+    ],
 )
 def test_a_matcher_matches_whole_tool_names(pattern: str | None, expected: bool) -> None:
     assert expected == matches(HookMatcher(pattern), "write_file")
@@ -89,7 +98,9 @@ async def test_a_hook_that_raises_has_no_opinion_unless_it_blocks() -> None:
 
 async def test_a_hook_that_times_out_blocks_either_way() -> None:
     for event in ("PreToolUse", "PermissionRequest", "UserPromptSubmit"):
-        decision = await run_hooks({event: [HookMatcher(hooks=[sleeping], timeout=0.01)]}, event, CALL)
+        decision = await run_hooks(
+            {event: [HookMatcher(hooks=[sleeping], timeout=0.01)]}, event, CALL
+        )
 
         assert decision.behavior == "deny"
         assert "did not respond before its timeout of 0.01 s" in decision.reason
@@ -97,7 +108,9 @@ async def test_a_hook_that_times_out_blocks_either_way() -> None:
 
 async def test_rubbish_is_no_opinion() -> None:
     for output in (None, "yes", {"hookSpecificOutput": "x"}, {"decision": "perhaps"}):
-        decision = await run_hooks({"PreToolUse": [HookMatcher(hooks=[answering(output)])]}, "PreToolUse", CALL)
+        decision = await run_hooks(
+            {"PreToolUse": [HookMatcher(hooks=[answering(output)])]}, "PreToolUse", CALL
+        )
 
         assert decision.behavior is None
 
@@ -105,10 +118,14 @@ async def test_rubbish_is_no_opinion() -> None:
 async def test_the_legacy_decision_and_the_request_decision_are_read() -> None:
     block = {"decision": "block", "reason": "legacy"}
     request = {
-        "hookSpecificOutput": {"decision": {"behavior": "deny", "message": "m", "interrupt": True, "updatedInput": {}}}
+        "hookSpecificOutput": {
+            "decision": {"behavior": "deny", "message": "m", "interrupt": True, "updatedInput": {}}
+        }
     }
 
-    first = await run_hooks({"PreToolUse": [HookMatcher(hooks=[answering(block)])]}, "PreToolUse", CALL)
+    first = await run_hooks(
+        {"PreToolUse": [HookMatcher(hooks=[answering(block)])]}, "PreToolUse", CALL
+    )
     second = await run_hooks(
         {"PermissionRequest": [HookMatcher(hooks=[answering(request)])]}, "PermissionRequest", CALL
     )
@@ -130,7 +147,9 @@ async def test_hooks_of_one_event_run_concurrently() -> None:
         await met.wait()
         return {}
 
-    decision = await run_hooks({"Stop": [HookMatcher(hooks=[meeting, meeting], timeout=5)]}, "Stop", {})
+    decision = await run_hooks(
+        {"Stop": [HookMatcher(hooks=[meeting, meeting], timeout=5)]}, "Stop", {}
+    )
 
     assert decision.behavior is None
 

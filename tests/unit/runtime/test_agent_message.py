@@ -19,7 +19,12 @@ def test_an_assistant_message_shows_its_text_and_tool_uses() -> None:
             "message": {
                 "content": [
                     {"type": "text", "text": "a"},
-                    {"type": "tool_use", "id": "toolu_1", "name": "read_file", "input": {"path": "x"}},
+                    {
+                        "type": "tool_use",
+                        "id": "toolu_1",
+                        "name": "read_file",
+                        "input": {"path": "x"},
+                    },
                     {"type": "text", "text": "b"},
                 ]
             },
@@ -28,20 +33,30 @@ def test_an_assistant_message_shows_its_text_and_tool_uses() -> None:
 
     assert message.text == "a\nb"
     assert (ToolUse("toolu_1", "read_file", {"path": "x"}),) == message.tool_uses
-    assert (message.session_id, message.uuid, message.parent_tool_use_id) == ("s", "u", "toolu_parent")
+    assert (message.session_id, message.uuid, message.parent_tool_use_id) == (
+        "s",
+        "u",
+        "toolu_parent",
+    )
 
 
 def test_the_structured_result_belongs_to_the_only_tool_result() -> None:
     block = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "told", "is_error": True}
-    one = AgentMessage({"type": "user", "message": {"content": [block]}, "tool_use_result": {"a": 1}})
-    two = AgentMessage({"type": "user", "message": {"content": [block, block]}, "tool_use_result": {"a": 1}})
+    one = AgentMessage(
+        {"type": "user", "message": {"content": [block]}, "tool_use_result": {"a": 1}}
+    )
+    two = AgentMessage(
+        {"type": "user", "message": {"content": [block, block]}, "tool_use_result": {"a": 1}}
+    )
 
     assert (ToolResult("toolu_1", "told", is_error=True, structured={"a": 1}),) == one.tool_results
     assert [None, None] == [result.structured for result in two.tool_results]
 
 
 def test_a_result_shows_its_text_and_whether_it_failed() -> None:
-    message = AgentMessage({"type": "result", "subtype": "success", "result": "done", "is_error": True})
+    message = AgentMessage(
+        {"type": "result", "subtype": "success", "result": "done", "is_error": True}
+    )
 
     assert (message.is_result, message.is_error, message.text) == (True, True, "done")
 
@@ -51,7 +66,10 @@ def test_malformed_wire_objects_show_nothing_instead_of_failing() -> None:
         {},
         {"type": 7, "session_id": None, "uuid": 3},
         {"type": "user", "message": "text"},
-        {"type": "user", "message": {"content": [None, "x", {"type": "text"}, {"type": "tool_use"}]}},
+        {
+            "type": "user",
+            "message": {"content": [None, "x", {"type": "text"}, {"type": "tool_use"}]},
+        },
     ):
         message = AgentMessage(raw)
 

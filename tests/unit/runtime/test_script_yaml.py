@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from agentlayers.errors import ScriptError
-from agentlayers.runtime.script import CallTool, Delay, Fail, Interrupt, Say, Script, Think, Turn, render
+from agentlayers.runtime.script import (
+    CallTool,
+    Delay,
+    Fail,
+    Interrupt,
+    Say,
+    Script,
+    Think,
+    Turn,
+    render,
+)
 
 WHOLE = """\
 model: my-model
@@ -31,26 +41,29 @@ turns:
 def test_every_step_is_read() -> None:
     script = Script.parse(WHOLE, source="talk.yaml")
 
-    assert Script(
-        [
-            Turn(
-                [
-                    Say("Hello {prompt}"),
-                    Think("hm"),
-                    CallTool("run_command", {"command": ["echo", "1"], "timeout": "2 s"}),
-                    CallTool("list_files", {}),
-                    Delay(0.2),
-                    Fail("overloaded"),
-                    Interrupt(),
-                ],
-                when="*greet*",
-                repeat=True,
-            ),
-            Turn([Fail("gone", crash=True), Say("42")]),
-        ],
-        model="my-model",
-        source="talk.yaml",
-    ) == script
+    assert (
+        Script(
+            [
+                Turn(
+                    [
+                        Say("Hello {prompt}"),
+                        Think("hm"),
+                        CallTool("run_command", {"command": ["echo", "1"], "timeout": "2 s"}),
+                        CallTool("list_files", {}),
+                        Delay(0.2),
+                        Fail("overloaded"),
+                        Interrupt(),
+                    ],
+                    when="*greet*",
+                    repeat=True,
+                ),
+                Turn([Fail("gone", crash=True), Say("42")]),
+            ],
+            model="my-model",
+            source="talk.yaml",
+        )
+        == script
+    )
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -73,16 +86,31 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("turns:\n  - steps:\n    - sya: hi", "t:3:7: a step has no 'sya'; did you mean 'say'?"),
         ("turns:\n  - steps:\n    - say: hi\n      delay: 1", "t:3:7: a step is exactly one of"),
         ("turns:\n  - steps:\n    - input: {}", "t:3:7: a step is exactly one of"),
-        ("turns:\n  - steps:\n    - say: hi\n      input: {}", "t:3:7: 'input' does not belong to a 'say' step"),
-        ("turns:\n  - steps:\n    - tool: writefile", "t:3:13: no tool 'writefile'; did you mean 'write_file'?"),
-        ("turns:\n  - steps:\n    - tool: list_files\n      input: x", "t:3:7: 'input' must be a mapping"),
+        (
+            "turns:\n  - steps:\n    - say: hi\n      input: {}",
+            "t:3:7: 'input' does not belong to a 'say' step",
+        ),
+        (
+            "turns:\n  - steps:\n    - tool: writefile",
+            "t:3:13: no tool 'writefile'; did you mean 'write_file'?",
+        ),
+        (
+            "turns:\n  - steps:\n    - tool: list_files\n      input: x",
+            "t:3:7: 'input' must be a mapping",
+        ),
         ("turns:\n  - steps:\n    - delay: soon", "t:3:14: delay: 'soon' cannot be used"),
         ("turns:\n  - steps:\n    - say: [a]", "t:3:12: expected a text, got a list"),
         ("turns:\n  - steps:\n    - interrupt: 1", "t:3:18: expected true or false, got '1'"),
         ("turns:\n  - steps: []\n    steps: []", "t:3:5: 'steps' is written twice"),
         ("? [a]\n: b", "t:1:3: a name must be a text, got a list"),
-        ("turns: &a [{steps: [{tool: list_files, input: {x: *a}}]}]", "t: nested too deeply, or an alias"),
-        ("turns: [{steps: [{say: !!python/name:os.system x}]}]", "could not determine a constructor"),
+        (
+            "turns: &a [{steps: [{tool: list_files, input: {x: *a}}]}]",
+            "t: nested too deeply, or an alias",
+        ),
+        (
+            "turns: [{steps: [{say: !!python/name:os.system x}]}]",
+            "could not determine a constructor",
+        ),
     ],
 )
 def test_errors_have_a_line_and_what_would_be_right(text: str, expected: str) -> None:

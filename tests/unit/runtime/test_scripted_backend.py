@@ -36,11 +36,20 @@ WRITE = CallTool("write_file", {"path": "a.txt", "content": "{prompt}"})
 
 
 async def test_a_tool_turn_has_the_messages_of_a_real_one(tmp_path: Path) -> None:
-    backend = ScriptedBackend(one_turn(Say("on it"), WRITE, Say("told: {result}")), directory=tmp_path)
+    backend = ScriptedBackend(
+        one_turn(Say("on it"), WRITE, Say("told: {result}")), directory=tmp_path
+    )
 
     messages = await play(backend, "content")
 
-    assert ["system/init", "assistant", "assistant", "user", "assistant", "result/success"] == kinds(messages)
+    assert [
+        "system/init",
+        "assistant",
+        "assistant",
+        "user",
+        "assistant",
+        "result/success",
+    ] == kinds(messages)
     init, said, used, result, after, end = messages
     assert "content" == (tmp_path / "a.txt").read_text()
     assert str(tmp_path) == init.raw["cwd"]
@@ -64,7 +73,9 @@ async def test_one_seed_gives_the_same_ids_and_another_does_not() -> None:
     async def ids(seed: int | None) -> list[Any]:
         backend = ScriptedBackend(one_turn(WRITE, repeat=True), seed=seed)
         runs = [await play(backend, "x"), await play(backend, "x")]
-        return [(m.session_id, m.uuid, [use.id for use in m.tool_uses]) for run in runs for m in run]
+        return [
+            (m.session_id, m.uuid, [use.id for use in m.tool_uses]) for run in runs for m in run
+        ]
 
     assert await ids(1) == await ids(1)
     assert await ids(1) != await ids(2)
@@ -100,7 +111,11 @@ async def test_without_a_script_notes_are_kept_and_the_rest_is_echoed() -> None:
 
 async def test_turns_answer_by_pattern_once_and_in_order() -> None:
     script = Script(
-        [Turn([Say("first")]), Turn([Say("greeting")], when="*HELLO*", repeat=True), Turn([Say("second")])]
+        [
+            Turn([Say("first")]),
+            Turn([Say("greeting")], when="*HELLO*", repeat=True),
+            Turn([Say("second")]),
+        ]
     )
     backend = ScriptedBackend(script)
     texts = [
@@ -142,7 +157,10 @@ async def test_fail_ends_the_turn_with_an_error_result() -> None:
     messages = await play(ScriptedBackend(one_turn(Say("a"), Fail("overloaded"), Say("b"))), "x")
 
     assert ["system/init", "assistant", "result/error_during_execution"] == kinds(messages)
-    assert (["overloaded"], "api_error") == (messages[-1].raw["errors"], messages[-1].raw["terminal_reason"])
+    assert (["overloaded"], "api_error") == (
+        messages[-1].raw["errors"],
+        messages[-1].raw["terminal_reason"],
+    )
 
 
 async def test_a_crash_is_raised_to_the_reader() -> None:
@@ -155,7 +173,14 @@ async def test_thinking_and_partial_messages() -> None:
 
     messages = await play(backend, "x", include_partial_messages=True)
 
-    assert ["system/init", "assistant", "stream_event", "stream_event", "assistant", "result/success"] == kinds(messages)
+    assert [
+        "system/init",
+        "assistant",
+        "stream_event",
+        "stream_event",
+        "assistant",
+        "result/success",
+    ] == kinds(messages)
     assert "thinking" == messages[1].raw["message"]["content"][0]["type"]
     assert "one two" == "".join(m.raw["event"]["delta"]["text"] for m in messages[2:4])
 
@@ -163,13 +188,18 @@ async def test_thinking_and_partial_messages() -> None:
 async def test_max_turns_ends_with_an_error() -> None:
     messages = await play(ScriptedBackend(one_turn(WRITE, Say("never"))), "x", max_turns=1)
 
-    assert ("error_max_turns", "max_turns") == (messages[-1].subtype, messages[-1].raw["terminal_reason"])
+    assert ("error_max_turns", "max_turns") == (
+        messages[-1].subtype,
+        messages[-1].raw["terminal_reason"],
+    )
     assert "never" not in [m.text for m in messages]
 
 
 # -- permissions and hooks ------------------------------------------------------------------------------
 def hook(output: Mapping[str, Any], seen: list[Any] | None = None) -> Any:
-    async def answer(hook_input: Mapping[str, Any], tool_use_id: str | None, context: object) -> Mapping[str, Any]:
+    async def answer(
+        hook_input: Mapping[str, Any], tool_use_id: str | None, context: object
+    ) -> Mapping[str, Any]:
         if seen is not None:
             seen.append((hook_input["hook_event_name"], tool_use_id, dict(hook_input)))
         return output
@@ -178,7 +208,13 @@ def hook(output: Mapping[str, Any], seen: list[Any] | None = None) -> Any:
 
 
 def pre(decision: str, **fields: Any) -> dict[str, Any]:
-    return {"hookSpecificOutput": {"permissionDecision": decision, "permissionDecisionReason": "why", **fields}}
+    return {
+        "hookSpecificOutput": {
+            "permissionDecision": decision,
+            "permissionDecisionReason": "why",
+            **fields,
+        }
+    }
 
 
 async def test_a_denied_tool_does_not_run_and_the_agent_is_told(tmp_path: Path) -> None:
@@ -207,7 +243,13 @@ async def test_a_denied_tool_does_not_run_and_the_agent_is_told(tmp_path: Path) 
         ({"permission_mode": "bypassPermissions", "disallowed_tools": ["write_file"]}, False),
         ({"hooks": {"PermissionRequest": [HookMatcher(hooks=[hook({})])]}}, True),
         ({"hooks": {"PreToolUse": [HookMatcher(hooks=[hook(pre("ask"))])]}}, False),
-        ({"hooks": {"PreToolUse": [HookMatcher(hooks=[hook(pre("allow"))])]}, "permission_mode": "plan"}, True),
+        (
+            {
+                "hooks": {"PreToolUse": [HookMatcher(hooks=[hook(pre("allow"))])]},
+                "permission_mode": "plan",
+            },
+            True,
+        ),
     ],
 )
 async def test_rules_and_modes_decide(tmp_path: Path, options: dict[str, Any], runs: bool) -> None:
@@ -235,11 +277,16 @@ async def test_can_use_tool_may_deny_and_end_the_turn(tmp_path: Path) -> None:
         return {"behavior": "deny", "message": "stop it", "interrupt": True}
 
     messages = await play(
-        ScriptedBackend(one_turn(WRITE, Say("b")), directory=tmp_path), "x", can_use_tool=can_use_tool
+        ScriptedBackend(one_turn(WRITE, Say("b")), directory=tmp_path),
+        "x",
+        can_use_tool=can_use_tool,
     )
 
     assert ["system/init", "assistant", "user", "result/error_during_execution"] == kinds(messages)
-    assert ("stop it", "aborted_tools") == (messages[2].tool_results[0].content, messages[-1].raw["terminal_reason"])
+    assert ("stop it", "aborted_tools") == (
+        messages[2].tool_results[0].content,
+        messages[-1].raw["terminal_reason"],
+    )
 
 
 async def test_a_can_use_tool_that_fails_or_answers_rubbish_denies(tmp_path: Path) -> None:
@@ -250,7 +297,9 @@ async def test_a_can_use_tool_that_fails_or_answers_rubbish_denies(tmp_path: Pat
         return "sure"
 
     for ask, text in ((failing, "boom"), (rubbish, "answered 'sure'")):
-        messages = await play(ScriptedBackend(one_turn(WRITE), directory=tmp_path), "x", can_use_tool=ask)
+        messages = await play(
+            ScriptedBackend(one_turn(WRITE), directory=tmp_path), "x", can_use_tool=ask
+        )
 
         assert text in messages[2].tool_results[0].text
         assert not (tmp_path / "a.txt").exists()
@@ -269,7 +318,9 @@ async def test_defer_ends_the_turn_without_a_tool_result(tmp_path: Path) -> None
 async def test_continue_false_ends_the_turn_after_the_tool(tmp_path: Path) -> None:
     hooks = {"PreToolUse": [HookMatcher(hooks=[hook({"continue_": False})])]}
 
-    messages = await play(ScriptedBackend(one_turn(WRITE, Say("b")), directory=tmp_path), "x", hooks=hooks)
+    messages = await play(
+        ScriptedBackend(one_turn(WRITE, Say("b")), directory=tmp_path), "x", hooks=hooks
+    )
 
     assert (tmp_path / "a.txt").exists()
     assert "hook_stopped" == messages[-1].raw["terminal_reason"]
@@ -277,7 +328,14 @@ async def test_continue_false_ends_the_turn_after_the_tool(tmp_path: Path) -> No
 
 async def test_every_hook_event_of_a_turn_is_called_with_its_input(tmp_path: Path) -> None:
     seen: list[Any] = []
-    events = ["UserPromptSubmit", "PreToolUse", "PermissionRequest", "PostToolUse", "PostToolUseFailure", "Stop"]
+    events = [
+        "UserPromptSubmit",
+        "PreToolUse",
+        "PermissionRequest",
+        "PostToolUse",
+        "PostToolUseFailure",
+        "Stop",
+    ]
     hooks = {event: [HookMatcher(hooks=[hook({}, seen)])] for event in events}
     script = one_turn(WRITE, CallTool("read_file", {"path": "none"}), Say("bye"))
 
@@ -304,7 +362,11 @@ async def test_every_hook_event_of_a_turn_is_called_with_its_input(tmp_path: Pat
 
 
 async def test_a_blocked_prompt_asks_nothing() -> None:
-    hooks = {"UserPromptSubmit": [HookMatcher(hooks=[hook({"decision": "block", "reason": "not today"})])]}
+    hooks = {
+        "UserPromptSubmit": [
+            HookMatcher(hooks=[hook({"decision": "block", "reason": "not today"})])
+        ]
+    }
 
     messages = await play(ScriptedBackend(one_turn(Say("never"))), "x", hooks=hooks)
 
@@ -320,7 +382,9 @@ async def test_an_interrupt_stops_a_tool_and_ends_the_turn(tmp_path: Path) -> No
         async for message in query:
             messages.append(message)
             if message.tool_uses:
-                asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(query.interrupt()))
+                asyncio.get_running_loop().call_later(
+                    0.2, lambda: asyncio.ensure_future(query.interrupt())
+                )
     await query.aclose()
 
     assert ["system/init", "assistant", "user", "result/error_during_execution"] == kinds(messages)
@@ -340,14 +404,21 @@ async def test_an_interrupt_ends_a_delay_and_a_scripted_one_the_turn() -> None:
     await query.aclose()
     scripted = await play(ScriptedBackend(one_turn(Say("a"), Interrupt(), Say("never"))), "x")
 
-    assert "aborted_streaming" == waited[-1].raw["terminal_reason"] == scripted[-1].raw["terminal_reason"]
+    assert (
+        "aborted_streaming"
+        == waited[-1].raw["terminal_reason"]
+        == scripted[-1].raw["terminal_reason"]
+    )
     assert ["system/init", "assistant", "result/error_during_execution"] == kinds(scripted)
 
 
 async def test_streamed_prompts_are_answered_one_after_the_other() -> None:
     async def prompts() -> AsyncIterator[Mapping[str, Any]]:
         yield user_message("one")
-        yield {"type": "user", "message": {"role": "user", "content": [{"type": "text", "text": "two"}]}}
+        yield {
+            "type": "user",
+            "message": {"role": "user", "content": [{"type": "text", "text": "two"}]},
+        }
 
     messages = await play(ScriptedBackend(), prompts())
 
@@ -389,7 +460,9 @@ async def test_a_text_prompt_takes_no_more_messages() -> None:
 
 
 async def test_model_and_permission_mode_change_while_it_runs(tmp_path: Path) -> None:
-    query = await ScriptedBackend(one_turn(WRITE, repeat=True), directory=tmp_path).start(None, QueryOptions())
+    query = await ScriptedBackend(one_turn(WRITE, repeat=True), directory=tmp_path).start(
+        None, QueryOptions()
+    )
     await query.send(user_message("one"))
     results = []
     async for message in query:
