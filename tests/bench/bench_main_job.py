@@ -93,7 +93,7 @@ class Replica:
             sync = SyncService(transport, AesGcmEncryption(), stores={STORE: True})
             async with sync:
                 await sync.disconnect()
-                await sync.register(log)
+                sync.register(log)
                 say(ready=True)
                 while line := await reader.readline():
                     command = json.loads(line)
@@ -104,8 +104,8 @@ class Replica:
         say(wrote=count)
 
     async def connect(self, log: EventLog, sync: SyncService) -> None:
-        await sync.connect()
         say(connecting=time.monotonic())
+        await sync.connect()
 
     async def await_entries(self, log: EventLog, sync: SyncService, count: int) -> None:
         seen = 0

@@ -75,12 +75,8 @@ class Replica:
 
     async def acknowledge_all(self, store: str, remote_id: bytes = b"r" * 16) -> None:
         """Let the remote acknowledge everything."""
-        pending = await self.journal.uncommitted(
-            store, remote_id, entries_max=100_000, bytes_max=1 << 30
-        )
-        await self.journal.acknowledge(
-            store, remote_id, Acknowledgement([stored.position for stored in pending])
-        )
+        pending = await self.journal.uncommitted(store, remote_id, entries_max=100_000, bytes_max=1 << 30)
+        await self.journal.acknowledge(store, remote_id, Acknowledgement([stored.position for stored in pending]))
 
 
 @asynccontextmanager

@@ -62,10 +62,7 @@ def message_from_json(value: dict[str, Any]) -> Message:
             return StopChanges(key)
         case "WriteEntries":
             iv = fields["iv"]
-            sent = [
-                EncryptedEntry(e["entryId"], iv, e["encryptedEntry"])
-                for e in fields["encryptedEntries"]
-            ]
+            sent = [EncryptedEntry(e["entryId"], iv, e["encryptedEntry"]) for e in fields["encryptedEntries"]]
             return WriteEntries(key, fields["id"], tuple(sent), iv)
         case "Ack":
             return Ack(fields["id"], tuple(fields["sequenceNumbers"]))
@@ -80,5 +77,6 @@ def message_from_json(value: dict[str, Any]) -> Message:
         case "Pong":
             return Pong(fields["id"])
         case "ChunkedMessage":
-            return ChunkedMessage(fields["id"], *fields["part"], fields["data"])
+            index, total = fields["part"]
+            return ChunkedMessage(fields["id"], index, total, fields["data"])
     raise AssertionError(tag)

@@ -106,9 +106,7 @@ class AesGcmEncryption(Encryption):
         try:
             return cipher.decrypt(iv, ciphertext, None)
         except InvalidTag:
-            raise DecryptionError(
-                "cannot decrypt: sealed with another key, or changed on the way"
-            ) from None
+            raise DecryptionError("cannot decrypt: sealed with another key, or changed on the way") from None
 
     def _cipher(self, key: bytes) -> AESGCM:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -136,7 +134,5 @@ class PlaintextEncryption(Encryption):
         """Return the ciphertext; a nonce that is not zero shows that it was sealed after all."""
         del key
         if iv != bytes(IV_BYTES):
-            raise DecryptionError(
-                "cannot read an encrypted entry: this replica is configured without encryption"
-            )
+            raise DecryptionError("cannot read an encrypted entry: this replica is configured without encryption")
         return ciphertext

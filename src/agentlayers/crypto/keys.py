@@ -53,13 +53,9 @@ def derive_store_keys(root_secret: bytes, store: str) -> StoreKeys:
         UsageError: The secret is too short to be one, or the name is empty or holds a slash.
     """
     if len(root_secret) < _ROOT_BYTES_MIN:
-        raise UsageError(
-            f"a root secret has at least {_ROOT_BYTES_MIN} bytes, not {len(root_secret)}"
-        )
+        raise UsageError(f"a root secret has at least {_ROOT_BYTES_MIN} bytes, not {len(root_secret)}")
     if not store or "/" in store:
-        raise UsageError(
-            f"store {store!r}: a name to derive keys for is not empty and has no slash"
-        )
+        raise UsageError(f"store {store!r}: a name to derive keys for is not empty and has no slash")
     signing_seed = _derive(root_secret, store, "signing-seed")
     return StoreKeys(
         public_key=_hashed_verify_key(signing_seed),

@@ -104,9 +104,7 @@ class Identity:
             raise IdentityError(f"identity file {path}: {error}") from None
 
     @classmethod
-    def load_or_create(
-        cls, path: str | os.PathLike[str], random: Callable[[int], bytes] = os.urandom
-    ) -> Self:
+    def load_or_create(cls, path: str | os.PathLike[str], random: Callable[[int], bytes] = os.urandom) -> Self:
         """
         Read an identity file, making it first if there is none.
 
@@ -186,9 +184,7 @@ class Identity:
             "privateKey": base64.b64encode(self.private_key).decode(),
         }
         if self.stores:
-            fields["stores"] = {
-                name: identity.encode_string() for name, identity in sorted(self.stores.items())
-            }
+            fields["stores"] = {name: identity.encode_string() for name, identity in sorted(self.stores.items())}
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -198,14 +194,9 @@ class Identity:
         except (ValueError, RecursionError):
             raise IdentityError("not an identity: it does not hold JSON") from None
         if not isinstance(fields, dict):
-            raise IdentityError(
-                "not an identity: expected a JSON object with publicKey and privateKey"
-            )
+            raise IdentityError("not an identity: expected a JSON object with publicKey and privateKey")
         public_key = fields.get("publicKey")
-        if (
-            not isinstance(public_key, str)
-            or len(public_key.encode("utf-8", "replace")) > PUBLIC_KEY_BYTES_MAX
-        ):
+        if not isinstance(public_key, str) or len(public_key.encode("utf-8", "replace")) > PUBLIC_KEY_BYTES_MAX:
             raise IdentityError(f"publicKey: expected text of at most {PUBLIC_KEY_BYTES_MAX} bytes")
         private_key = _decode_private_key(fields.get("privateKey"))
         return cls(public_key, private_key, cls._stores_from(fields.get("stores"), depth=depth))
@@ -231,8 +222,7 @@ def _decode_outer(text: str) -> str:
         return base64.b64decode(padded, validate=True).decode()
     except (binascii.Error, ValueError):
         raise IdentityError(
-            "not an identity: expected the base64 text that `agentlayers identity` or Effect's"
-            " encodeString writes"
+            "not an identity: expected the base64 text that `agentlayers identity` or Effect's encodeString writes"
         ) from None
 
 
@@ -243,9 +233,7 @@ def _decode_private_key(value: object) -> bytes:
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
-        raise IdentityError(
-            "privateKey: expected base64 in the standard alphabet, with padding"
-        ) from None
+        raise IdentityError("privateKey: expected base64 in the standard alphabet, with padding") from None
 
 
 def _read_file(path: Path) -> str:
@@ -260,9 +248,7 @@ def _read_file(path: Path) -> str:
     if len(data) > IDENTITY_FILE_BYTES_MAX:
         raise IdentityError(f"identity file {path}: longer than {IDENTITY_FILE_BYTES_MAX} bytes")
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        logger.warning(
-            "identity_file_open_to_others", path=str(path), mode=f"{stat.S_IMODE(mode):04o}"
-        )
+        logger.warning("identity_file_open_to_others", path=str(path), mode=f"{stat.S_IMODE(mode):04o}")
     try:
         return data.decode()
     except UnicodeDecodeError:

@@ -139,17 +139,12 @@ def with_version(state: KeyState, version: Version) -> KeyState:
     heads = tuple(
         head
         for head in sorted({*state.heads, added})
-        if not (
-            seen.get(head.replica, _NOTHING) >= head.id
-            or (stock > head.id and head.seen_stock < stock)
-        )
+        if not (seen.get(head.replica, _NOTHING) >= head.id or (stock > head.id and head.seen_stock < stock))
     )
     return KeyState(heads, seen, applied)
 
 
-def version_of(
-    entry_id: bytes, event: str, payload: dict[str, Any], *, is_deletion: bool
-) -> Version:
+def version_of(entry_id: bytes, event: str, payload: dict[str, Any], *, is_deletion: bool) -> Version:
     """
     Read a decoded keyed payload as a version; ``_causal`` is taken out of it.
 
@@ -162,9 +157,7 @@ def version_of(
     return Version(entry_id, event, payload, replica, seen, is_deletion)
 
 
-def causal_payload(
-    payload: Mapping[str, Any], replica: str, seen: Mapping[str, bytes]
-) -> dict[str, Any]:
+def causal_payload(payload: Mapping[str, Any], replica: str, seen: Mapping[str, bytes]) -> dict[str, Any]:
     """Return the payload with what its writer had seen."""
     return {**payload, CAUSAL_KEY: {"replica": replica, "seen": seen}}
 
@@ -176,11 +169,7 @@ def _read_causal(causal: object) -> tuple[str, dict[str, bytes]]:
     if not isinstance(replica, str) or replica in ("", STOCK_REPLICA) or not isinstance(seen, dict):
         return STOCK_REPLICA, {}
     for name, entry_id in seen.items():
-        if (
-            not isinstance(name, str)
-            or not isinstance(entry_id, bytes)
-            or len(entry_id) != ENTRY_ID_BYTES
-        ):
+        if not isinstance(name, str) or not isinstance(entry_id, bytes) or len(entry_id) != ENTRY_ID_BYTES:
             return STOCK_REPLICA, {}
     return replica, dict(seen)
 

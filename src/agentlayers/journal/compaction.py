@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from agentlayers.errors import SettingsError
 from agentlayers.limits import HORIZON_WINDOW_SECONDS
@@ -95,36 +95,38 @@ class CompactionStrategy(abc.ABC):
     @staticmethod
     def layer_by_age(max_age: str | float) -> Layer:
         """Keep what is younger, such as ``"30 days"``."""
-        return _layer(ByAge(max_age))
+        return _layer(ByAge, max_age=max_age)
 
     @staticmethod
     def layer_by_count(max_count: int) -> Layer:
         """Keep the newest entries of each scope."""
-        return _layer(ByCount(max_count))
+        return _layer(ByCount, max_count=max_count)
 
     @staticmethod
     def layer_by_size(max_bytes: str | int) -> Layer:
         """Keep the newest entries of each scope up to a size, such as ``"500 MB"``."""
-        return _layer(BySize(max_bytes))
+        return _layer(BySize, max_bytes=max_bytes)
 
     @staticmethod
     def layer_by_key() -> Layer:
         """Keep no superseded version."""
-        return _layer(ByKey())
+        return _layer(ByKey)
 
     @staticmethod
     def layer_composite(*strategies: CompactionStrategy) -> Layer:
         """Apply several strategies in turn."""
-        return _layer(Composite(*strategies))
+        return _layer(Composite, *strategies)
 
 
 Compaction = CompactionStrategy
 
 
-def _layer(strategy: CompactionStrategy) -> Layer:
+def _layer(strategy: Callable[..., CompactionStrategy], *given: Any, **arguments: Any) -> Layer:
     from agentlayers.layer import Layer
 
-    return Layer.succeed(CompactionStrategy, strategy)
+    strategy(*given, **arguments)  # an impossible value is told where it is written, not at start
+    # Written as what a container or YAML would write, so that the three spellings give one graph.
+    return Layer.factory(CompactionStrategy, strategy, *given, **arguments)
 
 
 @final
@@ -165,14 +167,8 @@ class ByCount(CompactionStrategy):
     max_count: int
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.max_count, bool)
-            or not isinstance(self.max_count, int)
-            or self.max_count < 0
-        ):
-            raise SettingsError(
-                setting="max_count", value=self.max_count, expected="an integer of at least 0"
-            )
+        if isinstance(self.max_count, bool) or not isinstance(self.max_count, int) or self.max_count < 0:
+            raise SettingsError(setting="max_count", value=self.max_count, expected="an integer of at least 0")
 
     def selector(self) -> Selector:
         """Keep until the count is reached, and nothing older."""
@@ -230,8 +226,7 @@ class ByKey(CompactionStrategy):
     def selector(self) -> Selector:
         """Keep what is visible, except deletion marks past the window."""
         return lambda candidate: (
-            candidate.is_visible
-            and not (candidate.is_deletion and candidate.age_seconds >= HORIZON_WINDOW_SECONDS)
+            candidate.is_visible and not (candidate.is_deletion and candidate.age_seconds >= HORIZON_WINDOW_SECONDS)
         )
 
 

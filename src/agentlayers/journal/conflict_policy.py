@@ -66,9 +66,7 @@ class Resolution:
     reason: str = ""
 
 
-def _show(
-    version: Version, outcome: Literal["accept", "reject"] = "accept", reason: str = ""
-) -> Resolution:
+def _show(version: Version, outcome: Literal["accept", "reject"] = "accept", reason: str = "") -> Resolution:
     return Resolution(None if version.is_deletion else version.value, version.id, outcome, reason)
 
 
@@ -86,30 +84,31 @@ class ConflictPolicy(abc.ABC):
     @staticmethod
     def layer_last_write_wins() -> Layer:
         """Show the version with the highest entry id (the default)."""
-        return _layer(LastWriteWins())
+        return _layer(LastWriteWins)
 
     @staticmethod
     def layer_first_write_wins() -> Layer:
         """Show the version with the lowest entry id."""
-        return _layer(FirstWriteWins())
+        return _layer(FirstWriteWins)
 
     @staticmethod
     def layer_merge(
         merge: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]],
     ) -> Layer:
         """Show what a pure function makes of all live versions."""
-        return _layer(Merge(merge))
+        return _layer(Merge, merge=merge)
 
     @staticmethod
     def layer_reject(reason: str | None = None) -> Layer:
         """Show the lowest entry id and keep the others as open conflicts."""
-        return _layer(Reject() if reason is None else Reject(reason))
+        return _layer(Reject) if reason is None else _layer(Reject, reason=reason)
 
 
-def _layer(policy: ConflictPolicy) -> Layer:
+def _layer(policy: type[ConflictPolicy], **arguments: Any) -> Layer:
     from agentlayers.layer import Layer
 
-    return Layer.succeed(ConflictPolicy, policy)
+    # Written as what a container or YAML would write, so that the three spellings give one graph.
+    return Layer.factory(ConflictPolicy, policy, **arguments)
 
 
 @final

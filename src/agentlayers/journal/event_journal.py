@@ -47,7 +47,7 @@ def _no_projection(tx: JournalTransaction, entry: Entry, heads: Sequence[Version
     """Keep no read model."""
 
 
-def _one_scope(entry: Entry) -> str:
+def _one_scope(entry: Entry) -> str:  # noqa: ARG001  # the signature of scope_of
     return ""
 
 
@@ -272,9 +272,7 @@ class EventJournal(abc.ABC):
     def on_commit(self, listener: Callable[[Commit], None]) -> Callable[[], None]:
         """Call ``listener`` on the event loop after each commit that added entries; returns how to stop."""
 
-    async def write(
-        self, store: str, event: str, primary_key: str, payload: Mapping[str, Any]
-    ) -> Entry:
+    async def write(self, store: str, event: str, primary_key: str, payload: Mapping[str, Any]) -> Entry:
         """Write one local entry; it is durable, projected and pending for every remote when this returns."""
         return await self.transact(lambda tx: tx.write(store, event, primary_key, payload))
 
@@ -295,9 +293,7 @@ class EventJournal(abc.ABC):
             entries: In the remote's order. May hold entries already here.
             through: First sequence not covered yet. :obj:`None` (stock servers): last sequence + 1.
         """
-        return await self.transact(
-            lambda tx: tx.write_from_remote(store, remote_id, entries, through=through)
-        )
+        return await self.transact(lambda tx: tx.write_from_remote(store, remote_id, entries, through=through))
 
     async def uncommitted(
         self, store: str, remote_id: bytes, *, after: int = 0, entries_max: int, bytes_max: int
@@ -309,9 +305,7 @@ class EventJournal(abc.ABC):
         least one entry if there is one, however large.
         """
         return await self.read(
-            lambda tx: tx.uncommitted(
-                store, remote_id, after=after, entries_max=entries_max, bytes_max=bytes_max
-            )
+            lambda tx: tx.uncommitted(store, remote_id, after=after, entries_max=entries_max, bytes_max=bytes_max)
         )
 
     async def acknowledge(
@@ -327,9 +321,7 @@ class EventJournal(abc.ABC):
 
         ``through`` is :obj:`None` when the Ack says nothing about the entries of others.
         """
-        await self.transact(
-            lambda tx: tx.acknowledge(store, remote_id, acknowledgement, through=through)
-        )
+        await self.transact(lambda tx: tx.acknowledge(store, remote_id, acknowledgement, through=through))
 
     async def with_remote_uncommitted(
         self,
@@ -345,9 +337,7 @@ class EventJournal(abc.ABC):
 
         No transaction is open while ``send`` runs.
         """
-        pending = await self.uncommitted(
-            store, remote_id, entries_max=entries_max, bytes_max=bytes_max
-        )
+        pending = await self.uncommitted(store, remote_id, entries_max=entries_max, bytes_max=bytes_max)
         if not pending:
             return 0
         acknowledgement = await send(pending)
@@ -370,16 +360,12 @@ class EventJournal(abc.ABC):
         """
         await self.transact(lambda tx: tx.reset_remote(store, remote_id, incarnation=incarnation))
 
-    async def entries(
-        self, store: str | None = None, *, after: int = 0, entries_max: int = 1000
-    ) -> list[StoredEntry]:
+    async def entries(self, store: str | None = None, *, after: int = 0, entries_max: int = 1000) -> list[StoredEntry]:
         """List entries in local arrival order after position ``after``; of all stores if none is named."""
         return await self.read(lambda tx: tx.entries(store, after=after, entries_max=entries_max))
 
     @abc.abstractmethod
-    def changes(
-        self, store: str | None = None, *, after: int | None = None
-    ) -> AsyncIterator[StoredEntry]:
+    def changes(self, store: str | None = None, *, after: int | None = None) -> AsyncIterator[StoredEntry]:
         """
         Follow entries as they are committed, local and received ones, in local arrival order.
 

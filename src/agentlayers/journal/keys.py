@@ -18,7 +18,7 @@ def _pack_bytes(part: bytes) -> bytes:
 
 
 def pack_key(*parts: str | int | bytes) -> bytes:
-    """
+    r"""
     Join parts into one key that sorts as the tuple of its parts does.
 
     Text (as UTF-8) and bytes end with a zero byte, with 00 and 01 inside escaped; integers from 0 to
@@ -28,8 +28,8 @@ def pack_key(*parts: str | int | bytes) -> bytes:
         UsageError: An integer out of range, text that is not valid Unicode, or another type.
 
     >>> pack_key("chat", 7)
-    b'chat\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x07'
-    >>> pack_key("a", 2) < pack_key("a", 10) < pack_key("a\\x00", 0) < pack_key("ab", 0)
+    b'chat\x00\x00\x00\x00\x00\x00\x00\x00\x07'
+    >>> pack_key("a", 2) < pack_key("a", 10) < pack_key("a\x00", 0) < pack_key("ab", 0)
     True
 
     """
@@ -39,26 +39,22 @@ def pack_key(*parts: str | int | bytes) -> bytes:
             try:
                 packed.append(_pack_bytes(part.encode()))
             except UnicodeEncodeError as error:
-                raise UsageError(
-                    f"{part!r} is not valid Unicode text, so it cannot be in a key"
-                ) from error
+                raise UsageError(f"{part!r} is not valid Unicode text, so it cannot be in a key") from error
         elif isinstance(part, bytes):
             packed.append(_pack_bytes(part))
         elif isinstance(part, int) and 0 <= part <= _INTEGER_MAX:
             packed.append(part.to_bytes(8))
         else:
-            raise UsageError(
-                f"{part!r} cannot be in a key; expected text, bytes or an integer from 0 to 2^64 - 1"
-            )
+            raise UsageError(f"{part!r} cannot be in a key; expected text, bytes or an integer from 0 to 2^64 - 1")
     return b"".join(packed)
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """
+    r"""
     Return the exclusive end of the keys that start with ``prefix``.
 
-    >>> prefix_end(b"chat\\x00"), prefix_end(b"a\\xff")
-    (b'chat\\x01', b'b')
+    >>> prefix_end(b"chat\x00"), prefix_end(b"a\xff")
+    (b'chat\x01', b'b')
 
     """
     stripped = prefix.rstrip(b"\xff")

@@ -229,8 +229,12 @@ class JournalPrimitives(abc.ABC):
         """Write a remote; number 0 asks for a new number. Returns the row with its number."""
 
     @abc.abstractmethod
-    def outbound_rows(self, store: int, remote: int, after: int) -> Iterator[EntryRow]:
-        """Iterate over outbound entries after a position that a remote (0: none) is not noted to have."""
+    def pending_rows(self, store: int, remote: int, after: int, *, rows_max: int, bytes_max: int) -> list[EntryRow]:
+        """
+        List outbound entries after a position that a remote (0: none) is not noted to have.
+
+        Stops before the payloads exceed ``bytes_max``, but not before the first entry.
+        """
 
     @abc.abstractmethod
     def outbound_positions(self, store: int, after: int, rows_max: int) -> list[int]:
@@ -238,7 +242,7 @@ class JournalPrimitives(abc.ABC):
 
     @abc.abstractmethod
     def count_outbound(self, store: int, remote: int, after: int) -> int:
-        """Count what :meth:`outbound_rows` iterates over."""
+        """Count what :meth:`pending_rows` would list without bounds."""
 
     @abc.abstractmethod
     def noted(self, remote: int, positions: Sequence[int]) -> set[int]:

@@ -50,9 +50,7 @@ def apply_rows(
     states = []
     for row in rows:
         if row.keyed:
-            state = with_version(
-                tx.key_state(row.store, row.primary_key) or NO_STATE, versions[row.id]
-            )
+            state = with_version(tx.key_state(row.store, row.primary_key) or NO_STATE, versions[row.id])
             tx.put_key_state(row.store, row.primary_key, state)
             states.append((row, state))
     _project_all(tx, schema, rows, dict(versions))
@@ -84,9 +82,7 @@ def _project_all(
         tx.release_savepoint(savepoint)
 
 
-def _project_one(
-    tx: JournalTransaction, schema: StoreSchema, row: EntryRow, *, attempts: int
-) -> bool:
+def _project_one(tx: JournalTransaction, schema: StoreSchema, row: EntryRow, *, attempts: int) -> bool:
     savepoint = tx.open_savepoint()
     try:
         _project(tx, schema, row, {}, {})
@@ -122,10 +118,7 @@ def _current_heads(
     tx: JournalTransaction, schema: StoreSchema, row: EntryRow, versions: dict[bytes, Version]
 ) -> list[Version]:
     state = tx.key_state(row.store, row.primary_key) or NO_STATE
-    return [
-        versions.get(head.id) or tx.version_from(schema, tx.expect_row(row.store, head.id))
-        for head in state.heads
-    ]
+    return [versions.get(head.id) or tx.version_from(schema, tx.expect_row(row.store, head.id)) for head in state.heads]
 
 
 def _note_failure(

@@ -54,9 +54,7 @@ class JournalRegistry:
         schema = self.schemas.get(store)
         if schema is None:
             known = ", ".join(sorted(self.schemas)) or "none"
-            raise StateError(
-                f"store {store!r} is not registered with this journal; registered: {known}"
-            )
+            raise StateError(f"store {store!r} is not registered with this journal; registered: {known}")
         return schema
 
     def add(self, schema: StoreSchema) -> None:

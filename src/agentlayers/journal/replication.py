@@ -137,9 +137,7 @@ class _Arrival:
         )  # fmt: skip
         if self.tx.put_quarantined(row):
             self.quarantined.append(entry.id)
-            logger.warning(
-                "entry_quarantined", store=self.schema.name, entry_id=entry.id.hex(), reason=reason
-            )
+            logger.warning("entry_quarantined", store=self.schema.name, entry_id=entry.id.hex(), reason=reason)
         else:
             self.duplicates += 1
 
@@ -171,14 +169,8 @@ def uncommitted(
     number = tx.store_number(store)
     remote = tx.find_remote(number, remote_id)
     start = max(after, remote.watermark) if remote else after
-    pending: list[StoredEntry] = []
-    size = 0
-    for row in tx.outbound_rows(number, remote.number if remote else 0, start):
-        size += len(row.payload) + len(row.primary_key) + len(row.event) + ENTRY_ID_BYTES
-        if pending and (size > bytes_max or len(pending) >= entries_max):
-            break
-        pending.append(tx.stored(row))
-    return pending
+    rows = tx.pending_rows(number, remote.number if remote else 0, start, rows_max=entries_max, bytes_max=bytes_max)
+    return [tx.stored(row) for row in rows]
 
 
 def acknowledge(
@@ -221,9 +213,7 @@ def _absorb_noted(tx: JournalTransaction, remote: RemoteRow) -> RemoteRow:
     watermark, rows_max = remote.watermark, 1
     while positions := tx.outbound_positions(remote.store, watermark, rows_max):
         noted = tx.noted(remote.number, positions)
-        reached = next(
-            (at for at, position in enumerate(positions) if position not in noted), len(positions)
-        )
+        reached = next((at for at, position in enumerate(positions) if position not in noted), len(positions))
         if reached:
             watermark = positions[reached - 1]
         if reached < len(positions):
@@ -251,18 +241,14 @@ def remote_state(tx: JournalTransaction, store: str, remote_id: bytes) -> Remote
     return RemoteState(remote.next_sequence, remote.incarnation, pending)
 
 
-def reset_remote(
-    tx: JournalTransaction, store: str, remote_id: bytes, *, incarnation: bytes
-) -> None:
+def reset_remote(tx: JournalTransaction, store: str, remote_id: bytes, *, incarnation: bytes) -> None:
     """Start over with a remote: cursor 0, everything local pending again."""
     remote = _contacted(tx, tx.store_number(store), remote_id)
     tx.forget_noted(remote.number, None)
     tx.put_remote(remote._replace(next_sequence=0, incarnation=incarnation, watermark=0))
 
 
-def remember_remote(
-    tx: JournalTransaction, store: str, remote_id: bytes, *, url: str | None
-) -> None:
+def remember_remote(tx: JournalTransaction, store: str, remote_id: bytes, *, url: str | None) -> None:
     """Note a remote's address and retire what was there before."""
     number = tx.store_number(store)
     remote = _contacted(tx, number, remote_id)

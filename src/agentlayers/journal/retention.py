@@ -73,9 +73,7 @@ class Selection:
         keep = self._scopes.get(scope)
         if keep is None:
             keep = self._scopes[scope] = self._selector()
-        size = (
-            len(row.payload) + len(row.event.encode()) + len(row.primary_key.encode()) + len(row.id)
-        )
+        size = len(row.payload) + len(row.event.encode()) + len(row.primary_key.encode()) + len(row.id)
         return keep(
             Candidate(
                 row.id,
@@ -125,9 +123,7 @@ def _pending(tx: JournalTransaction, store: int, rows: Sequence[EntryRow]) -> se
     lacking: set[int] = set()
     for remote in tx.list_remotes(store):
         if not remote.is_retired:
-            beyond = [
-                row.position for row in rows if row.outbound and row.position > remote.watermark
-            ]
+            beyond = [row.position for row in rows if row.outbound and row.position > remote.watermark]
             lacking.update(set(beyond) - tx.noted(remote.number, beyond) if beyond else ())
     return lacking
 
@@ -195,9 +191,7 @@ def forget_horizon(tx: JournalTransaction, store: str) -> bool:
     return len(forgotten) == COMPACTION_STEP_ROWS_MAX
 
 
-def report_compaction(
-    tx: JournalTransaction, store: str, before: int, events: Sequence[str]
-) -> None:
+def report_compaction(tx: JournalTransaction, store: str, before: int, events: Sequence[str]) -> None:
     """Emit ``sync_compaction`` for a run that dropped something here (no remote: an empty id)."""
     fields: dict[str, object] = {
         "remoteId": "",

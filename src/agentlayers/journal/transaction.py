@@ -159,9 +159,7 @@ class JournalTransaction(JournalPrimitives):
         row = self.find_row(None, entry_id)
         return None if row is None else self.stored(row)
 
-    def entries(
-        self, store: str | None = None, *, after: int = 0, entries_max: int = 1000
-    ) -> list[StoredEntry]:
+    def entries(self, store: str | None = None, *, after: int = 0, entries_max: int = 1000) -> list[StoredEntry]:
         """List entries in local arrival order; of all stores if none is named."""
         number = None if store is None else self.store_number(store)
         return [self.stored(row) for row in self.rows_after(number, after, entries_max)]
@@ -183,10 +181,7 @@ class JournalTransaction(JournalPrimitives):
     def conflicts(self, store: str) -> list[Conflict]:
         """List the keys of a store with several heads: its open conflicts."""
         schema, number = self.registry.schema(store), self.store_number(store)
-        return [
-            projection.conflict_of(schema, key, self.heads(store, key))
-            for key in self.conflicted_keys(number)
-        ]
+        return [projection.conflict_of(schema, key, self.heads(store, key)) for key in self.conflicted_keys(number)]
 
     def unapplied(self, store: str) -> list[UnappliedEntry]:
         """List the entries of a store whose projection failed, with the error."""
@@ -278,9 +273,7 @@ class JournalTransaction(JournalPrimitives):
             :obj:`False` when it was kept aside before, so that it is reported once.
         """
         self.require_writable()
-        return replication.quarantine_raw(
-            self, store, remote_id, entry_id, sequence=sequence, data=data, reason=reason
-        )
+        return replication.quarantine_raw(self, store, remote_id, entry_id, sequence=sequence, data=data, reason=reason)
 
     def quarantined(self, store: str) -> list[QuarantinedEntry]:
         """List what was kept aside of a store."""

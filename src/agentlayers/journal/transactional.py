@@ -58,9 +58,7 @@ class TransactionalJournal(EventJournal):
         self._require_open()
         return self._hub.listen(listener)
 
-    def changes(
-        self, store: str | None = None, *, after: int | None = None
-    ) -> AsyncIterator[StoredEntry]:
+    def changes(self, store: str | None = None, *, after: int | None = None) -> AsyncIterator[StoredEntry]:
         """Follow entries as they are committed; see :meth:`EventJournal.changes`."""
         self._require_open()
         return self._follow(store, self._hub.last_position if after is None else after)
@@ -99,9 +97,7 @@ class TransactionalJournal(EventJournal):
             await self.transact(lambda tx: retention.report_compaction(tx, store, before, tags))
             await self._reclaim()
         after = await self.read(lambda tx: tx.count_rows(tx.store_number(store)))
-        return CompactionReport(
-            before, after, dropped, tuple(sorted(events)), held_back, self._registry.now_ms()
-        )
+        return CompactionReport(before, after, dropped, tuple(sorted(events)), held_back, self._registry.now_ms())
 
     async def _reclaim(self) -> None:
         """Give the space of dropped entries back to the medium, where that takes a step of its own."""

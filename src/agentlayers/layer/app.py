@@ -68,9 +68,7 @@ class App:
             StateError: It was started before, or closed meanwhile.
         """
         if self.state != "new":
-            message = (
-                f"this app is {self.state} and starts only once; make another from the same layer"
-            )
+            message = f"this app is {self.state} and starts only once; make another from the same layer"
             raise StateError(message)
         self.state = "starting"
         self._ended = asyncio.get_running_loop().create_future()
@@ -226,10 +224,7 @@ class App:
         if self._lifecycle is None:
             return {}
         stopped = self._lifecycle.stop_seconds
-        return {
-            name: (seconds, stopped.get(name))
-            for name, seconds in self._lifecycle.start_seconds.items()
-        }
+        return {name: (seconds, stopped.get(name)) for name, seconds in self._lifecycle.start_seconds.items()}
 
 
 def _bind(part: Part, value: Any) -> None:

@@ -6,28 +6,25 @@ A blueprint is private to one app: binding, overriding and wiring touch its own 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dependency_injector import containers, providers
+from dependency_injector import containers
 
 from agentlayers.errors import LayerError, UsageError
 from agentlayers.layer.compiler import CompiledContainer, Compiler, service_label, snake_case
 from agentlayers.layer.container import ContainerLayer, LayerContainer
 from agentlayers.layer.environment import Environment
 from agentlayers.layer.errors import (
-    OverrideTypeError,
     ServiceNotFoundError,
-    UnknownNameError,
     suggestion,
 )
-from agentlayers.layer.inspection import is_instance, type_accepts
 from agentlayers.layer.layer import FreshLayer, Layer, ProvidedLayer, SuspendedLayer
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.override import Override, active_overrides
+from agentlayers.layer.overriding import override_part, refuse_unknown
 from agentlayers.layer.provider_walk import Provider, effective
-from agentlayers.layer.slot import service_of
 
 __all__ = ["Blueprint", "make_blueprint"]
 
@@ -54,9 +51,7 @@ class Blueprint:
     outputs: dict[Any, Provider]
     compiler: Compiler
     container: CompiledContainer | None = None
-    problems: list[LayerError] = field(default_factory=list)
     wanted: list[Provider] = field(default_factory=list)
-    overridden: dict[int, tuple[str, Override]] = field(default_factory=dict)
 
     def origin(self, name: str, provider: Provider) -> Origin | None:
         """Find where a part was declared; for an inline part, where its slot was."""
@@ -79,9 +74,7 @@ class Blueprint:
         if isinstance(key, str):
             if key in self.roots:
                 return self.roots[key]
-            raise ServiceNotFoundError(
-                f"{self.label} has no part {key!r}{suggestion(key, self.roots)}"
-            )
+            raise ServiceNotFoundError(f"{self.label} has no part {key!r}{suggestion(key, self.roots)}")
         if key in self.outputs:
             return self.outputs[key]
         derived = {
@@ -98,8 +91,18 @@ class Blueprint:
             f"{self.label} offers no {label}{'' if hint else suggestion(label, known)}", hint=hint
         )
 
-    # -- overrides ---------------------------------------------------------------------------------
-    def apply(self, overrides: Iterable[Override], named: dict[str, Provider]) -> None:
+    @property
+    def problems(self) -> list[LayerError]:
+        """What is wrong with the layers and overrides themselves."""
+        return self.compiler.problems
+
+    @property
+    def overridden(self) -> Mapping[int, tuple[str, Override]]:
+        """What overrides put in, by id: the part's name and the override."""
+        return self.compiler.overridden
+
+    # -- overrides ----------------------------------------------------------------------------------------
+    def apply(self, overrides: Iterable[Override], named: Mapping[str, Provider]) -> None:
         """
         Put overrides in place.
 
@@ -108,71 +111,28 @@ class Blueprint:
             named: Every part of the graph by its name, for those below the roots.
         """
         for override in overrides:
-            for name in self._override_names(override, named):
-                provider = self.roots.get(name) or named[name]
-                replacement = self._replacement(override, name)
-                if isinstance(provider, providers.Configuration):
-                    provider.override(override.value)
-                    continue
-                end = effective(provider)
-                if replacement is not end:
-                    end.override(replacement)
-                self.compiler.origins[id(replacement)] = override.origin
-                self.overridden[id(replacement)] = (name, override)
-                self._check_type(override, name, replacement)
-
-    def _override_names(self, override: Override, named: dict[str, Provider]) -> list[str]:
-        key = override.key
-        if isinstance(key, str):
-            if key in self.roots or key in named:
-                return [key]
-            known: Iterable[str] = {*self.roots, *named}
-        else:
-            found = [name for name, service in self.services.items() if service == key]
-            if len(found) == 1:
-                return found
-            known = {service_label(s) for s in self.services.values() if s is not None}
-            key = service_label(key)
-        self.problems.append(
-            UnknownNameError(
-                f"override: {self.label} has no part {key!r}{suggestion(key, known)}",
-                origin=override.origin,
-            )
-        )
-        return []
-
-    def _replacement(self, override: Override, name: str) -> Provider:
-        value = override.value
-        if isinstance(value, Layer):
+            name = self._name_of(override, named)
+            if name is None:
+                known = {*self.roots, *named} if isinstance(override.key, str) else self._service_labels(named)
+                refuse_unknown(self.compiler, self.label, override, known)
+                continue
+            provider = self.roots.get(name) or named[name]
             environment = Environment(container=self.container, excluding=name)
-            outputs = self.compiler.compile(value, environment)
-            service = self.services.get(name)
-            return outputs.get(service) or next(iter(outputs.values()))
-        if providers.is_provider(value):
-            provider: Any = value
-            return self.compiler.copied(provider)
-        return providers.Object(value)
+            override_part(self.compiler, name, provider, self._service(name, provider), override, environment)
 
-    def _check_type(self, override: Override, name: str, replacement: Provider) -> None:
-        service = self.services.get(name)
-        if service is None:
-            return
-        if type(replacement) is providers.Object:
-            fits, what = (
-                is_instance(replacement.provides, service),
-                type(replacement.provides).__name__,
-            )
-        else:
-            offered = self.compiler.services.get(id(replacement)) or service_of(replacement)
-            fits, what = type_accepts(service, offered), service_label(offered)
-        if not fits:
-            self.problems.append(
-                OverrideTypeError(
-                    f"override of {name}: expected a {service_label(service)}, got {what}",
-                    origin=override.origin,
-                    hint=f"Layer.mock({service_label(service)}, ...) makes a partial one",
-                )
-            )
+    def _name_of(self, override: Override, named: Mapping[str, Provider]) -> str | None:
+        if isinstance(override.key, str):
+            return override.key if override.key in self.roots or override.key in named else None
+        found = [name for name, service in self.services.items() if service == override.key]
+        below = [name for name, provider in named.items() if self._service(name, provider) == override.key]
+        return next(iter(found or below), None)
+
+    def _service(self, name: str, provider: Provider) -> Any:
+        return self.services.get(name) or self.compiler.services.get(id(provider))
+
+    def _service_labels(self, named: Mapping[str, Provider]) -> set[str]:
+        services = [self._service(name, provider) for name, provider in {**named, **self.roots}.items()]
+        return {service_label(service) for service in services if service is not None}
 
 
 def make_blueprint(target: Any) -> Blueprint:
@@ -197,7 +157,7 @@ def _from_container_class(cls: Any) -> Blueprint:
     compiled = compiler.open_container(cls)
     if issubclass(cls, LayerContainer):
         compiler.finish_container(compiled)
-    return _of_container(cls.__qualname__, compiler, compiled)
+    return _of_container(cls.__name__, compiler, compiled)
 
 
 def _of_container(label: str, compiler: Compiler, compiled: CompiledContainer) -> Blueprint:
@@ -207,7 +167,7 @@ def _of_container(label: str, compiler: Compiler, compiled: CompiledContainer) -
             outputs.setdefault(service, compiled.slots[name])
     return Blueprint(
         label, dict(compiled.slots), dict(compiled.services), outputs, compiler, container=compiled,
-        problems=list(compiler.problems), wanted=list(compiled.slots.values()),
+        wanted=list(compiled.slots.values()),
     )  # fmt: skip
 
 
@@ -217,7 +177,7 @@ def _from_layer(layer: Layer) -> Blueprint:
     head = _head(layer)
     if isinstance(head, ContainerLayer) and id(head) in compiler.containers:
         compiled = compiler.containers[id(head)]
-        blueprint = _of_container(compiled.cls.__qualname__, compiler, compiled)
+        blueprint = _of_container(compiled.cls.__name__, compiler, compiled)
         blueprint.outputs.update(outputs)
     else:
         blueprint = Blueprint(
@@ -226,7 +186,6 @@ def _from_layer(layer: Layer) -> Blueprint:
             {},
             dict(outputs),
             compiler,
-            problems=list(compiler.problems),
         )
     blueprint.wanted = list(outputs.values())
     _name_roots(blueprint, outputs)

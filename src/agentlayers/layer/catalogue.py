@@ -107,5 +107,7 @@ def _entry(slot: str, name: str, entry: object) -> CatalogueEntry:
         return entry
     if callable(entry):
         return CatalogueEntry("singleton", entry)
-    message = f"catalogue entry {slot}.{name} is {entry!r}; expected singleton(...), resource(...), value(...) or recipe(...)"
+    message = (
+        f"catalogue entry {slot}.{name} is {entry!r}; expected singleton(...), resource(...), value(...) or recipe(...)"
+    )
     raise UsageError(message)

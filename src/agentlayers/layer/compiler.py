@@ -26,7 +26,6 @@ from agentlayers.layer.errors import (
     AmbiguousServiceError,
     DuplicateServiceError,
     MissingServiceError,
-    UnknownNameError,
     suggestion,
 )
 from agentlayers.layer.inspection import Parameter, parameters_of
@@ -43,6 +42,7 @@ from agentlayers.layer.layer import (
 )
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.override import Override, active_overrides
+from agentlayers.layer.overriding import override_part, refuse_unknown
 from agentlayers.layer.provider_walk import Provider, copy_in_order
 from agentlayers.layer.wiring import Offers, ambiguous, autowire, open_parameters
 
@@ -86,6 +86,7 @@ class Compiler:
         parts: The same, the other way round.
         services: The service each provider stands for, by id.
         containers: The containers met, outermost first.
+        overridden: What overrides put in, by id: the part's name and the override.
         checked: Providers that are not part of the graph but have to be valid (what ``catch``
             guards).
     """
@@ -98,11 +99,16 @@ class Compiler:
         self.services: dict[int, Any] = {}
         self.containers: dict[int, CompiledContainer] = {}
         self.checked: list[Provider] = []
+        self.overridden: dict[int, tuple[str, Override]] = {}
         self.sealed: set[int] = set()
         self._taken: set[str] = set()
         self._primitives: dict[Any, Provider] = {}
         self._done: dict[tuple[int, int], Outputs] = {}
         self._alive: list[Any] = []
+
+    def keep(self, thing: Any) -> None:
+        """Keep something alive whose id is remembered."""
+        self._alive.append(thing)
 
     def compile(self, layer: Layer, environment: Environment | None = None) -> Outputs:
         """Compile ``layer`` and what it brings; the outputs are providers by service."""
@@ -160,9 +166,7 @@ class Compiler:
         if layer.lifetime == "value":
             key: Any = (id(layer), id(environment.scope))
             if key not in self._primitives:
-                self._primitives[key] = self._named(
-                    providers.Object(layer.source), layer.service, layer, environment
-                )
+                self._primitives[key] = self._named(providers.Object(layer.source), layer.service, layer, environment)
             return {layer.service: self._primitives[key]}
         wired = yield from self._wire(layer.source, layer.args, layer.arguments, layer, environment)
         key = (
@@ -174,14 +178,10 @@ class Compiler:
         if known is None:
             args = []
             for index, value in enumerate(layer.args):
-                args.append(
-                    (yield from self._argument(value, self._positional(layer, index), environment))
-                )
+                args.append((yield from self._argument(value, self._positional(layer, index), environment)))
             kwargs: dict[str, Any] = {}
             for name, value in layer.arguments.items():
-                kwargs[name] = yield from self._argument(
-                    value, self._parameter(layer.source, name), environment
-                )
+                kwargs[name] = yield from self._argument(value, self._parameter(layer.source, name), environment)
             kind = providers.Resource if layer.lifetime == "resource" else providers.Singleton
             known = kind(layer.source)
             known.set_args(*args)
@@ -199,9 +199,7 @@ class Compiler:
     ) -> Generator[Any, Any, dict[str, Provider]]:
         """Find a provider for each open parameter that the environment can fill."""
         known = environment.names()
-        positional = [p.name for p in parameters_of(make, known) or () if not p.is_variadic][
-            : len(args)
-        ]
+        positional = [p.name for p in parameters_of(make, known) or () if not p.is_variadic][: len(args)]
         wired: dict[str, Provider] = {}
         for parameter in open_parameters(make, {*arguments, *positional}, known):
             found = environment.find(parameter)
@@ -217,9 +215,7 @@ class Compiler:
                 wired[parameter.name] = found
         return wired
 
-    def _argument(
-        self, value: Any, parameter: Parameter | None, environment: Environment
-    ) -> Generator[Any, Any, Any]:
+    def _argument(self, value: Any, parameter: Parameter | None, environment: Environment) -> Generator[Any, Any, Any]:
         """
         Turn a given argument into what dependency-injector takes; layers inside become private
         parts.
@@ -278,13 +274,9 @@ class Compiler:
                 present = inner.bindings.get(service)
                 if present is not None and present.layer is not other:
                     self.problems.append(_twice(service, present.layer, other, layer))
-                binding = (
-                    Binding(other, environment, service)
-                    if binding is None
-                    else binding.also(service)
-                )
+                binding = Binding(other, environment, service) if binding is None else binding.also(service)
                 inner.bindings[service] = binding
-        outputs = yield (layer.target, inner)
+        outputs: Outputs = yield (layer.target, inner)
         if layer.keep:
             outputs = dict(outputs)
             for service, binding in inner.bindings.items():
@@ -354,9 +346,7 @@ class Compiler:
         for name, (source, service) in plan.items():
             slots = Environment(environment, container=compiled, excluding=name)
             if isinstance(source, Binding):
-                slots = Environment(
-                    source.environment, container=compiled, excluding=name, fallback=True
-                )
+                slots = Environment(source.environment, container=compiled, excluding=name, fallback=True)
                 outputs = yield (source.layer, slots)
             elif isinstance(source, Layer):
                 outputs = yield (source, slots)
@@ -382,27 +372,13 @@ class Compiler:
         self.problems.extend(autowire(compiled.slots, compiled.services, self.sealed))
 
     def _override_slot(self, compiled: CompiledContainer, override: Override) -> None:
-        for name in compiled.slots:
-            if override.key == name or (
-                override.key == compiled.services[name] and override.key is not None
-            ):
-                value = override.value
+        for name, provider in compiled.slots.items():
+            service = compiled.services[name]
+            if override.key == name or (service is not None and override.key == service):
                 environment = Environment(container=compiled, excluding=name)
-                if isinstance(value, Layer):
-                    replacement = _pick_service(
-                        self.compile(value, environment), compiled.services[name]
-                    )
-                else:
-                    replacement = self._slot_value(value, environment)
-                compiled.slots[name].override(replacement)
+                override_part(self, name, provider, service, override, environment)
                 return
-        self.problems.append(
-            UnknownNameError(
-                f"{compiled.cls.__qualname__} has no slot {service_label(override.key)!r} to override"
-                f"{suggestion(service_label(override.key), compiled.slots)}",
-                origin=override.origin,
-            )
-        )
+        refuse_unknown(self, compiled.cls.__name__, override, compiled.slots)
 
     def _slot_value(self, value: Any, environment: Environment) -> Provider:
         if providers.is_provider(value):
@@ -437,17 +413,14 @@ class Compiler:
                 compiled.slots[name].override(found)
         return plan
 
-    def _one_slot_only(
-        self, compiled: CompiledContainer, name: str, service: Any, found: Binding
-    ) -> None:
+    def _one_slot_only(self, compiled: CompiledContainer, name: str, service: Any, found: Binding) -> None:
         twins = [slot for slot, promised in compiled.services.items() if promised == service]
         if len(twins) > 1 and twins[0] == name:
             self.problems.append(
                 AmbiguousServiceError(
-                    f"{service_label(service)} could fill several slots of {compiled.cls.__qualname__}: "
-                    f"{', '.join(twins)}",
+                    f"{service_label(service)} could fill several slots of {compiled.cls.__name__}: {', '.join(twins)}",
                     origin=found.layer.declared_at,
-                    hint=f"name the slot: {compiled.cls.__qualname__}.layer({name}=...)",
+                    hint=f"name the slot: {compiled.cls.__name__}.layer({name}=...)",
                 )
             )
 
@@ -461,7 +434,7 @@ class Compiler:
                 known = {service_label(s) for s in compiled.services.values() if s is not None}
                 self.problems.append(
                     MissingServiceError(
-                        f"{compiled.cls.__qualname__} has no slot for {service_label(service)}"
+                        f"{compiled.cls.__name__} has no slot for {service_label(service)}"
                         f"{suggestion(service_label(service), known)}",
                         origin=layer.declared_at,
                     )
@@ -469,9 +442,7 @@ class Compiler:
         return outputs
 
     # -- bookkeeping -------------------------------------------------------------------------------
-    def _named(
-        self, provider: Provider, service: Any, layer: Layer, environment: Environment
-    ) -> Provider:
+    def _named(self, provider: Provider, service: Any, layer: Layer, environment: Environment) -> Provider:
         self.origins[id(provider)] = layer.declared_at
         self.services[id(provider)] = service
         self.sealed.add(id(provider))

@@ -43,9 +43,7 @@ class _LayerContainerMeta(_BaseMeta):  # type: ignore[misc, valid-type]
         type.__setattr__(cls, "__slot_annotations__", _annotations(cls, body, names))
         own = {slot: provider for slot, provider in cls.cls_providers.items() if slot in body}
         type.__setattr__(cls, "__own_slots__", frozenset(own))
-        ancestors = [
-            base for base in cls.__mro__[1:] if containers.is_container(base) and base.providers
-        ]
+        ancestors = [base for base in cls.__mro__[1:] if containers.is_container(base) and base.providers]
         if ancestors:
             for slot, provider in rebind(cls, ancestors, own).items():
                 setattr(cls, slot, provider)
@@ -57,9 +55,7 @@ def _visible_names(body: Mapping[str, Any], frame: Any) -> Mapping[str, Any]:
 
 
 def _annotations(cls: Any, body: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    return read_annotations(
-        body.get("__annotations__", {}), module=cls.__module__, name=cls.__qualname__, names=names
-    )
+    return read_annotations(body.get("__annotations__", {}), module=cls.__module__, name=cls.__qualname__, names=names)
 
 
 class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerMeta):
@@ -94,12 +90,12 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
             raise LayerValidationError(
                 [
                     UnknownNameError(
-                        f"{cls.__qualname__} has no slot {name!r}{suggestion(name, cls.providers)}",
+                        f"{cls.__name__} has no slot {name!r}{suggestion(name, cls.providers)}",
                         origin=caller_origin(),
                     )
                     for name in unknown
                 ],
-                what=f"container {cls.__qualname__}",
+                what=f"container {cls.__name__}",
             )
         promised = container_services(cls)
         offered = tuple(dict.fromkeys(s for s in promised.values() if s is not None))

@@ -29,6 +29,7 @@ class TapCall:
         self.__module__ = getattr(function, "__module__", __name__)
 
     def __call__(self, *services: Any) -> Any:
+        """Call the function, and give the services."""
         result = self.function(*services)
         given = services[0] if len(services) == 1 else services
         return _after(result, given) if inspect.isawaitable(result) else given
@@ -49,6 +50,7 @@ class CatchCall:
 
     @asynccontextmanager
     async def __call__(self, *values: Any) -> AsyncIterator[Any]:
+        """Open what the layer or its handler says, fed with what the layer needs."""
         from agentlayers.layer.app import App
 
         app = App(self._fed(self.layer.inner, values))
@@ -66,10 +68,7 @@ class CatchCall:
     def _fed(self, layer: Layer, values: tuple[Any, ...]) -> Layer:
         from agentlayers.layer.layer import Layer as LayerType
 
-        feeds = [
-            LayerType.succeed(service, value)
-            for service, value in zip(self.needs, values, strict=True)
-        ]
+        feeds = [LayerType.succeed(service, value) for service, value in zip(self.needs, values, strict=True)]
         return layer.provide(*feeds) if feeds else layer
 
 
@@ -85,23 +84,20 @@ class UnwrapCall:
 
     @asynccontextmanager
     async def __call__(self, *args: Any, **arguments: Any) -> AsyncIterator[Any]:
+        """Open the layer that the function chooses."""
         from agentlayers.layer.app import App
         from agentlayers.layer.layer import Layer as LayerType
 
         chosen = self.layer.make(*args, **arguments)
         if inspect.isawaitable(chosen):
             chosen = await chosen
-        feeds = [
-            LayerType.succeed(service, value) for service, value in self._services(args, arguments)
-        ]
+        feeds = [LayerType.succeed(service, value) for service, value in self._services(args, arguments)]
         app = App(chosen.provide(*feeds) if feeds else chosen)
         await app.start()
         async with closing(app):
             yield _served(app, self.layer.outputs)
 
-    def _services(
-        self, args: tuple[Any, ...], arguments: dict[str, Any]
-    ) -> Iterator[tuple[Any, Any]]:
+    def _services(self, args: tuple[Any, ...], arguments: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
         given = self.__signature__.bind(*args, **arguments).arguments
         for parameter in parameters_of(self.layer.make) or ():
             for candidate in service_candidates(parameter.hint):

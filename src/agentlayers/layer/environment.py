@@ -162,9 +162,7 @@ class Environment:
             environment = environment.outer
 
     def _among(self, parameter: Parameter, *, slots: bool = True) -> Any:
-        offers: list[tuple[str, Any, Any]] = [
-            ("", service, binding) for service, binding in self.bindings.items()
-        ]
+        offers: list[tuple[str, Any, Any]] = [("", service, binding) for service, binding in self.bindings.items()]
         found: Any = _best_binding(parameter, offers) if offers else None
         if found is None and slots and self.container is not None:
             found = self.container.offers.best(parameter, self._excluding)
@@ -186,9 +184,7 @@ class Environment:
     def _service_of(self, slot: Provider) -> Any:
         assert self.container is not None
         slots = self.container.slots
-        return next(
-            service for name, service in self.container.services.items() if slots[name] is slot
-        )
+        return next(service for name, service in self.container.services.items() if slots[name] is slot)
 
 
 def _best_binding(parameter: Parameter, offers: list[tuple[str, Any, Any]]) -> Any:
@@ -205,9 +201,7 @@ def _best_binding(parameter: Parameter, offers: list[tuple[str, Any, Any]]) -> A
         derived = [
             binding
             for _name, service, binding in offers
-            if isinstance(service, type)
-            and isinstance(candidate, type)
-            and candidate in service.__mro__
+            if isinstance(service, type) and isinstance(candidate, type) and candidate in service.__mro__
         ]
         if derived:
             return derived[0]

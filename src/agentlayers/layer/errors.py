@@ -65,9 +65,7 @@ def draw_path(path: Sequence[str], end: str = "") -> str:
 class _ProblemError(LayerError):
     """What all causes share: a sentence, a place, a drawing, a page."""
 
-    def __init__(
-        self, summary: str, *, origin: Origin | None = None, drawing: str = "", hint: str = ""
-    ) -> None:
+    def __init__(self, summary: str, *, origin: Origin | None = None, drawing: str = "", hint: str = "") -> None:
         self.summary, self.origin, self.drawing, self.hint = summary, origin, drawing, hint
         lines = [summary]
         if origin is not None:
@@ -181,9 +179,7 @@ class LayerStartError(LayerError):
 
     retryable: ClassVar[bool] = False
 
-    def __init__(
-        self, *, name: str, path: Sequence[str], origin: Origin | None, cause: BaseException
-    ) -> None:
+    def __init__(self, *, name: str, path: Sequence[str], origin: Origin | None, cause: BaseException) -> None:
         self.name, self.path, self.origin = name, tuple(path), origin
         what = str(cause).strip() or type(cause).__name__
         lines = [f"{name} failed to start: {type(cause).__name__}: {what}"]

@@ -96,9 +96,7 @@ class Graph:
         lines: list[str] = []
         for node in self.nodes.values():
             lines.append(f"{node.name}: {node.kind} {node.callable}".rstrip())
-            lines.extend(
-                f"    {label} = {_shown(label, value)}" for label, value in node.arguments.items()
-            )
+            lines.extend(f"    {label} = {_shown(label, value)}" for label, value in node.arguments.items())
         return "\n".join(lines)
 
     def to_mermaid(self) -> str:
@@ -121,9 +119,7 @@ class Graph:
                 "name": node.name,
                 "kind": node.kind,
                 "callable": node.callable,
-                "arguments": {
-                    label: _jsonable(label, value) for label, value in node.arguments.items()
-                },
+                "arguments": {label: _jsonable(label, value) for label, value in node.arguments.items()},
                 "declared_at": str(node.declared_at) if node.declared_at else None,
             }
             for node in self.nodes.values()
@@ -179,9 +175,7 @@ def _draw_with_private(plan: Plan, part: Part, nodes: dict[str, Node]) -> None:
         current = stack.pop()
         if current.name not in nodes and not isinstance(current.provider, _TRANSPARENT):
             nodes[current.name] = _node(plan, current)
-        inline = [
-            child for child in current.children if child.parent is current and "." in child.name
-        ]
+        inline = [child for child in current.children if child.parent is current and "." in child.name]
         stack.extend(reversed([child for child in inline if child.name not in nodes]))
 
 
@@ -301,7 +295,5 @@ def _jsonable(label: str, value: Any) -> Any:
 def _one_line(node: Node | None) -> str:
     if node is None:
         return "(absent)"
-    arguments = ", ".join(
-        f"{label}={_shown(label, value)}" for label, value in node.arguments.items()
-    )
+    arguments = ", ".join(f"{label}={_shown(label, value)}" for label, value in node.arguments.items())
     return f"{node.kind} {node.callable}({arguments})"

@@ -77,9 +77,7 @@ class Parameter:
 _cache: weakref.WeakKeyDictionary[Any, tuple[Parameter, ...]] = weakref.WeakKeyDictionary()
 
 
-def parameters_of(
-    make: Callable[..., Any], known: Mapping[str, Any] | None = None
-) -> tuple[Parameter, ...] | None:
+def parameters_of(make: Callable[..., Any], known: Mapping[str, Any] | None = None) -> tuple[Parameter, ...] | None:
     """
     List the parameters of ``make``, or return None for a callable that tells nothing about itself.
 
@@ -203,15 +201,12 @@ def provided_type(make: Any, known: Mapping[str, Any] | None = None) -> Any:
     if isinstance(make, type):
         return _entered_type(make, known or {})
     hint = _hints(make, known or {}).get("return", UNRESOLVED)
-    while (
-        typing.get_origin(hint) in _ITERATORS
-        or typing.get_origin(hint) is collections.abc.Coroutine
-    ):
+    while typing.get_origin(hint) in _ITERATORS or typing.get_origin(hint) is collections.abc.Coroutine:
         arguments = typing.get_args(hint)
-        hint = (
-            arguments[-1] if typing.get_origin(hint) is collections.abc.Coroutine else arguments[0]
-        )
-    return hint if isinstance(hint, type) or typing.get_origin(hint) is not None else None
+        hint = arguments[-1] if typing.get_origin(hint) is collections.abc.Coroutine else arguments[0]
+    if hint is Any or not (isinstance(hint, type) or typing.get_origin(hint) is not None):
+        return None
+    return hint
 
 
 def _entered_type(make: type[Any], known: Mapping[str, Any]) -> Any:
@@ -220,7 +215,7 @@ def _entered_type(make: type[Any], known: Mapping[str, Any]) -> Any:
         if enter is None:
             continue
         hint = _hints_one_by_one(enter, known).get("return", UNRESOLVED)
-        if isinstance(hint, type) and hint is not type(None):
+        if isinstance(hint, type) and hint not in {type(None), Any, object}:
             return make if issubclass(make, hint) else hint
         break
     return make
@@ -231,7 +226,7 @@ def type_accepts(hint: Any, offered: Any) -> bool:
     Tell whether an argument of class ``offered`` may go where ``hint`` stands; doubt counts as yes.
     """
     candidates = service_candidates(hint)
-    if not candidates or not isinstance(offered, type):
+    if not candidates or not isinstance(offered, type) or offered is Any:
         return True
     return any(_accepts_one(candidate, offered) for candidate in candidates)
 
@@ -239,7 +234,7 @@ def type_accepts(hint: Any, offered: Any) -> bool:
 def _accepts_one(candidate: Any, offered: type[Any]) -> bool:
     if not isinstance(candidate, type) or typing.get_origin(candidate) is not None:
         return True
-    if getattr(candidate, "_is_protocol", False) or candidate is object:
+    if getattr(candidate, "_is_protocol", False) or candidate in {object, Any}:
         return True
     if candidate is float and offered is int:
         return True
@@ -260,7 +255,7 @@ def is_instance(value: object, hint: Any) -> bool:
 
 
 def _is_instance_of_one(value: object, candidate: Any) -> bool:
-    if isinstance(candidate, type) and isinstance(value, candidate):
+    if candidate is Any or (isinstance(candidate, type) and isinstance(value, candidate)):
         return True  # also for a mock, which names the class as its own
     return _accepts_one(candidate, type(value))
 
@@ -276,9 +271,7 @@ def _allows_none(hint: Any) -> bool:
 def unwrap_generator(make: Any) -> Any:
     """Undo the context manager that dependency-injector puts around a generator function."""
     inner = getattr(make, "__wrapped__", None)
-    if inner is not None and (
-        inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
-    ):
+    if inner is not None and (inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)):
         return inner
     return make
 
@@ -293,9 +286,7 @@ def qualified_name(thing: Any) -> str:
         return qualified_name(type(thing))
     module = getattr(thing, "__module__", None) or "builtins"
     owner = getattr(thing, "__self__", None)
-    if (
-        isinstance(owner, type) and "." in name
-    ):  # a class method belongs to the class it was taken from
+    if isinstance(owner, type) and "." in name:  # a class method belongs to the class it was taken from
         return f"{owner.__module__}.{owner.__qualname__}.{name.rsplit('.', 1)[1]}"
     return name if module == "builtins" else f"{module}.{name}"
 
@@ -305,6 +296,4 @@ def describe_callable(thing: Any) -> str:
     while isinstance(thing, functools.partial):
         thing = thing.func
     thing = unwrap_generator(thing)
-    return str(getattr(thing, "__qualname__", None) or type(thing).__qualname__).replace(
-        "<locals>.", ""
-    )
+    return str(getattr(thing, "__qualname__", None) or type(thing).__qualname__).rpartition("<locals>.")[2]

@@ -59,9 +59,7 @@ class Layer:
         return PrimitiveLayer("value", service, value, (), MappingProxyType({}))
 
     @staticmethod
-    def factory(
-        service: type[Any], make: Callable[..., Any] | None = None, /, *args: Any, **arguments: Any
-    ) -> Layer:
+    def factory(service: type[Any], make: Callable[..., Any] | None = None, /, *args: Any, **arguments: Any) -> Layer:
         """
         Build the service once per app by calling ``make``.
 
@@ -74,14 +72,10 @@ class Layer:
             args: Given to ``make`` as they are.
             arguments: Given to ``make`` by name.
         """
-        return PrimitiveLayer(
-            "singleton", service, make or service, args, MappingProxyType(arguments)
-        )
+        return PrimitiveLayer("singleton", service, make or service, args, MappingProxyType(arguments))
 
     @staticmethod
-    def scoped(
-        service: type[Any], make: Callable[..., Any] | None = None, /, *args: Any, **arguments: Any
-    ) -> Layer:
+    def scoped(service: type[Any], make: Callable[..., Any] | None = None, /, *args: Any, **arguments: Any) -> Layer:
         """
         Build the service like :meth:`factory`, open it at start and close it at stop.
 
@@ -89,9 +83,7 @@ class Layer:
         generator function. Entering and leaving happen in one task; what entering returns is the
         service.
         """
-        return PrimitiveLayer(
-            "resource", service, make or service, args, MappingProxyType(arguments)
-        )
+        return PrimitiveLayer("resource", service, make or service, args, MappingProxyType(arguments))
 
     @staticmethod
     def mock(service: type[Any], /, **attributes: Any) -> Layer:
@@ -109,9 +101,7 @@ class Layer:
         return SuspendedLayer(make)
 
     @staticmethod
-    def unwrap(
-        service: type[Any], make: Callable[..., Any], /, *args: Any, **arguments: Any
-    ) -> Layer:
+    def unwrap(service: type[Any], make: Callable[..., Any], /, *args: Any, **arguments: Any) -> Layer:
         """
         Choose the layer while the app starts: ``make`` is called like a :meth:`factory` and returns
         a layer.

@@ -108,12 +108,7 @@ class Lifecycle:
                 self._begin(self._ready.popleft())
         finally:
             self._draining = False
-        if (
-            self._failure is None
-            and not self._running
-            and self._phase is not None
-            and not self._phase.done()
-        ):
+        if self._failure is None and not self._running and self._phase is not None and not self._phase.done():
             self._phase.set_result(None)
 
     def _begin(self, part: Part) -> None:

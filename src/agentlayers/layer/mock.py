@@ -22,9 +22,7 @@ class UnimplementedError(UsageError):
 
     def __init__(self, *, service: str, attribute: str) -> None:
         self.service, self.attribute = service, attribute
-        super().__init__(
-            f"the mock of {service} has no {attribute!r}; give it: Layer.mock({service}, {attribute}=...)"
-        )
+        super().__init__(f"the mock of {service} has no {attribute!r}; give it: Layer.mock({service}, {attribute}=...)")
 
 
 def make_mock(service: type[Any], attributes: Mapping[str, object]) -> Any:

@@ -56,9 +56,7 @@ def caller_origin() -> Origin:
     found = None
     while frame is not None:
         code = frame.f_code
-        inside = (
-            code.co_filename.startswith(_ROOM) or code.co_filename == "<string>"
-        )  # a dataclass's constructor
+        inside = code.co_filename.startswith(_ROOM) or code.co_filename == "<string>"  # a dataclass's constructor
         if not inside:
             found = Origin(code.co_filename, frame.f_lineno)
             if not code.co_name.startswith("layer"):

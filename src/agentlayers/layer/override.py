@@ -8,7 +8,7 @@ tasks and threads outside never see it. Builds read it; nothing global is change
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +27,7 @@ class Override:
     origin: Origin
 
 
-_active: ContextVar[tuple[tuple[object, tuple[Override, ...]], ...]] = ContextVar(
-    "agentlayers_overrides", default=()
-)
+_active: ContextVar[tuple[tuple[object, tuple[Override, ...]], ...]] = ContextVar("agentlayers_overrides", default=())
 
 
 def collect_overrides(
@@ -42,18 +40,23 @@ def collect_overrides(
     return tuple(Override(key, value, origin) for key, value in both.items())
 
 
-@contextmanager
 def override_target(
     target: object,
     overrides: Mapping[type[Any] | str, object] | None,
     by_name: Mapping[str, object],
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Replace parts of every build of ``target`` inside the block."""
-    token = _active.set((*_active.get(), (target, collect_overrides(overrides, by_name))))
+    return _overriding((target, collect_overrides(overrides, by_name)))
+
+
+@contextmanager
+def _overriding(entry: tuple[object, tuple[Override, ...]]) -> Iterator[None]:
+    _active.set((*_active.get(), entry))
     try:
         yield
     finally:
-        _active.reset(token)
+        # Not by a token: a fixture may end in another context than it began in, where there is nothing to undo.
+        _active.set(tuple(other for other in _active.get() if other is not entry))
 
 
 def active_overrides(target: object) -> tuple[Override, ...]:
@@ -64,9 +67,7 @@ def active_overrides(target: object) -> tuple[Override, ...]:
     found: list[Override] = []
     for overridden, overrides in _active.get():
         if overridden is target or (
-            isinstance(overridden, type)
-            and isinstance(target, type)
-            and issubclass(target, overridden)
+            isinstance(overridden, type) and isinstance(target, type) and issubclass(target, overridden)
         ):
             found.extend(overrides)
     return tuple(found)

@@ -141,12 +141,8 @@ class Plan:
             else:
                 part.arguments.append((label, known))
 
-    def _open(
-        self, provider: Provider, parent: Part | None
-    ) -> tuple[Part, Iterator[tuple[str, Provider]]]:
-        part = Part(
-            self._slots.get(id(provider), ""), provider, lifetime_of(provider), parent=parent
-        )
+    def _open(self, provider: Provider, parent: Part | None) -> tuple[Part, Iterator[tuple[str, Provider]]]:
+        part = Part(self._slots.get(id(provider), ""), provider, lifetime_of(provider), parent=parent)
         self.parts[id(provider)] = part
         return part, self._children(part)
 

@@ -56,8 +56,8 @@ def effective(provider: Provider) -> Provider:
         following = provider.last_overriding
         if following is None and isinstance(provider, providers.Dependency):
             following = provider.default
-        if following is None or isinstance(provider, providers.Container):
-            return provider
+        if following is None or isinstance(provider, (providers.Container, providers.Configuration)):
+            return provider  # their overriding is how they hold what was put in
         provider = following
         seen += 1
         if seen > 1000:  # an override that overrides itself in a circle
@@ -66,9 +66,9 @@ def effective(provider: Provider) -> Provider:
 
 def is_started(provider: Provider) -> bool:
     """Tell whether a provider is built or opened once at start."""
-    return isinstance(
-        provider, (providers.BaseSingleton, providers.BaseResource)
-    ) and not isinstance(provider, PER_CONTEXT)
+    return isinstance(provider, (providers.BaseSingleton, providers.BaseResource)) and not isinstance(
+        provider, PER_CONTEXT
+    )
 
 
 def is_leaf_value(provider: Provider) -> bool:
@@ -118,9 +118,7 @@ def _calling_parts(provider: Any) -> Parts:
     parts: Parts = []
     if providers.is_provider(provider.provides):
         parts.append(("provides", provider.provides))
-    parts.extend(
-        zip(_positional_names(provider.provides, len(provider.args)), provider.args, strict=True)
-    )
+    parts.extend(zip(_positional_names(provider.provides, len(provider.args)), provider.args, strict=True))
     parts.extend(provider.kwargs.items())
     parts.extend((f"@{name}", value) for name, value in getattr(provider, "attributes", {}).items())
     return parts
@@ -170,9 +168,7 @@ def _chosen_branch(selector: Any) -> Any:
 def _option_parts(provider: Any) -> Parts:
     root = provider._get_root()
     segments = [
-        (f"key{index}", part)
-        for index, part in enumerate(provider.get_name_segments())
-        if providers.is_provider(part)
+        (f"key{index}", part) for index, part in enumerate(provider.get_name_segments()) if providers.is_provider(part)
     ]
     return [("config", root), *segments]
 
@@ -215,11 +211,7 @@ _READERS: Final[tuple[tuple[Any, Callable[[Any], Parts]], ...]] = (
 
 def provider_children(provider: Provider) -> list[tuple[str, Provider]]:
     """List the providers a provider is made of, overriding followed."""
-    return [
-        (label, effective(part))
-        for label, part in parts_of(provider)
-        if providers.is_provider(part)
-    ]
+    return [(label, effective(part)) for label, part in parts_of(provider) if providers.is_provider(part)]
 
 
 def copy_in_order(roots: Sequence[Provider], memo: dict[int, Any]) -> None:

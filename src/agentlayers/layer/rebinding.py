@@ -37,12 +37,14 @@ def rebind(cls: Any, ancestors: Sequence[Any], own: Mapping[str, Provider]) -> d
     for ancestor in ancestors:
         _claim(owners, ancestor.providers)
     _claim(owners, chosen)
+    before = _choose(ancestors, {})
     memo: dict[int, Any] = {}
     result: dict[str, Provider] = {}
-    for name in _in_order(cls, chosen, owners):
-        copy_in_order(
-            [chosen[name]], memo
-        )  # one memo throughout: it also keeps alive what its ids stand for
+    for name in _in_order(cls, chosen, owners, before):
+        if name in before and _refers_to(name, chosen[name], owners):
+            copy_in_order([before[name]], memo)
+            _redirect(memo, ancestors, name, memo[id(before[name])])
+        copy_in_order([chosen[name]], memo)  # one memo throughout: it also keeps alive what its ids stand for
         result[name] = memo[id(chosen[name])]
         _redirect(memo, ancestors, name, result[name])
     return {name: result[name] for name in chosen}
@@ -52,9 +54,7 @@ def _choose(ancestors: Sequence[Any], own: Mapping[str, Provider]) -> dict[str, 
     chosen: dict[str, Provider] = {}
     for ancestor in reversed(ancestors):
         written = getattr(ancestor, "__own_slots__", ancestor.cls_providers)
-        chosen.update(
-            {name: ancestor.providers[name] for name in written if name in ancestor.providers}
-        )
+        chosen.update({name: ancestor.providers[name] for name in written if name in ancestor.providers})
     for ancestor in reversed(ancestors):
         for name, provider in ancestor.providers.items():
             chosen.setdefault(name, provider)
@@ -69,6 +69,20 @@ def _claim(owners: dict[int, str], slots: Any, owner: str | None = None) -> None
             _claim(owners, provider.providers, owner or name)
 
 
+def _refers_to(name: str, provider: Provider, owners: Mapping[int, str]) -> bool:
+    """Tell whether what replaces a slot refers to what the slot held before."""
+    seen = {id(provider)}
+    stack = [provider]
+    while stack:
+        for related in _references(stack.pop()):
+            if owners.get(id(related)) == name and related is not provider:
+                return True
+            if id(related) not in seen and id(related) not in owners:
+                seen.add(id(related))
+                stack.append(related)
+    return False
+
+
 def _redirect(memo: dict[int, Any], ancestors: Sequence[Any], name: str, copied: Provider) -> None:
     for ancestor in ancestors:
         original = ancestor.providers.get(name)
@@ -79,12 +93,16 @@ def _redirect(memo: dict[int, Any], ancestors: Sequence[Any], name: str, copied:
 def _redirect_one(memo: dict[int, Any], original: Any, copied: Any) -> None:
     memo[id(original)] = copied
     if isinstance(original, providers.Container) and isinstance(copied, providers.Container):
-        for name, inner in original.providers.items():
-            if name in copied.providers:
-                _redirect_one(memo, inner, copied.providers[name])
+        inside: Any = copied.providers
+        inner: Any = original.providers
+        for name in inner:
+            if name in inside:
+                _redirect_one(memo, inner[name], inside[name])
 
 
-def _in_order(cls: Any, chosen: Mapping[str, Provider], owners: Mapping[int, str]) -> list[str]:
+def _in_order(
+    cls: Any, chosen: Mapping[str, Provider], owners: Mapping[int, str], before: Mapping[str, Provider]
+) -> list[str]:
     """Sort the slots so that each comes after those it refers to."""
     order: list[str] = []
     state: dict[str, bool] = {}  # False while being visited, True when done
@@ -92,7 +110,7 @@ def _in_order(cls: Any, chosen: Mapping[str, Provider], owners: Mapping[int, str
         if root in state:
             continue
         state[root] = False
-        stack = [(root, _slots_used(root, chosen[root], owners))]
+        stack = [(root, _slots_used(root, chosen[root], owners, before))]
         while stack:
             name, used = stack[-1]
             following = next(used, None)
@@ -104,7 +122,7 @@ def _in_order(cls: Any, chosen: Mapping[str, Provider], owners: Mapping[int, str
                 continue
             elif following not in state:
                 state[following] = False
-                stack.append((following, _slots_used(following, chosen[following], owners)))
+                stack.append((following, _slots_used(following, chosen[following], owners, before)))
             elif not state[following]:
                 circle = [entry[0] for entry in stack]
                 raise _circle(cls, [*circle[circle.index(following) :], following])
@@ -113,13 +131,15 @@ def _in_order(cls: Any, chosen: Mapping[str, Provider], owners: Mapping[int, str
 
 def _circle(cls: Any, names: list[str]) -> LayerValidationError:
     problem = CycleError(
-        f"the slots of {cls.__qualname__} need each other in a circle: {' -> '.join(names)}",
-        hint=f"give one of them in {cls.__qualname__} a provider that does not need the others",
+        f"the slots of {cls.__name__} need each other in a circle: {' -> '.join(names)}",
+        hint=f"give one of them in {cls.__name__} a provider that does not need the others",
     )
-    return LayerValidationError([problem], what=f"container {cls.__qualname__}")
+    return LayerValidationError([problem], what=f"container {cls.__name__}")
 
 
-def _slots_used(name: str, provider: Provider, owners: Mapping[int, str]) -> Iterator[str]:
+def _slots_used(
+    name: str, provider: Provider, owners: Mapping[int, str], before: Mapping[str, Provider]
+) -> Iterator[str]:
     """Name the other slots a slot's provider refers to, through its inline parts."""
     seen = {id(provider)}
     stack = [provider]
@@ -132,7 +152,7 @@ def _slots_used(name: str, provider: Provider, owners: Mapping[int, str]) -> Ite
             if owner is not None and owner != name:
                 yield owner
             else:
-                stack.append(related)
+                stack.append(before.get(name, related) if owner == name else related)
 
 
 def _references(provider: Provider) -> Iterator[Provider]:

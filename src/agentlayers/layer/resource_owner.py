@@ -72,17 +72,13 @@ class ResourceOwner:
         self.state: Literal["opening", "open", "leaving", "closed"] = "opening"
         self.task: asyncio.Task[None] | None = None
 
-    def begin(
-        self, loop: asyncio.AbstractEventLoop, name: str, context: contextvars.Context
-    ) -> None:
+    def begin(self, loop: asyncio.AbstractEventLoop, name: str, context: contextvars.Context) -> None:
         """Start the task, in a context of its own."""
         self.task = loop.create_task(self._run(), name=name, context=context)
         self.task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if (
-            self.state == "opening"
-        ):  # cancelled before its first step, when no code of ours could run
+        if self.state == "opening":  # cancelled before its first step, when no code of ours could run
             self._fail(asyncio.CancelledError())
         if not task.cancelled():
             task.exception()
@@ -140,9 +136,7 @@ async def _enter(made: Any) -> tuple[Any, Leave | None]:
         made = await made
         kind = type(made)
     if isinstance(made, _ASYNC_GENERATOR):
-        return await made.__aenter__(), lambda error, thrown: _leave_async_generator(
-            made, error, thrown
-        )
+        return await made.__aenter__(), lambda error, thrown: _leave_async_generator(made, error, thrown)
     if hasattr(kind, "__aenter__") and hasattr(kind, "__aexit__"):
         return await made.__aenter__(), lambda error, _thrown: made.__aexit__(*_triple(error))
     if isinstance(made, _GENERATOR):

@@ -25,9 +25,7 @@ from agentlayers.layer.provider_walk import CALLING, Provider, effective
 __all__ = ["class_origins", "promised_service", "read_annotations", "service_of"]
 
 
-def read_annotations(
-    own: Mapping[str, Any], *, module: str, name: str, names: Mapping[str, Any]
-) -> dict[str, Any]:
+def read_annotations(own: Mapping[str, Any], *, module: str, name: str, names: Mapping[str, Any]) -> dict[str, Any]:
     """
     Evaluate the slot annotations of one class body; those that cannot be yet stay text.
 
@@ -41,11 +39,7 @@ def read_annotations(
     found: dict[str, Any] = {}
     for slot, annotation in own.items():
         text = annotation if isinstance(annotation, str) else None
-        if (
-            text is None
-            and isinstance(annotation, type)
-            and issubclass(annotation, providers.Provider)
-        ):
+        if text is None and isinstance(annotation, type) and issubclass(annotation, providers.Provider):
             text = _annotation_texts(module, name).get(slot)
         if text is None:
             continue
@@ -81,9 +75,7 @@ def service_of(provider: Provider) -> Any:
     provider = effective(provider)
     if isinstance(provider, providers.Dependency):
         return None if provider.instance_of is object else provider.instance_of
-    if isinstance(provider, CALLING) and not isinstance(
-        provider, providers.TypedConfigurationOption
-    ):
+    if isinstance(provider, CALLING) and not isinstance(provider, providers.TypedConfigurationOption):
         make: Any = provider.provides
         if make is None or providers.is_provider(make):
             return None
@@ -145,14 +137,11 @@ def _class_body(module: str, name: str) -> tuple[str, ast.ClassDef | None]:
             (
                 node
                 for node in ast.walk(scope)
-                if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-                and node.name == part
+                if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == part
             ),
             None,
         )
-    return inspect.getfile(loaded) if loaded else file, scope if isinstance(
-        scope, ast.ClassDef
-    ) else None
+    return inspect.getfile(loaded) if loaded else file, scope if isinstance(scope, ast.ClassDef) else None
 
 
 @functools.lru_cache(maxsize=64)

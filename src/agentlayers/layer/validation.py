@@ -85,9 +85,7 @@ class _Checker:
         yield from self._slot_type(part)
         if isinstance(provider, providers.Dependency):
             yield self._undefined(part)
-        elif isinstance(provider, CALLING) and not isinstance(
-            provider, providers.TypedConfigurationOption
-        ):
+        elif isinstance(provider, CALLING) and not isinstance(provider, providers.TypedConfigurationOption):
             make: Any = provider.provides
             if make is not None and not providers.is_provider(make):
                 yield from self._arguments(part, make)
@@ -126,9 +124,7 @@ class _Checker:
         parameters = parameters_of(make, self.known)
         if parameters is None:
             return
-        by_name = {
-            parameter.name: parameter for parameter in parameters if not parameter.is_variadic
-        }
+        by_name = {parameter.name: parameter for parameter in parameters if not parameter.is_variadic}
         open_ended = any(p.kind is p.kind.VAR_KEYWORD for p in parameters if p.kind is not None)
         given = {label for label, _value in part.arguments if not label.startswith("@")}
         for name in part.provider.kwargs:
@@ -145,14 +141,8 @@ class _Checker:
             if label in by_name:
                 yield from self._argument_type(part, make, by_name[label], value)
 
-    def _too_many(
-        self, part: Part, make: Any, parameters: tuple[Parameter, ...]
-    ) -> Iterator[LayerError]:
-        positional = [
-            p
-            for p in parameters
-            if p.kind in {p.kind.POSITIONAL_ONLY, p.kind.POSITIONAL_OR_KEYWORD}
-        ]
+    def _too_many(self, part: Part, make: Any, parameters: tuple[Parameter, ...]) -> Iterator[LayerError]:
+        positional = [p for p in parameters if p.kind in {p.kind.POSITIONAL_ONLY, p.kind.POSITIONAL_OR_KEYWORD}]
         if any(p.kind is p.kind.VAR_POSITIONAL for p in parameters):
             return
         if len(part.provider.args) > len(positional):
@@ -183,11 +173,11 @@ class _Checker:
             hint=f"give {parameter.name}=...",
         )
 
-    def _argument_type(
-        self, part: Part, make: Any, parameter: Parameter, value: Any
-    ) -> Iterator[LayerError]:
+    def _argument_type(self, part: Part, make: Any, parameter: Parameter, value: Any) -> Iterator[LayerError]:
         if isinstance(value, Part):
             provider = value.provider
+            if id(provider) in self.blueprint.overridden:
+                return  # checked where it was put in
             if type(provider) is providers.Object:
                 fits, what = (
                     is_instance(provider.provides, parameter.hint),

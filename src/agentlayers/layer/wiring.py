@@ -52,9 +52,7 @@ class Offers:
             for base in service.__mro__[1:] if isinstance(service, type) else ():
                 self._derived.setdefault(base, []).append(offer)
 
-    def best(
-        self, parameter: Parameter, excluding: str | None = None
-    ) -> Offer | list[Offer] | None:
+    def best(self, parameter: Parameter, excluding: str | None = None) -> Offer | list[Offer] | None:
         """
         Choose the offer for a parameter.
 
@@ -87,22 +85,14 @@ class Offers:
     ) -> list[Offer]:
         found = index.get(candidate, ())
         if found and not is_service_type(candidate):
-            found = (
-                [offer for offer in found if offer[0] == parameter.name]
-                if index is self._same
-                else []
-            )
+            found = [offer for offer in found if offer[0] == parameter.name] if index is self._same else []
         if not found or excluding is None:
             return list(found)
         own = {id(effective(offer[2])) for offer in found if offer[0] == excluding}
-        return [
-            offer for offer in found if offer[0] != excluding and id(effective(offer[2])) not in own
-        ]
+        return [offer for offer in found if offer[0] != excluding and id(effective(offer[2])) not in own]
 
 
-def open_parameters(
-    make: Any, given: Collection[str], known: Mapping[str, Any] | None = None
-) -> tuple[Parameter, ...]:
+def open_parameters(make: Any, given: Collection[str], known: Mapping[str, Any] | None = None) -> tuple[Parameter, ...]:
     """List the parameters that nothing was given for."""
     return tuple(
         parameter
@@ -123,17 +113,9 @@ def autowire(
         sealed: Ids of providers that were wired elsewhere.
     """
     problems: list[AmbiguousServiceError] = []
-    offers = Offers(
-        (name, services[name], slots[name]) for name in slots if services.get(name) is not None
-    )
-    known = {
-        getattr(service, "__name__", ""): service
-        for service in services.values()
-        if service is not None
-    }
-    ends = {id(effective(provider)) for provider in slots.values()} | {
-        id(p) for p in slots.values()
-    }
+    offers = Offers((name, services[name], slots[name]) for name in slots if services.get(name) is not None)
+    known = {getattr(service, "__name__", ""): service for service in services.values() if service is not None}
+    ends = {id(effective(provider)) for provider in slots.values()} | {id(p) for p in slots.values()}
     seen: set[int] = set()
     for slot, provider in slots.items():
         for part in _inline_parts(effective(provider), ends, seen, sealed):
@@ -141,9 +123,7 @@ def autowire(
     return problems
 
 
-def _inline_parts(
-    root: Provider, ends: Collection[int], seen: set[int], sealed: Collection[int]
-) -> Iterable[Provider]:
+def _inline_parts(root: Provider, ends: Collection[int], seen: set[int], sealed: Collection[int]) -> Iterable[Provider]:
     stack = [root]
     while stack:
         provider = stack.pop()
@@ -154,20 +134,12 @@ def _inline_parts(
         if isinstance(provider, (providers.Container, providers.DependenciesContainer)):
             continue
         for _label, part in parts_of(provider):
-            if (
-                providers.is_provider(part)
-                and id(part) not in ends
-                and id(effective(part)) not in ends
-            ):
+            if providers.is_provider(part) and id(part) not in ends and id(effective(part)) not in ends:
                 stack.append(effective(part))
 
 
-def _wire_one(
-    slot: str, provider: Any, offers: Offers, known: Mapping[str, Any]
-) -> list[AmbiguousServiceError]:
-    if not isinstance(provider, CALLING) or isinstance(
-        provider, providers.TypedConfigurationOption
-    ):
+def _wire_one(slot: str, provider: Any, offers: Offers, known: Mapping[str, Any]) -> list[AmbiguousServiceError]:
+    if not isinstance(provider, CALLING) or isinstance(provider, providers.TypedConfigurationOption):
         return []
     make = provider.provides
     if make is None or providers.is_provider(make):
@@ -186,9 +158,7 @@ def _wire_one(
     return problems
 
 
-def ambiguous(
-    owner: str, make: Any, parameter: Parameter, offers: Sequence[Offer]
-) -> AmbiguousServiceError:
+def ambiguous(owner: str, make: Any, parameter: Parameter, offers: Sequence[Offer]) -> AmbiguousServiceError:
     """Describe a parameter that several parts fit."""
     names = ", ".join(offer[0] for offer in offers)
     return AmbiguousServiceError(

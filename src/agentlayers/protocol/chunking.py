@@ -45,10 +45,7 @@ def split_message(data: bytes, message_id: int, *, chunk_bytes: int = CHUNK_BYTE
             f"a message of {len(data)} bytes is longer than {MESSAGE_BYTES_MAX}; send less at once"
         )
     pieces = [data[start : start + chunk_bytes] for start in range(0, len(data), chunk_bytes)]
-    return [
-        encode_message(ChunkedMessage(message_id, index, len(pieces), piece))
-        for index, piece in enumerate(pieces)
-    ]
+    return [encode_message(ChunkedMessage(message_id, index, len(pieces), piece)) for index, piece in enumerate(pieces)]
 
 
 @final
@@ -108,13 +105,10 @@ class Reassembler:
             pending = _Pending(chunk.total)
         elif pending.total != chunk.total:
             raise MalformedMessageError(
-                f"ChunkedMessage.part: message {chunk.id} had {pending.total} chunks,"
-                f" now {chunk.total}"
+                f"ChunkedMessage.part: message {chunk.id} had {pending.total} chunks, now {chunk.total}"
             )
         if chunk.index >= chunk.total:
-            raise MalformedMessageError(
-                f"ChunkedMessage.part: index {chunk.index} of {chunk.total} chunks"
-            )
+            raise MalformedMessageError(f"ChunkedMessage.part: index {chunk.index} of {chunk.total} chunks")
         if chunk.index in pending.pieces:
             return None
         self._check_size(pending, chunk)
@@ -148,11 +142,7 @@ class Reassembler:
     def _check_size(self, pending: _Pending, chunk: ChunkedMessage) -> None:
         size = pending.size + len(chunk.data)
         if size > MESSAGE_BYTES_MAX:
-            raise LimitExceededError(
-                limit="MESSAGE_BYTES_MAX", allowed=MESSAGE_BYTES_MAX, declared=size
-            )
+            raise LimitExceededError(limit="MESSAGE_BYTES_MAX", allowed=MESSAGE_BYTES_MAX, declared=size)
         held = self._pending_bytes + len(chunk.data)
         if held > PENDING_CHUNK_BYTES_MAX:
-            raise LimitExceededError(
-                limit="PENDING_CHUNK_BYTES_MAX", allowed=PENDING_CHUNK_BYTES_MAX, declared=held
-            )
+            raise LimitExceededError(limit="PENDING_CHUNK_BYTES_MAX", allowed=PENDING_CHUNK_BYTES_MAX, declared=held)

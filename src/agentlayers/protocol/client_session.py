@@ -147,13 +147,8 @@ class ClientSession(Session[ClientEvent]):
                 connection, or a key or sequence that cannot be expressed.
         """
         self._require_key(public_key, "request changes")
-        if (
-            public_key not in self._following
-            and len(self._following) >= SUBSCRIPTIONS_PER_CONNECTION_MAX
-        ):
-            raise LocalProtocolError(
-                f"cannot request changes: {len(self._following)} public keys are followed already"
-            )
+        if public_key not in self._following and len(self._following) >= SUBSCRIPTIONS_PER_CONNECTION_MAX:
+            raise LocalProtocolError(f"cannot request changes: {len(self._following)} public keys are followed already")
         self._outgoing.append(encode_message(RequestChanges(public_key, start_sequence)))
         self._following.add(public_key)
 
@@ -180,15 +175,11 @@ class ClientSession(Session[ClientEvent]):
         """
         self._require_key(public_key, "write entries")
         if len(entries) > ENTRIES_PER_MESSAGE_MAX:
-            raise LocalProtocolError(
-                f"cannot write {len(entries)} entries at once; at most {ENTRIES_PER_MESSAGE_MAX}"
-            )
+            raise LocalProtocolError(f"cannot write {len(entries)} entries at once; at most {ENTRIES_PER_MESSAGE_MAX}")
         if not self._entry_nonces:
             _check_for_stock(entries)
         message_id = self._next_message_id
-        data = encode_message(
-            WriteEntries(public_key, message_id, entries), entry_nonces=self._entry_nonces
-        )
+        data = encode_message(WriteEntries(public_key, message_id, entries), entry_nonces=self._entry_nonces)
         self._outgoing += split_message(data, message_id)
         self._unacknowledged[message_id] = (public_key, tuple([entry[0] for entry in entries]))
         self._next_message_id += 1
@@ -217,20 +208,14 @@ class ClientSession(Session[ClientEvent]):
                 return
             message = whole
         handler = _HANDLERS.get(type(message))
-        if handler is None or (
-            self._state is not SessionState.OPEN and type(message) not in _BEFORE_HELLO
-        ):
-            raise UnexpectedMessageError(
-                f"{type(message).__name__} from a server while {self._state.value}"
-            )
+        if handler is None or (self._state is not SessionState.OPEN and type(message) not in _BEFORE_HELLO):
+            raise UnexpectedMessageError(f"{type(message).__name__} from a server while {self._state.value}")
         handler(self, message)
 
     def _on_hello(self, hello: Hello) -> None:
         if self._hello is not None:
             if hello.remote_id != self._hello.remote_id:
-                raise UnexpectedMessageError(
-                    "Hello: a second one with another remote id on the same connection"
-                )
+                raise UnexpectedMessageError("Hello: a second one with another remote id on the same connection")
             self._ignored += 1
             return
         if self._authenticate is not None:
@@ -239,10 +224,7 @@ class ClientSession(Session[ClientEvent]):
                 self._ignored += 1
                 return
         self._hello = hello
-        self._entry_nonces = (
-            hello.extensions is not None
-            and CAPABILITY_ENTRY_NONCES in hello.extensions.capabilities
-        )
+        self._entry_nonces = hello.extensions is not None and CAPABILITY_ENTRY_NONCES in hello.extensions.capabilities
         self._state = SessionState.OPEN
         self._events.append(HelloReceived(hello.remote_id, hello.extensions))
 
@@ -250,9 +232,7 @@ class ClientSession(Session[ClientEvent]):
         if changes.public_key not in self._following:
             self._ignored += 1
             return
-        self._events.append(
-            ChangesReceived(changes.public_key, tuple(changes.entries), changes.through)
-        )
+        self._events.append(ChangesReceived(changes.public_key, tuple(changes.entries), changes.through))
 
     def _on_ack(self, ack: Ack) -> None:
         written = self._unacknowledged.get(ack.id)
@@ -262,9 +242,7 @@ class ClientSession(Session[ClientEvent]):
         public_key, entry_ids = written
         numbers = tuple(ack.sequence_numbers)
         if len(numbers) > len(entry_ids) or (not self.is_stock and len(numbers) != len(entry_ids)):
-            raise MalformedMessageError(
-                f"Ack.sequenceNumbers: {len(numbers)} for a write of {len(entry_ids)} entries"
-            )
+            raise MalformedMessageError(f"Ack.sequenceNumbers: {len(numbers)} for a write of {len(entry_ids)} entries")
         del self._unacknowledged[ack.id]
         self._events.append(AckReceived(ack.id, public_key, entry_ids, numbers, ack.through))
 
@@ -310,12 +288,8 @@ def _check_for_stock(entries: Sequence[EncryptedEntry]) -> None:
         )
     for entry in entries:
         entry_id = entry.entry_id
-        if len(entry_id) == ENTRY_ID_BYTES and not (
-            1 <= entry_id[6] >> 4 <= 8 and entry_id[8] >> 6 == 2
-        ):
-            raise LocalProtocolError(
-                "cannot write entries: a stock server hangs up on an id that is no UUID"
-            )
+        if len(entry_id) == ENTRY_ID_BYTES and not (1 <= entry_id[6] >> 4 <= 8 and entry_id[8] >> 6 == 2):
+            raise LocalProtocolError("cannot write entries: a stock server hangs up on an id that is no UUID")
 
 
 def _rejection(code: str) -> AgentLayersError:

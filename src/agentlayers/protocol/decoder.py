@@ -62,9 +62,7 @@ def decode_message(data: bytes) -> Message:
     fields = read_fields(data)
     decoder = _DECODERS.get(fields.tag)
     if decoder is None:
-        raise MalformedMessageError(
-            f"_tag: unknown message {fields.tag[:40]!r}; known are {', '.join(_DECODERS)}"
-        )
+        raise MalformedMessageError(f"_tag: unknown message {fields.tag[:40]!r}; known are {', '.join(_DECODERS)}")
     return decoder(fields)
 
 
@@ -77,9 +75,7 @@ def _hello(fields: Fields) -> Hello:
 def _extensions(fields: Fields) -> Extensions:
     version = fields.number("version")
     if version != EXTENSION_VERSION:
-        raise VersionMismatchError(
-            f"{fields.tag}.version: {version}; this release speaks {EXTENSION_VERSION}"
-        )
+        raise VersionMismatchError(f"{fields.tag}.version: {version}; this release speaks {EXTENSION_VERSION}")
     capabilities = fields.listed("capabilities")
     for name in capabilities:
         if type(name) is not str or len(name) > NAME_BYTES_MAX:
@@ -127,14 +123,8 @@ def _write_entries(fields: Fields) -> WriteEntries:
         _, ivs, ids, ciphertexts = zip(*raw, strict=True)
         if None in ivs:
             ivs = tuple(iv if own is None else own for own in ivs)
-        if (
-            _all_bytes(ids, ENTRY_ID_BYTES)
-            and _all_bytes(ivs, IV_BYTES)
-            and set(map(type, ciphertexts)) == {bytes}
-        ):
-            return WriteEntries(
-                public_key, message_id, tuple(map(EncryptedEntry, ids, ivs, ciphertexts)), iv
-            )
+        if _all_bytes(ids, ENTRY_ID_BYTES) and _all_bytes(ivs, IV_BYTES) and set(map(type, ciphertexts)) == {bytes}:
+            return WriteEntries(public_key, message_id, tuple(map(EncryptedEntry, ids, ivs, ciphertexts)), iv)
     raise _explain(fields, "encryptedEntries", raw, has_sequence=False)
 
 
@@ -153,15 +143,9 @@ def _changes(fields: Fields) -> Changes:
     if set(map(type, raw)) == {RemoteEncryptedEntry}:
         sequences, ivs, ids, ciphertexts = zip(*raw, strict=True)
         if not _all_sequences(sequences):
-            sequences = tuple(
-                fields.integer("entries.sequence", sequence) for sequence in sequences
-            )
+            sequences = tuple(fields.integer("entries.sequence", sequence) for sequence in sequences)
             raw = list(map(RemoteEncryptedEntry, sequences, ivs, ids, ciphertexts))
-        if (
-            _all_bytes(ids, ENTRY_ID_BYTES)
-            and _all_bytes(ivs, IV_BYTES)
-            and set(map(type, ciphertexts)) == {bytes}
-        ):
+        if _all_bytes(ids, ENTRY_ID_BYTES) and _all_bytes(ivs, IV_BYTES) and set(map(type, ciphertexts)) == {bytes}:
             return Changes(public_key, tuple(raw), through)
     raise _explain(fields, "entries", raw, has_sequence=True)
 
@@ -177,9 +161,7 @@ def _pong(fields: Fields) -> Pong:
 def _chunked_message(fields: Fields) -> ChunkedMessage:
     part = fields.listed("part")
     if len(part) != 2:
-        raise MalformedMessageError(
-            f"ChunkedMessage.part: expected [index, total], got {len(part)} items"
-        )
+        raise MalformedMessageError(f"ChunkedMessage.part: expected [index, total], got {len(part)} items")
     index, total = (fields.integer("part", number) for number in part)
     return ChunkedMessage(fields.number("id"), index, total, fields.data("data"))
 
@@ -189,14 +171,10 @@ def _all_bytes(values: Sequence[Any], size: int) -> bool:
 
 
 def _all_sequences(values: Sequence[Any]) -> bool:
-    return not values or (
-        set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= INTEGER_MAX
-    )
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= INTEGER_MAX)
 
 
-def _explain(
-    fields: Fields, name: str, raw: Sequence[Any], *, has_sequence: bool
-) -> MalformedMessageError:
+def _explain(fields: Fields, name: str, raw: Sequence[Any], *, has_sequence: bool) -> MalformedMessageError:
     """Find the first entry that is wrong."""
     for index, entry in enumerate(raw):
         place = f"{name}[{index}]"

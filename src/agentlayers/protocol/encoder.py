@@ -95,18 +95,11 @@ def _encode_extensions(extensions: Extensions) -> bytes:
 def _encode_authenticate(message: Authenticate) -> bytes:
     tenant = pack_str(message.tenant, field="Authenticate.tenant")
     token = pack_str(message.token, field="Authenticate.token")
-    return b"".join(
-        (map_header(3), b"\xa6tenant", tenant, b"\xa5token", token, b"\xa4_tag\xacAuthenticate")
-    )
+    return b"".join((map_header(3), b"\xa6tenant", tenant, b"\xa5token", token, b"\xa4_tag\xacAuthenticate"))
 
 
 def _encode_rejected(message: Rejected) -> bytes:
-    return (
-        map_header(2)
-        + b"\xa4code"
-        + pack_str(message.code, field="Rejected.code")
-        + b"\xa4_tag\xa8Rejected"
-    )
+    return map_header(2) + b"\xa4code" + pack_str(message.code, field="Rejected.code") + b"\xa4_tag\xa8Rejected"
 
 
 def _encode_request_changes(message: RequestChanges) -> bytes:
@@ -131,9 +124,7 @@ def _encode_write_entries(message: WriteEntries, *, entry_nonces: bool) -> bytes
     entries = message.entries
     iv = message.iv or (entries[0].iv if entries else _NO_IV)
     if not entry_nonces and any(entry.iv != iv for entry in entries):
-        raise LocalProtocolError(
-            "WriteEntries: this server reads one nonce per message; send one entry in each"
-        )
+        raise LocalProtocolError("WriteEntries: this server reads one nonce per message; send one entry in each")
     parts = [
         map_header(5),
         b"\xa9publicKey",
@@ -148,9 +139,7 @@ def _encode_write_entries(message: WriteEntries, *, entry_nonces: bool) -> bytes
     head = map_header(3 if entry_nonces else 2) + b"\xa7entryId\xc4\x10"
     for entry_id, entry_iv, ciphertext in entries:
         if len(entry_id) != ENTRY_ID_BYTES or len(entry_iv) != IV_BYTES:
-            raise LocalProtocolError(
-                f"WriteEntries: an entry id of {len(entry_id)} and an iv of {len(entry_iv)} bytes"
-            )
+            raise LocalProtocolError(f"WriteEntries: an entry id of {len(entry_id)} and an iv of {len(entry_iv)} bytes")
         parts += (head, entry_id, b"\xaeencryptedEntry", bin_header(len(ciphertext)), ciphertext)
         if entry_nonces:
             parts += (b"\xa2iv\xc4\x0c", entry_iv)
@@ -184,9 +173,7 @@ def _encode_changes(message: Changes) -> bytes:
     ]
     for sequence, iv, entry_id, ciphertext in message.entries:
         if len(entry_id) != ENTRY_ID_BYTES or len(iv) != IV_BYTES:
-            raise LocalProtocolError(
-                f"Changes: an entry id of {len(entry_id)} and an iv of {len(iv)} bytes"
-            )
+            raise LocalProtocolError(f"Changes: an entry id of {len(entry_id)} and an iv of {len(iv)} bytes")
         parts += (
             b"\xde\x00\x04\xa8sequence",
             pack_number(sequence, field="Changes.entries.sequence"),
@@ -205,15 +192,11 @@ def _encode_changes(message: Changes) -> bytes:
 
 
 def _encode_ping(message: Ping) -> bytes:
-    return (
-        map_header(2) + b"\xa2id" + pack_number(message.id, field="Ping.id") + b"\xa4_tag\xa4Ping"
-    )
+    return map_header(2) + b"\xa2id" + pack_number(message.id, field="Ping.id") + b"\xa4_tag\xa4Ping"
 
 
 def _encode_pong(message: Pong) -> bytes:
-    return (
-        map_header(2) + b"\xa2id" + pack_number(message.id, field="Pong.id") + b"\xa4_tag\xa4Pong"
-    )
+    return map_header(2) + b"\xa2id" + pack_number(message.id, field="Pong.id") + b"\xa4_tag\xa4Pong"
 
 
 def _encode_chunked_message(message: ChunkedMessage) -> bytes:

@@ -22,15 +22,14 @@ _HEAD: Final = b"\xde\x00\x04\xa2id\xc4\x10"
 
 
 def encode_entry(entry_id: bytes, event: str, primary_key: str, payload: bytes) -> bytes:
-    """
+    r"""
     Put an entry together for sealing.
 
     Raises:
         LocalProtocolError: The id is not 16 bytes long, or a text has no UTF-8 form.
 
-    >>> encode_entry(bytes(16), "E", "", b"").hex()
-
-    'de0004a26964c41000000000000000000000000000000000a56576656e74a145aa7072696d6172794b6579a0a77061796c6f6164c400'
+    >>> encode_entry(bytes(16), "E", "", b"")[25:]
+    b'event\xa1E\xaaprimaryKey\xa0\xa7payload\xc4\x00'
 
     """
     if len(entry_id) != ENTRY_ID_BYTES:
@@ -77,9 +76,7 @@ def decode_entry(data: bytes) -> tuple[bytes, str, str, bytes]:
     if type(event) is not str:
         raise MalformedMessageError(f"entry.event: expected text, got {type(event).__name__}")
     if type(primary_key) is not str:
-        raise MalformedMessageError(
-            f"entry.primaryKey: expected text, got {type(primary_key).__name__}"
-        )
+        raise MalformedMessageError(f"entry.primaryKey: expected text, got {type(primary_key).__name__}")
     if type(payload) is not bytes:
         raise MalformedMessageError(f"entry.payload: expected bytes, got {type(payload).__name__}")
     return entry_id, event, primary_key, payload

@@ -117,6 +117,4 @@ class ChangesStopped:
     public_key: str
 
 
-ServerEvent = (
-    AuthenticateReceived | WriteReceived | ChangesRequested | ChangesStopped | SessionFailed
-)
+ServerEvent = AuthenticateReceived | WriteReceived | ChangesRequested | ChangesStopped | SessionFailed

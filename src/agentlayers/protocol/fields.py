@@ -79,9 +79,7 @@ class Fields:
         if type(value) is not str:
             raise self.wrong(name, "text", value)
         if not bytes_min <= len(value) <= bytes_max or len(value.encode()) > bytes_max:
-            raise MalformedMessageError(
-                f"{self.tag}.{name}: expected {bytes_min} to {bytes_max} bytes of text"
-            )
+            raise MalformedMessageError(f"{self.tag}.{name}: expected {bytes_min} to {bytes_max} bytes of text")
         return value
 
     def data(self, name: str, *, size: int | None = None) -> bytes:
@@ -90,9 +88,7 @@ class Fields:
         if type(value) is not bytes:
             raise self.wrong(name, "bytes", value)
         if size is not None and len(value) != size:
-            raise MalformedMessageError(
-                f"{self.tag}.{name}: expected {size} bytes, got {len(value)}"
-            )
+            raise MalformedMessageError(f"{self.tag}.{name}: expected {size} bytes, got {len(value)}")
         return value
 
     def number(self, name: str) -> int:
@@ -152,9 +148,7 @@ def read_fields(data: bytes) -> Fields:
         values = _read_values(expanded)
     tag = values.get("_tag")
     if type(tag) is not str:
-        raise MalformedMessageError(
-            f"_tag: expected text, got {_NAMES.get(type(tag), type(tag).__name__)}"
-        )
+        raise MalformedMessageError(f"_tag: expected text, got {_NAMES.get(type(tag), type(tag).__name__)}")
     return Fields(tag, values)
 
 
@@ -181,22 +175,16 @@ def _read_values(data: bytes) -> dict[str, Any]:
     return values
 
 
-def _read_map(
-    unpacker: msgpack.Unpacker, readers: Mapping[str, Callable[[msgpack.Unpacker], Any]]
-) -> dict[str, Any]:
+def _read_map(unpacker: msgpack.Unpacker, readers: Mapping[str, Callable[[msgpack.Unpacker], Any]]) -> dict[str, Any]:
     """Read a map's known keys and skip the others; a key whose value is undefined is absent."""
     count = unpacker.read_map_header()
     if count > FIELDS_PER_MESSAGE_MAX:
-        raise LimitExceededError(
-            limit="FIELDS_PER_MESSAGE_MAX", allowed=FIELDS_PER_MESSAGE_MAX, declared=count
-        )
+        raise LimitExceededError(limit="FIELDS_PER_MESSAGE_MAX", allowed=FIELDS_PER_MESSAGE_MAX, declared=count)
     values: dict[str, Any] = {}
     for _ in range(count):
         key = unpacker.unpack()
         if type(key) is not str:
-            raise MalformedMessageError(
-                f"a key of the message is {_NAMES.get(type(key), 'no text')}, not text"
-            )
+            raise MalformedMessageError(f"a key of the message is {_NAMES.get(type(key), 'no text')}, not text")
         reader = readers.get(key)
         if reader is None:
             unpacker.skip()
@@ -209,9 +197,7 @@ def _read_items(unpacker: msgpack.Unpacker) -> list[Any]:
     """Read a list whose announced length is checked before anything is kept in proportion to it."""
     count = unpacker.read_array_header()
     if count > ENTRIES_PER_MESSAGE_MAX:
-        raise LimitExceededError(
-            limit="ENTRIES_PER_MESSAGE_MAX", allowed=ENTRIES_PER_MESSAGE_MAX, declared=count
-        )
+        raise LimitExceededError(limit="ENTRIES_PER_MESSAGE_MAX", allowed=ENTRIES_PER_MESSAGE_MAX, declared=count)
     items = list(islice(unpacker, count))
     if len(items) != count:
         raise msgpack.OutOfData

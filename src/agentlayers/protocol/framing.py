@@ -19,6 +19,7 @@ __all__ = ["ValueReader"]
 
 _PIECE_BYTES: Final = 64 * 1024
 """Looked at in one go, so that a large read does not count as a large message."""
+_SCANNER_BYTES: Final = 4 * 1024
 
 
 @final
@@ -34,7 +35,8 @@ class ValueReader:
 
     def __init__(self, *, bytes_max: int = FRAME_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._scanner = msgpack.Unpacker(None, max_buffer_size=bytes_max + _PIECE_BYTES)
+        # Small to begin with: a server has thousands of these, and the default is a mebibyte each.
+        self._scanner = msgpack.Unpacker(None, read_size=_SCANNER_BYTES, max_buffer_size=bytes_max + _PIECE_BYTES)
         self._unscanned = bytearray()
         self._buffer = bytearray()
         self._start = 0  # where in the stream the first byte of the buffer stands
@@ -67,9 +69,7 @@ class ValueReader:
                     return None
                 self._scan_more()
             except (ValueError, msgpack.UnpackException) as error:
-                raise MalformedMessageError(
-                    f"the stream is not MessagePack ({error or 'invalid byte'})"
-                ) from None
+                raise MalformedMessageError(f"the stream is not MessagePack ({error or 'invalid byte'})") from None
             else:
                 return self._take(self._scanner.tell() - self._start)
 

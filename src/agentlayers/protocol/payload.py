@@ -120,9 +120,7 @@ def encode_value(value: Any) -> bytes:
         place = "payload" + "".join(reversed(error.path))
         raise UsageError(f"{place}: {error.reason}") from None
     if len(data) > PAYLOAD_BYTES_MAX:
-        raise UsageError(
-            f"payload: {len(data)} bytes are more than {PAYLOAD_BYTES_MAX}; write it in pieces"
-        )
+        raise UsageError(f"payload: {len(data)} bytes are more than {PAYLOAD_BYTES_MAX}; write it in pieces")
     return data
 
 
@@ -162,9 +160,7 @@ def decode_value(data: bytes) -> Any:
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         if (expanded := expand_records(data)) is not None:
             return decode_value(expanded)
-        raise MalformedMessageError(
-            f"payload: not one MessagePack value ({error or 'truncated'})"
-        ) from None
+        raise MalformedMessageError(f"payload: not one MessagePack value ({error or 'truncated'})") from None
 
 
 # -- writing ---------------------------------------------------------------------------------------

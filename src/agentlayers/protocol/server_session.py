@@ -116,9 +116,7 @@ class ServerSession(Session[ServerEvent]):
             only.
     """
 
-    def __init__(
-        self, *, is_stream: bool, hello: Hello | None, chunk_id: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, *, is_stream: bool, hello: Hello | None, chunk_id: Callable[[], int] | None = None) -> None:
         state = SessionState.AWAITING_AUTHENTICATION if hello is None else SessionState.OPEN
         super().__init__(is_stream=is_stream, state=state)
         self._chunk_id = chunk_id or itertools.count().__next__
@@ -161,9 +159,7 @@ class ServerSession(Session[ServerEvent]):
             return
         self._end(error)
 
-    def send_ack(
-        self, message_id: int, sequence_numbers: Sequence[int], through: int | None
-    ) -> None:
+    def send_ack(self, message_id: int, sequence_numbers: Sequence[int], through: int | None) -> None:
         """
         Acknowledge a WriteEntries whose entries are durable.
 
@@ -176,9 +172,7 @@ class ServerSession(Session[ServerEvent]):
         if not self._is_over():
             self._outgoing.append(encode_message(Ack(message_id, sequence_numbers, through)))
 
-    def send_changes(
-        self, public_key: str, entries: Sequence[RemoteEncryptedEntry], through: int | None
-    ) -> None:
+    def send_changes(self, public_key: str, entries: Sequence[RemoteEncryptedEntry], through: int | None) -> None:
         """Send entries of a key, if the client (still) follows it."""
         if not self._is_over() and public_key in self._following:
             self._outgoing += encode_changes_frames(public_key, entries, through, self._chunk_id)
@@ -202,9 +196,7 @@ class ServerSession(Session[ServerEvent]):
             return
         self._held_bytes += len(value)
         if self._held_bytes > FRAME_BYTES_MAX:
-            raise LimitExceededError(
-                limit="FRAME_BYTES_MAX", allowed=FRAME_BYTES_MAX, declared=self._held_bytes
-            )
+            raise LimitExceededError(limit="FRAME_BYTES_MAX", allowed=FRAME_BYTES_MAX, declared=self._held_bytes)
         self._held.append(value)
 
     def _receive_held(self, held: list[bytes]) -> None:
@@ -221,20 +213,14 @@ class ServerSession(Session[ServerEvent]):
                 return
             message = whole
         handler = _HANDLERS.get(type(message))
-        if handler is None or (
-            self._state is not SessionState.OPEN and type(message) is not Authenticate
-        ):
-            raise UnexpectedMessageError(
-                f"{type(message).__name__} from a client while {self._state.value}"
-            )
+        if handler is None or (self._state is not SessionState.OPEN and type(message) is not Authenticate):
+            raise UnexpectedMessageError(f"{type(message).__name__} from a client while {self._state.value}")
         handler(self, message)
         self._may_authenticate = False
 
     def _on_authenticate(self, message: Authenticate) -> None:
         if not self._may_authenticate:
-            raise UnexpectedMessageError(
-                "Authenticate: only as the first message, and only over a stream"
-            )
+            raise UnexpectedMessageError("Authenticate: only as the first message, and only over a stream")
         self._authenticated = True
         self._state = SessionState.AUTHENTICATING
         self._events.append(AuthenticateReceived(message.tenant, message.token))

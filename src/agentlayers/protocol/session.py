@@ -75,9 +75,7 @@ class Session(abc.ABC, Generic[Event]):
     @property
     def buffered_bytes(self) -> int:
         """Bytes held of messages not yet complete."""
-        return self._reassembler.pending_bytes + (
-            self._reader.buffered_bytes if self._reader else 0
-        )
+        return self._reassembler.pending_bytes + (self._reader.buffered_bytes if self._reader else 0)
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """
@@ -113,6 +111,9 @@ class Session(abc.ABC, Generic[Event]):
         try:
             receive()
         except (RemoteProtocolError, AccessError) as error:
+            # The error is kept as a value. Its traceback would hold every frame up to the caller, the
+            # session and what the peer sent, in a cycle that only the garbage collector takes apart.
+            error.__traceback__ = error.__context__ = None
             self._end(error)
             self._events.append(SessionFailed(error))
 
@@ -125,9 +126,7 @@ class Session(abc.ABC, Generic[Event]):
 
     def _receive_frame(self, data: bytes | bytearray | memoryview) -> None:
         if len(data) > FRAME_BYTES_MAX:
-            raise LimitExceededError(
-                limit="FRAME_BYTES_MAX", allowed=FRAME_BYTES_MAX, declared=len(data)
-            )
+            raise LimitExceededError(limit="FRAME_BYTES_MAX", allowed=FRAME_BYTES_MAX, declared=len(data))
         self._receive_value(data if isinstance(data, bytes) else bytes(data))
 
     def _receive_values(self, reader: ValueReader) -> None:
@@ -166,6 +165,4 @@ class Session(abc.ABC, Generic[Event]):
 
     def _require_open(self, command: str) -> None:
         if self._state is not SessionState.OPEN:
-            raise LocalProtocolError(
-                f"cannot {command}: the session is {self._state.value}, not open"
-            )
+            raise LocalProtocolError(f"cannot {command}: the session is {self._state.value}, not open")

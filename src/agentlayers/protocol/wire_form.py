@@ -77,9 +77,7 @@ def pack_str(text: str, *, field: str) -> bytes:
     try:
         return bytes(_pack(text))
     except UnicodeEncodeError:
-        raise LocalProtocolError(
-            f"{field}: the text holds an unpaired surrogate, which has no UTF-8 form"
-        ) from None
+        raise LocalProtocolError(f"{field}: the text holds an unpaired surrogate, which has no UTF-8 form") from None
 
 
 def pack_wide_integer(value: int) -> bytes:

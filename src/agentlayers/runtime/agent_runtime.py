@@ -172,13 +172,9 @@ class AgentRuntime:
         attempt = 0
         while True:
             audited, taps = self._recorded(merged)
-            query_options = QueryOptions.from_mapping(
-                audited, extra_options=self._backend.extra_options
-            )
+            query_options = QueryOptions.from_mapping(audited, extra_options=self._backend.extra_options)
 
-            async def start(
-                shown: Prompt, query_options: QueryOptions = query_options
-            ) -> BackendQuery:
+            async def start(shown: Prompt, query_options: QueryOptions = query_options) -> BackendQuery:
                 return await self._backend.start(shown, query_options)
 
             try:
@@ -188,16 +184,12 @@ class AgentRuntime:
                 if attempt > self._settings.retry_max_retries or not _may_pass(error):
                     raise
                 delay = self._retry_delay(attempt)
-                logger.warning(
-                    "query_start_retry", attempt=attempt, delay_seconds=delay, error=str(error)
-                )
+                logger.warning("query_start_retry", attempt=attempt, delay_seconds=delay, error=str(error))
             await asyncio.sleep(delay)
 
     def _retry_delay(self, attempt: int) -> float:
         """Exponential, with up to a quarter of jitter, so that many queries do not come back at once."""
-        delay: float = min(
-            self._settings.retry_base_delay * 2 ** (attempt - 1), self._settings.retry_max_delay
-        )
+        delay: float = min(self._settings.retry_base_delay * 2 ** (attempt - 1), self._settings.retry_max_delay)
         return delay * (1 + self._random.random() / 4)
 
     def _recorded(self, options: dict[str, Any]) -> tuple[dict[str, Any], list[MessageTap]]:
@@ -352,18 +344,17 @@ async def open_runtime(
     session_index: SessionIndexStore | None = None,
     sync: SyncService | None = None,
     storage_config: StorageConfig | None = None,
+    **defaults: Any,
 ) -> AsyncIterator[AgentRuntime]:
     """
     Open a runtime on what the graph has, with defaults for what it has not.
 
-    Settings that are not given are read from the environment. While the runtime is open, the retention of
+    Without ``settings`` they are read from the environment, over ``defaults`` (as YAML gives them). While the runtime is open, the retention of
     its stores is enforced on the schedule of ``storage_config``.
     """
     async with AsyncExitStack() as parts:
         if supervisor is None:
-            supervisor = await parts.enter_async_context(
-                QuerySupervisor(SupervisorSettings.from_env(prefix=prefix))
-            )
+            supervisor = await parts.enter_async_context(QuerySupervisor(SupervisorSettings.from_env(prefix=prefix)))
         cleanup = StorageCleanup(
             chat_history=chat_history,
             artifacts=artifacts,
@@ -374,9 +365,7 @@ async def open_runtime(
         runtime = AgentRuntime(
             _default_backend() if backend is None else backend,
             supervisor,
-            settings=RuntimeSettings.from_env(prefix=prefix)
-            if settings is None
-            else RuntimeSettings.of(settings),
+            settings=settings or RuntimeSettings.from_env(prefix=prefix, defaults=defaults),
             chat_history=chat_history,
             artifacts=artifacts,
             audit_log=audit_log,
@@ -409,13 +398,9 @@ def _check_prompt(prompt: Any) -> None:
             f"a prompt is a text, an async iterable of user messages, or None, but not {type(prompt).__name__}"
         )
     if not prompt:
-        raise UsageError(
-            "the prompt is an empty text; use None for a query whose messages are sent later"
-        )
+        raise UsageError("the prompt is an empty text; use None for a query whose messages are sent later")
 
 
 def _may_pass(error: AgentLayersError) -> bool:
     """Tell whether starting again may help; a wrong script or option stays wrong."""
-    return error.retryable or (
-        isinstance(error, BackendError) and not isinstance(error, ScriptError)
-    )
+    return error.retryable or (isinstance(error, BackendError) and not isinstance(error, ScriptError))

@@ -33,9 +33,7 @@ AUDITED_EVENTS: Final = (
 )  # fmt: skip
 """The hook events of the reference's audit. SessionStart and SessionEnd are read from the messages instead."""
 
-_TOOL_EVENTS: Final = frozenset(
-    {"PreToolUse", "PostToolUse", "PostToolUseFailure", "PermissionRequest"}
-)
+_TOOL_EVENTS: Final = frozenset({"PreToolUse", "PostToolUse", "PostToolUseFailure", "PermissionRequest"})
 _FROM_MESSAGES: Final = frozenset({"SessionStart", "SessionEnd"})
 _DECISIONS: Final = {"allow": "allow", "deny": "deny", "ask": "prompt", "defer": "prompt"}
 
@@ -49,7 +47,6 @@ class _OpenTool:
     name: str
     session_id: str
     started: float
-    is_decided: bool = False
 
 
 @final
@@ -83,6 +80,8 @@ class AuditTrail(MessageTap):
         self._matcher = matcher
         self._wait_seconds = wait_seconds
         self._open: dict[str, _OpenTool] = {}
+        # Apart from the open tools: hooks of one event run concurrently, so a decision may come before the start.
+        self._decided: set[str] = set()
         self._session_started = False
         self._writer: BackgroundWriter[_Event] = BackgroundWriter(self._keep, name="audit-trail")
         self.options = self._audited(options, timeout)
@@ -105,10 +104,7 @@ class AuditTrail(MessageTap):
     # -- hooks ------------------------------------------------------------------------------------------
     def _audited(self, options: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         user = options.get("hooks") or {}
-        wrapped = {
-            event: [self._wrap(event, matcher) for matcher in matchers]
-            for event, matchers in user.items()
-        }
+        wrapped = {event: [self._wrap(event, matcher) for matcher in matchers] for event, matchers in user.items()}
         audit = {
             event: [
                 HookMatcher(
@@ -128,16 +124,10 @@ class AuditTrail(MessageTap):
 
     def _wrap(self, event: str, matcher: Any) -> Any:
         """Rebuild a matcher around the same hooks; whatever else it says (also fields we do not know) is kept."""
-        return dataclasses.replace(
-            matcher, hooks=[self._wrap_hook(event, hook) for hook in matcher.hooks]
-        )
+        return dataclasses.replace(matcher, hooks=[self._wrap_hook(event, hook) for hook in matcher.hooks])
 
-    def _wrap_hook(
-        self, event: str, hook: Callable[..., Awaitable[Any]]
-    ) -> Callable[..., Awaitable[Any]]:
-        async def audited(
-            hook_input: Mapping[str, Any], tool_use_id: str | None, context: Any
-        ) -> Any:
+    def _wrap_hook(self, event: str, hook: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def audited(hook_input: Mapping[str, Any], tool_use_id: str | None, context: Any) -> Any:
             try:
                 output = await hook(hook_input, tool_use_id, context)
             except Exception:
@@ -151,33 +141,19 @@ class AuditTrail(MessageTap):
 
         return audited
 
-    def _wrap_can_use_tool(
-        self, can_use_tool: Callable[..., Awaitable[Any]]
-    ) -> Callable[..., Awaitable[Any]]:
+    def _wrap_can_use_tool(self, can_use_tool: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def audited(tool_name: str, tool_input: Mapping[str, Any], context: Any) -> Any:
             answer = await can_use_tool(tool_name, tool_input, context)
-            behavior = (
-                answer.get("behavior")
-                if isinstance(answer, Mapping)
-                else getattr(answer, "behavior", None)
-            )
-            reason = (
-                answer.get("message")
-                if isinstance(answer, Mapping)
-                else getattr(answer, "message", None)
-            )
+            behavior = answer.get("behavior") if isinstance(answer, Mapping) else getattr(answer, "behavior", None)
+            reason = answer.get("message") if isinstance(answer, Mapping) else getattr(answer, "message", None)
             if behavior in {"allow", "deny"}:
                 tool_use_id = getattr(context, "tool_use_id", None)
-                await self._decision(
-                    {"tool_name": tool_name}, tool_use_id, str(behavior), str(reason or "")
-                )
+                await self._decision({"tool_name": tool_name}, tool_use_id, str(behavior), str(reason or ""))
             return answer
 
         return audited
 
-    async def _see(
-        self, hook_input: Mapping[str, Any], tool_use_id: str | None, context: Any
-    ) -> Mapping[str, Any]:
+    async def _see(self, hook_input: Mapping[str, Any], tool_use_id: str | None, context: Any) -> Mapping[str, Any]:
         """The audit hook of every event; never has an opinion."""
         del context
         event = str(hook_input.get("hook_event_name") or "")
@@ -185,12 +161,10 @@ class AuditTrail(MessageTap):
         if event == "PreToolUse" and tool_use_id:
             await self._tool_started(hook_input, tool_use_id)
         elif event in {"PostToolUse", "PostToolUseFailure"} and tool_use_id:
-            if tool_use_id in self._open and not self._open[tool_use_id].is_decided:
+            if tool_use_id in self._open and tool_use_id not in self._decided:
                 # It ran, so something permitted it that no hook and no callback tells of.
                 await self._decision(hook_input, tool_use_id, "allow", _BY_RULE)
-            await self._tool_ended(
-                tool_use_id, "success" if event == "PostToolUse" else "failure", hook_input
-            )
+            await self._tool_ended(tool_use_id, "success" if event == "PostToolUse" else "failure", hook_input)
         elif event == "PermissionRequest":
             await self._decision(hook_input, tool_use_id, "prompt", "", is_final=False)
         await self._hook_event(event, hook_input, tool_use_id, "success")
@@ -221,7 +195,7 @@ class AuditTrail(MessageTap):
         for denial in denials if isinstance(denials, Sequence) else ():
             tool_use_id = denial.get("tool_use_id") if isinstance(denial, Mapping) else None
             if tool_use_id in self._open:
-                if not self._open[tool_use_id].is_decided:
+                if tool_use_id not in self._decided:
                     await self._decision(denial, tool_use_id, "deny", _BY_RULE)
                 await self._tool_ended(tool_use_id, "failure", {}, reason="denied")
         deferred = result.raw.get("deferred_tool_use")
@@ -254,6 +228,7 @@ class AuditTrail(MessageTap):
         reason: str | None = None,
     ) -> None:
         tool = self._open.pop(tool_use_id, None)
+        self._decided.discard(tool_use_id)
         name = tool.name if tool else str(hook_input.get("tool_name") or "unknown")
         if tool is None and not self._is_audited(name):
             return
@@ -266,9 +241,7 @@ class AuditTrail(MessageTap):
             "durationMs": duration,
             "reason": reason,
         }
-        await self._write(
-            "tool_use", {key: value for key, value in fields.items() if value is not None}
-        )
+        await self._write("tool_use", {key: value for key, value in fields.items() if value is not None})
 
     async def _decision(
         self,
@@ -280,8 +253,8 @@ class AuditTrail(MessageTap):
         is_final: bool = True,
     ) -> None:
         name = str(about.get("tool_name") or "unknown")
-        if tool_use_id in self._open and is_final:
-            self._open[tool_use_id].is_decided = True
+        if tool_use_id and is_final:
+            self._decided.add(tool_use_id)
         if not self._log_permission_decisions or not self._is_audited(name):
             return
         fields = {"sessionId": self._session_of(about), "toolName": name, "decision": decision}
@@ -304,18 +277,14 @@ class AuditTrail(MessageTap):
         # For events that are about no tool, backends pass a random id here, which would only mislead.
         if tool_use_id and event in _TOOL_EVENTS:
             fields["toolUseId"] = tool_use_id
-        await self._write(
-            "hook_event", {key: value for key, value in fields.items() if value != ""}
-        )
+        await self._write("hook_event", {key: value for key, value in fields.items() if value != ""})
 
     async def _write(self, event: str, fields: dict[str, Any], *, wait: bool = False) -> None:
         if self._strict:
             try:
                 await self._audit_log.write(event, fields)
             except Exception as error:
-                raise AgentError(
-                    f"the audit log could not take a {event}, and the audit is strict: {error}"
-                ) from error
+                raise AgentError(f"the audit log could not take a {event}, and the audit is strict: {error}") from error
             return
         done = await self._writer.put((event, fields))
         if wait:
@@ -328,12 +297,7 @@ class AuditTrail(MessageTap):
 
     def _session_of(self, hook_input: Mapping[str, Any]) -> str:
         named = hook_input.get("session_id")
-        return self._fixed_session_id or (
-            named if isinstance(named, str) and named else self._session_id
-        )
+        return self._fixed_session_id or (named if isinstance(named, str) and named else self._session_id)
 
     def _is_audited(self, tool_name: str) -> bool:
-        return (
-            self._matcher in {None, "", "*"}
-            or re.fullmatch(self._matcher or "", tool_name) is not None
-        )
+        return self._matcher in {None, "", "*"} or re.fullmatch(self._matcher or "", tool_name) is not None

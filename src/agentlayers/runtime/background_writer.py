@@ -53,7 +53,8 @@ class BackgroundWriter(Generic[T]):
         write: Keeps a leading part of the batch, at least one item, and returns how many are now durable. If it
             raises, it has kept none.
         name: Of the task and in logs.
-        retry: ``False`` reports the first failure instead of trying again.
+        strict: The first failure is final: nothing is tried again, and what comes after it fails too, so that
+            what is kept never has a gap.
         items_max: Bound of the queue.
         close_seconds_max: How long :meth:`aclose` waits.
     """
@@ -63,13 +64,13 @@ class BackgroundWriter(Generic[T]):
         write: Callable[[Sequence[T]], Awaitable[int]],
         *,
         name: str,
-        retry: bool = True,
+        strict: bool = False,
         items_max: int = ITEMS_QUEUED_MAX,
         close_seconds_max: float = CLOSE_SECONDS_MAX,
     ) -> None:
         self._write = write
         self._name = name
-        self._retry = retry
+        self._strict = strict
         self._items_max = items_max
         self._close_seconds_max = close_seconds_max
         self._items: deque[tuple[T, asyncio.Future[None]]] = deque()
@@ -96,6 +97,10 @@ class BackgroundWriter(Generic[T]):
     def put_nowait(self, item: T) -> asyncio.Future[None]:
         """Queue an item past the bound, for callers that cannot wait."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._strict and self.lost_error is not None:
+            future.set_exception(self.lost_error)
+            future.exception()  # seen: nobody has to wait for it
+            return future
         self._items.append((item, future))
         self._arrived.set()
         if self._task is None and not self._closing:
@@ -134,7 +139,10 @@ class BackgroundWriter(Generic[T]):
             except Exception as error:  # noqa: BLE001 - reported through the item's future
                 self.error = error
                 may_pass = isinstance(error, AgentLayersError) and error.retryable
-                if may_pass and self._retry:
+                if self._strict:
+                    self._give_up(len(self._items), error)
+                    return
+                if may_pass:
                     logger.warning(
                         "writer_retry",
                         writer=self._name,

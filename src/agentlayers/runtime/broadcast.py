@@ -44,11 +44,7 @@ class Broadcast(Generic[T]):
     async def publish(self, item: T) -> None:
         """Hand an event to every subscriber; waits for slow ones only with the strategy ``suspend``."""
         for subscriber in tuple(self._subscribers):
-            while (
-                self._strategy == "suspend"
-                and len(subscriber.items) >= self._capacity
-                and subscriber.is_open
-            ):
+            while self._strategy == "suspend" and len(subscriber.items) >= self._capacity and subscriber.is_open:
                 subscriber.room.clear()
                 await subscriber.room.wait()
             if len(subscriber.items) >= self._capacity:

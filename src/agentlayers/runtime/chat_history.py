@@ -130,9 +130,7 @@ class ChatRecorder(MessageTap):
         self._input_source: ChatEventSource = input_source
         self._held: list[Mapping[str, Any]] = []
         self._waits: deque[tuple[float, asyncio.Future[None]]] = deque()
-        self._writer: BackgroundWriter[_Recorded] = BackgroundWriter(
-            self._write, name="chat-recorder", retry=not strict
-        )
+        self._writer: BackgroundWriter[_Recorded] = BackgroundWriter(self._write, name="chat-recorder", strict=strict)
 
     @property
     def pending(self) -> int:
@@ -184,9 +182,7 @@ class ChatRecorder(MessageTap):
     async def ended(self, end: QueryEnd) -> None:  # noqa: ARG002
         """Wait until all of it is durable; what is not in time is counted and logged."""
         if self._held and not self._session_id:
-            self._session_id = next(
-                (str(m["session_id"]) for m in self._held if m.get("session_id")), ""
-            )
+            self._session_id = next((str(m["session_id"]) for m in self._held if m.get("session_id")), "")
         if self._session_id:
             await self._release_held()
         elif self._held:
@@ -206,7 +202,5 @@ class ChatRecorder(MessageTap):
             if recorded[:2] != first[:2]:
                 break
             run.append(recorded)
-        await self._store.append_all(
-            first.session_id, [item.message for item in run], source=first.source
-        )
+        await self._store.append_all(first.session_id, [item.message for item in run], source=first.source)
         return len(run)

@@ -39,6 +39,7 @@ from agentlayers.runtime.scripted import ScriptedBackend
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
+from agentlayers.storage.own_journal import own_sqlite_journal
 from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.storage_config import StorageConfig
 from agentlayers.sync.service import SyncService
@@ -53,30 +54,16 @@ IDENTITY_FILE = "identity"
 """Name of the identity file in the storage directory."""
 
 
-def storage_config_from_env(*, prefix: str = "AGENTLAYERS") -> StorageConfig:
-    """Read the settings of the stores from the environment."""
-    return StorageConfig.from_environment(prefix=prefix)
+def identity_file(path: str | None = None, *, storage_config: StorageConfig) -> Identity:
+    """Read the replica's identity, ``identity`` in the storage directory unless told otherwise; made if missing."""
+    return Identity.load_or_create(storage_config.directory / IDENTITY_FILE if path is None else path)
 
 
-def storage_config_of(**settings: Any) -> StorageConfig:
-    """Take the settings of the stores as YAML gives them; what is not given is the default."""
-    return StorageConfig.from_mapping(settings)
-
-
-def local_identity(storage_config: StorageConfig, *, path: str | None = None) -> Identity:
-    """Read the replica's identity, ``<storage directory>/identity`` unless told otherwise; made if missing."""
-    return Identity.load_or_create(
-        storage_config.directory / IDENTITY_FILE if path is None else path
-    )
-
-
-def local_journal(
-    storage_config: StorageConfig, *, directory: str | None = None, durability: str = "full"
+def sqlite_journal(
+    directory: str | None = None, durability: str = "full", *, storage_config: StorageConfig
 ) -> SQLiteJournal:
     """Keep the journal in ``journal.sqlite`` in the storage directory unless told otherwise."""
-    return SQLiteJournal(
-        storage_config.directory if directory is None else directory, durability=durability
-    )
+    return SQLiteJournal(storage_config.directory if directory is None else directory, durability=durability)
 
 
 def keep_everything() -> CompactionStrategy:
@@ -118,12 +105,12 @@ class AgentRuntimeContainer(LayerContainer):
     """
 
     config = providers.Configuration()
-    storage_config: providers.Provider[StorageConfig] = providers.Singleton(storage_config_from_env)
+    storage_config: providers.Provider[StorageConfig] = providers.Singleton(StorageConfig.from_environment)
     # Left open for a key-value store that several parts share; nothing uses it yet.
     key_value_store: providers.Provider[Any] = providers.Object(None)
-    identity: providers.Provider[Identity] = providers.Singleton(local_identity)
+    identity: providers.Provider[Identity] = providers.Singleton(identity_file)
     encryption: providers.Provider[Encryption] = providers.Singleton(AesGcmEncryption)
-    journal: providers.Provider[EventJournal] = providers.Resource(local_journal)
+    journal: providers.Provider[EventJournal] = providers.Resource(sqlite_journal)
     conflict_policy: providers.Provider[ConflictPolicy] = providers.Singleton(LastWriteWins)
     compaction: providers.Provider[CompactionStrategy] = providers.Singleton(keep_everything)
     transport: providers.Provider[Transport] = providers.Singleton(OfflineTransport)
@@ -137,16 +124,21 @@ class AgentRuntimeContainer(LayerContainer):
     runtime: providers.Provider[AgentRuntime] = providers.Resource(open_runtime)
 
     catalogue = Catalogue(
-        storage_config={
-            "from_env": singleton(storage_config_from_env),
-            "of": singleton(storage_config_of),
+        storage_config={"from_env": singleton(StorageConfig.from_environment)},
+        identity={
+            "file": singleton(identity_file),
+            "text": singleton(Identity.decode_string),
+            "generated": singleton(Identity.generate),
         },
-        identity={"file": singleton(local_identity), "text": singleton(Identity.decode_string)},
         encryption={
             "aes_gcm": singleton(AesGcmEncryption),
             "plaintext": singleton(PlaintextEncryption),
         },
-        journal={"sqlite": resource(local_journal), "memory": resource(MemoryJournal)},
+        journal={
+            "sqlite": resource(sqlite_journal),
+            "memory": resource(MemoryJournal),
+            "own_sqlite": resource(own_sqlite_journal),  # inside a store: the file of that store alone
+        },
         conflict_policy={
             "last_write_wins": singleton(LastWriteWins),
             "first_write_wins": singleton(FirstWriteWins),
@@ -166,7 +158,7 @@ class AgentRuntimeContainer(LayerContainer):
             "tcp": singleton(TCPTransport),
             "offline": singleton(OfflineTransport),
         },
-        sync={"service": resource(SyncService)},
+        sync={"default": resource(SyncService)},
         session_index={
             "journaled": resource(SessionIndexStore),
             "memory": recipe(SessionIndexStore.layer_memory),

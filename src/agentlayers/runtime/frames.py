@@ -91,9 +91,7 @@ class Frames:
         }
         return self._frame("assistant", message=message, parent_tool_use_id=None)
 
-    def tool_result(
-        self, tool_use_id: str, content: str, *, is_error: bool, structured: Any
-    ) -> AgentMessage:
+    def tool_result(self, tool_use_id: str, content: str, *, is_error: bool, structured: Any) -> AgentMessage:
         """Tell the agent what its tool call came to."""
         block: dict[str, Any] = {
             "type": "tool_result",
@@ -136,6 +134,4 @@ class Frames:
 
     def _frame(self, kind: str, **fields: Any) -> AgentMessage:
         head = {"type": kind, **({"subtype": fields.pop("subtype")} if "subtype" in fields else {})}
-        return AgentMessage(
-            {**head, **fields, "session_id": self.session_id, "uuid": new_uuid(self._random)}
-        )
+        return AgentMessage({**head, **fields, "session_id": self.session_id, "uuid": new_uuid(self._random)})

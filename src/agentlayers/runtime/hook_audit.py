@@ -55,9 +55,7 @@ class HookAudit:
             "wait_seconds": wait_seconds,
         }
 
-    def with_audit(
-        self, options: Mapping[str, Any] | None = None, *, session_id: str = ""
-    ) -> AuditTrail:
+    def with_audit(self, options: Mapping[str, Any] | None = None, *, session_id: str = "") -> AuditTrail:
         """
         Add audit hooks to the options of one query.
 
@@ -73,6 +71,4 @@ class HookAudit:
             options: Of the query; ``hooks`` and ``can_use_tool`` are looked at.
             session_id: Noted with each event; ``""`` takes the session that the hook's input names.
         """
-        return AuditTrail(
-            self._audit_log, dict(options or {}), session_id=session_id, **self._settings
-        )
+        return AuditTrail(self._audit_log, dict(options or {}), session_id=session_id, **self._settings)

@@ -150,9 +150,7 @@ def check_hooks(hooks: Any) -> None:
         )
     for event, matchers in hooks.items():
         if isinstance(matchers, str) or not isinstance(matchers, Sequence):
-            raise UsageError(
-                f"hooks[{event!r}]: expected a list of HookMatcher, got {type(matchers).__name__}"
-            )
+            raise UsageError(f"hooks[{event!r}]: expected a list of HookMatcher, got {type(matchers).__name__}")
         for matcher in matchers:
             _check_matcher(event, matcher)
 
@@ -163,9 +161,7 @@ def _check_matcher(event: str, matcher: Any) -> None:
     try:
         re.compile(matcher.matcher or "") if matcher.matcher != "*" else None
     except re.error as error:
-        raise UsageError(
-            f"hooks[{event!r}]: {matcher.matcher!r} is no regular expression: {error}"
-        ) from error
+        raise UsageError(f"hooks[{event!r}]: {matcher.matcher!r} is no regular expression: {error}") from error
 
 
 async def run_hooks(
@@ -179,11 +175,7 @@ async def run_hooks(
     """
     tool_name = hook_input.get("tool_name")
     matchers = [m for m in (hooks or {}).get(event, ()) if matches(m, tool_name)]
-    calls = [
-        _call(matcher, hook, event, hook_input, tool_use_id)
-        for matcher in matchers
-        for hook in matcher.hooks
-    ]
+    calls = [_call(matcher, hook, event, hook_input, tool_use_id) for matcher in matchers for hook in matcher.hooks]
     decision = HookDecision()
     for output in await asyncio.gather(*calls):
         decision = _combine(decision, event, output)
@@ -203,12 +195,8 @@ async def _call(
             output = await hook(dict(hook_input), tool_use_id, HookContext())
     except Exception as error:  # noqa: BLE001 - a hook is the caller's code and may raise anything
         if isinstance(error, TimeoutError) and deadline.expired():
-            return _denial(
-                event, f"a {event} hook did not respond before its timeout of {timeout:g} s"
-            )
-        logger.warning(
-            "hook_failed", event_name=event, error=str(error), error_type=type(error).__name__
-        )
+            return _denial(event, f"a {event} hook did not respond before its timeout of {timeout:g} s")
+        logger.warning("hook_failed", event_name=event, error=str(error), error_type=type(error).__name__)
         if matcher.on_failure == "block":
             return _denial(event, f"a {event} hook failed: {error}")
         return {}
@@ -258,9 +246,7 @@ _BEHAVIORS: Final[dict[Any, _Behavior]] = {
 }
 
 
-def read_decision(
-    event: str, output: Mapping[str, Any]
-) -> tuple[_Behavior, str, bool, Mapping[str, Any] | None]:
+def read_decision(event: str, output: Mapping[str, Any]) -> tuple[_Behavior, str, bool, Mapping[str, Any] | None]:
     """
     Read one hook's answer: what it decides, why, whether it interrupts, and a replaced input.
 

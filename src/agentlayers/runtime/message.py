@@ -119,9 +119,7 @@ class AgentMessage:
     def tool_uses(self) -> tuple[ToolUse, ...]:
         """The tool calls this message asks for."""
         return tuple(
-            ToolUse(
-                _string(block.get("id")), _string(block.get("name")), _mapping(block.get("input"))
-            )
+            ToolUse(_string(block.get("id")), _string(block.get("name")), _mapping(block.get("input")))
             for block in self._blocks("tool_use")
         )
 
@@ -167,9 +165,7 @@ def text_of(content: Any) -> str:
     texts = [
         block["text"]
         for block in content
-        if isinstance(block, Mapping)
-        and block.get("type") == "text"
-        and isinstance(block.get("text"), str)
+        if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str)
     ]
     return "\n".join(texts)
 

@@ -70,9 +70,7 @@ class QueryOptions:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_mapping(
-        cls, options: Mapping[str, Any], *, extra_options: frozenset[str] = frozenset()
-    ) -> QueryOptions:
+    def from_mapping(cls, options: Mapping[str, Any], *, extra_options: frozenset[str] = frozenset()) -> QueryOptions:
         """
         Check the caller's options and sort out those only the backend knows.
 
@@ -118,9 +116,7 @@ def merge_options(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[
 def _check(options: Mapping[str, Any]) -> None:
     mode = options.get("permission_mode")
     if mode is not None and mode not in PERMISSION_MODES:
-        raise UsageError(
-            f"permission_mode {mode!r} is unknown; it is one of {', '.join(PERMISSION_MODES)}"
-        )
+        raise UsageError(f"permission_mode {mode!r} is unknown; it is one of {', '.join(PERMISSION_MODES)}")
     for name in ("session_id", "resume", "model"):
         value = options.get(name)
         if value is not None and not (isinstance(value, str) and value):

@@ -78,9 +78,7 @@ async def ask_permission(
         tool_use_id: The call.
     """
     name, arguments = hook_input["tool_name"], hook_input["tool_input"]
-    before = await run_hooks(
-        options.hooks, "PreToolUse", {**hook_input, "hook_event_name": "PreToolUse"}, tool_use_id
-    )
+    before = await run_hooks(options.hooks, "PreToolUse", {**hook_input, "hook_event_name": "PreToolUse"}, tool_use_id)
     if before.updated_input is not None:
         arguments = before.updated_input
     if before.behavior in {"deny", "defer"}:
@@ -92,18 +90,10 @@ async def ask_permission(
             defer=before.behavior == "defer",
         )
     if name in options.disallowed_tools:
-        return Permission(
-            granted=False, input=arguments, source="rule", reason=f"{name} is a disallowed tool"
-        )
+        return Permission(granted=False, input=arguments, source="rule", reason=f"{name} is a disallowed tool")
     if before.behavior == "allow":
-        return Permission(
-            granted=True, input=arguments, source="hook", reason=before.reason, stop=before.stop
-        )
-    decided = (
-        None
-        if before.behavior == "ask"
-        else _by_rules(options, mode, name, arguments, stop=before.stop)
-    )
+        return Permission(granted=True, input=arguments, source="hook", reason=before.reason, stop=before.stop)
+    decided = None if before.behavior == "ask" else _by_rules(options, mode, name, arguments, stop=before.stop)
     if decided is not None:
         return decided
     return await _ask(options, {**hook_input, "tool_input": arguments}, tool_use_id, before)
@@ -142,8 +132,7 @@ async def _ask(
             granted=answer.behavior == "allow",
             input=arguments,
             source="hook",
-            reason=answer.reason
-            or ("" if answer.behavior == "allow" else "denied by a PermissionRequest hook"),
+            reason=answer.reason or ("" if answer.behavior == "allow" else "denied by a PermissionRequest hook"),
             interrupt=answer.interrupt,
             stop=before.stop,
         )
@@ -162,13 +151,9 @@ async def _ask_caller(
 ) -> Permission:
     assert options.can_use_tool is not None
     try:
-        answer = await options.can_use_tool(
-            name, dict(arguments), ToolPermissionContext(tool_use_id)
-        )
+        answer = await options.can_use_tool(name, dict(arguments), ToolPermissionContext(tool_use_id))
     except Exception as error:  # noqa: BLE001 - the caller's code may raise anything
-        logger.warning(
-            "can_use_tool_failed", tool_name=name, error=str(error), error_type=type(error).__name__
-        )
+        logger.warning("can_use_tool_failed", tool_name=name, error=str(error), error_type=type(error).__name__)
         reason = f"can_use_tool failed: {error}"
         return Permission(granted=False, input=arguments, source="can_use_tool", reason=reason)
     behavior = _field(answer, "behavior")
@@ -182,9 +167,7 @@ async def _ask_caller(
         )
     reason = _field(answer, "message") or "denied by can_use_tool"
     if behavior != "deny":
-        reason = (
-            f"can_use_tool answered {answer!r}; expected an object with behavior 'allow' or 'deny'"
-        )
+        reason = f"can_use_tool answered {answer!r}; expected an object with behavior 'allow' or 'deny'"
     return Permission(
         granted=False,
         input=arguments,

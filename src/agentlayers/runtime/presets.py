@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from agentlayers.runtime.containers import AgentRuntimeContainer
@@ -26,7 +26,7 @@ def load_preset(
     Args:
         source: Name of a preset that ships with the package, or a path.
         environment: For ``${NAME}`` in the file; the process's own when :obj:`None`.
-        **options: For :func:`agentlayers.layer.load_layers`, such as an allow-list of import paths.
+        **options: For :func:`agentlayers.layer.load_layers`, such as a ``catalogue`` of your own parts.
 
     Returns:
         A container class: build it, subclass it, or override its slots.
@@ -37,7 +37,5 @@ def load_preset(
     from agentlayers.layer import load_layers
     from agentlayers.runtime.containers import AgentRuntimeContainer
 
-    loaded: type[AgentRuntimeContainer] = load_layers(
-        source, container=AgentRuntimeContainer, environment=environment, **options
-    )
-    return loaded
+    loaded = load_layers(source, container=AgentRuntimeContainer, environment=environment, **options)
+    return cast("type[AgentRuntimeContainer]", loaded)

@@ -93,6 +93,7 @@ class QueryHandle:
         self._gone = False
         self._interrupting = False
         self._ending = False
+        self._taps_ended = False
         self._error: Exception | None = None
         self._owner: asyncio.Task[None] | None = None
         self._shutdown: asyncio.Task[None] | None = None
@@ -124,6 +125,7 @@ class QueryHandle:
             if self._error is not None:
                 raise self._error
             if self._gone:
+                await self._end_late_taps()
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
@@ -149,11 +151,7 @@ class QueryHandle:
         Raises:
             StateError: The prompt was one text, the input is closed, or the query has ended.
         """
-        sent = (
-            user_message(message, session_id=self._session_id)
-            if isinstance(message, str)
-            else dict(message)
-        )
+        sent = user_message(message, session_id=self._session_id) if isinstance(message, str) else dict(message)
         await self._running().send(sent)
         await self._show_sent(sent)
 
@@ -193,9 +191,9 @@ class QueryHandle:
         is missed.
 
         Raises:
-            StateError: The query has ended.
+            StateError: The query has ended, and all of it was read.
         """
-        if self._state not in {"starting", "running"}:
+        if self._taps_ended and not self._buffer:
             raise StateError(f"query {self.query_id} has ended; a tap must be attached before")
         late = _LateTap(tap, list(self._buffer))
         self._taps.append(late)
@@ -238,20 +236,14 @@ class QueryHandle:
         await asyncio.shield(self._shutdown)
 
     # -- timeouts ---------------------------------------------------------------------------------------
-    def expire_after(
-        self, *, first_message_seconds: float | None, query_seconds: float | None
-    ) -> None:
+    def expire_after(self, *, first_message_seconds: float | None, query_seconds: float | None) -> None:
         """Interrupt the query, and raise :class:`QueryTimeoutError` to its reader, when a time has passed."""
         loop = asyncio.get_running_loop()
         for what, seconds in (
             ("first message", first_message_seconds),
             ("end of the query", query_seconds),
         ):
-            if (
-                seconds is not None
-                and not self._gone
-                and not (what == "first message" and self._count)
-            ):
+            if seconds is not None and not self._gone and not (what == "first message" and self._count):
                 self._timers.append(loop.call_later(seconds, self._expire, what, seconds))
 
     def _expire(self, what: str, seconds: float) -> None:
@@ -259,9 +251,7 @@ class QueryHandle:
             return
         self._state = "timed_out"
         self._error = QueryTimeoutError(query_id=self.query_id, what=what, timeout_seconds=seconds)
-        logger.warning(
-            "query_timed_out", query_id=self.query_id, what=what, timeout_seconds=seconds
-        )
+        logger.warning("query_timed_out", query_id=self.query_id, what=what, timeout_seconds=seconds)
         self._discarding = True
         self._changed.set()
         if self._shutdown is None:
@@ -272,6 +262,7 @@ class QueryHandle:
         self,
         start: Callable[[Prompt], Awaitable[BackendQuery]],
         *,
+        on_started: Callable[[], Awaitable[None]] | None = None,
         on_gone: Callable[[str], Awaitable[None]],
     ) -> asyncio.Task[None]:
         """
@@ -279,15 +270,14 @@ class QueryHandle:
 
         Args:
             start: Starts the agent with the prompt it is given.
+            on_started: Called when it runs, before its first message is read.
             on_gone: Called with the final state as soon as nothing of the agent is left.
 
         Raises:
             BackendError: It did not start; nothing is left of it, and ``on_gone`` is not called.
         """
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._owner = asyncio.create_task(
-            self._own(start, started, on_gone), name=f"query-{self.query_id}"
-        )
+        self._owner = asyncio.create_task(self._own(start, started, on_started, on_gone), name=f"query-{self.query_id}")
         try:
             await asyncio.shield(started)
         except asyncio.CancelledError:
@@ -300,6 +290,7 @@ class QueryHandle:
         self,
         start: Callable[[Prompt], Awaitable[BackendQuery]],
         started: asyncio.Future[None],
+        on_started: Callable[[], Awaitable[None]] | None,
         on_gone: Callable[[str], Awaitable[None]],
     ) -> None:
         try:
@@ -315,6 +306,8 @@ class QueryHandle:
         self._query = query
         self._state = "running"
         try:
+            if on_started is not None:
+                await on_started()
             started.set_result(None)
             if isinstance(self._prompt, str):
                 await self._show_sent(user_message(self._prompt))
@@ -323,6 +316,7 @@ class QueryHandle:
         except Exception as error:  # noqa: BLE001 - raised to the reader, who is elsewhere
             self._error = self._error or error
         finally:
+            started.cancel()  # nobody may wait for a start that was cancelled; otherwise without effect
             await self._end(query, on_gone)
 
     async def _end(self, query: BackendQuery, on_gone: Callable[[str], Awaitable[None]]) -> None:
@@ -341,6 +335,7 @@ class QueryHandle:
             for tap in self._taps:
                 await _quietly(tap.ended(end), "ended", self.query_id)
         finally:
+            self._taps_ended = True
             self._gone = True
             self._changed.set()
 
@@ -368,9 +363,7 @@ class QueryHandle:
         self._buffer.append((message, receipts))
         self._changed.set()
         # Waiting after the message is in the buffer, so that a tap attached meanwhile is shown it.
-        while len(self._buffer) >= MESSAGES_BUFFERED_MAX and not (
-            self._unbounded or self._discarding
-        ):
+        while len(self._buffer) >= MESSAGES_BUFFERED_MAX and not (self._unbounded or self._discarding):
             self._room.clear()
             await self._room.wait()
 
@@ -389,27 +382,26 @@ class QueryHandle:
             owner.cancel()
         # Past this point only the backend's own closing and the taps are waited for; both are bounded by themselves.
         await asyncio.wait({owner})
+        await self._end_late_taps()
         self._buffer.clear()
 
+    async def _end_late_taps(self) -> None:
+        """End the taps that were attached when the agent was gone, but not all of it read."""
+        end = QueryEnd(self._state, self._session_id)
+        while self._late:
+            await _quietly(self._late.pop(0).ended(end), "ended", self.query_id)
+
     async def _ask_to_end(self, query: BackendQuery) -> None:
-        results = await asyncio.gather(
-            query.close_input(), query.interrupt(), return_exceptions=True
-        )
+        results = await asyncio.gather(query.close_input(), query.interrupt(), return_exceptions=True)
         for error in results:
             if isinstance(error, Exception):
                 logger.debug("query_interrupt_failed", query_id=self.query_id, error=str(error))
 
     # -- input ------------------------------------------------------------------------------------------
     def _shown_prompt(self) -> Prompt:
-        return (
-            self._show_all(self._prompt)
-            if isinstance(self._prompt, AsyncIterable)
-            else self._prompt
-        )
+        return self._show_all(self._prompt) if isinstance(self._prompt, AsyncIterable) else self._prompt
 
-    async def _show_all(
-        self, messages: AsyncIterable[Mapping[str, Any]]
-    ) -> AsyncIterator[Mapping[str, Any]]:
+    async def _show_all(self, messages: AsyncIterable[Mapping[str, Any]]) -> AsyncIterator[Mapping[str, Any]]:
         async for message in messages:
             await self._show_sent(message)
             yield message
@@ -432,6 +424,7 @@ class _LateTap(MessageTap):
         self._tap = tap
         self._backlog = backlog
         self._order = asyncio.Lock()
+        self._has_ended = False
 
     @property
     def pending(self) -> int:
@@ -466,8 +459,10 @@ class _LateTap(MessageTap):
         await self._tap.sent(message)
 
     async def ended(self, end: QueryEnd) -> None:
-        await self.catch_up()
-        await self._tap.ended(end)
+        if not self._has_ended:
+            self._has_ended = True
+            await self.catch_up()
+            await self._tap.ended(end)
 
 
 async def _quietly(call: Awaitable[Any], what: str, query_id: str) -> Any:

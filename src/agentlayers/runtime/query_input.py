@@ -49,9 +49,7 @@ class QueryInput:
             StateError: The input is closed.
         """
         async with self._changed:
-            await self._changed.wait_for(
-                lambda: self._closed or len(self._messages) < INPUT_MESSAGES_MAX
-            )
+            await self._changed.wait_for(lambda: self._closed or len(self._messages) < INPUT_MESSAGES_MAX)
             if self._closed:
                 raise StateError("the input of this query is closed; nothing more can be sent")
             self._messages.append(message)

@@ -242,7 +242,9 @@ class QuerySupervisor:
         self._active[query_id] = handle
         try:
             owner = await handle.open(
-                start, on_gone=lambda state: self._gone(query_id, state, begun)
+                start,
+                on_started=lambda: self._running(query_id),
+                on_gone=lambda state: self._gone(query_id, state, begun),
             )
         except BaseException as error:
             if self._active.pop(query_id, None) is not None:
@@ -254,10 +256,12 @@ class QuerySupervisor:
             raise
         self._owners.add(owner)
         owner.add_done_callback(self._owners.discard)
+        return handle
+
+    async def _running(self, query_id: str) -> None:
         self._started += 1
         self._trace("query_started", query_id)
         await self._emit(QueryStarted(query_id, self._clock()))
-        return handle
 
     async def _gone(self, query_id: str, state: str, begun: float) -> None:
         if self._active.pop(query_id, None) is None:
@@ -274,11 +278,7 @@ class QuerySupervisor:
     async def _take_slot(self, query_id: str) -> None:
         if self._closed:
             raise StateError("the query supervisor is closed")
-        if (
-            self._slots_taken < self.settings.concurrency_limit
-            and not self._pending
-            and not self._suspended
-        ):
+        if self._slots_taken < self.settings.concurrency_limit and not self._pending and not self._suspended:
             self._slots_taken += 1
             return
         waiter = _Waiter(query_id, asyncio.get_running_loop().create_future())
@@ -373,17 +373,13 @@ class QuerySupervisor:
             StateError: ``emit_events`` is off, so nothing would ever come.
         """
         if not self.settings.emit_events:
-            raise StateError(
-                "no events are published; set emit_events (AGENTLAYERS_EMIT_EVENTS=true) to follow them"
-            )
+            raise StateError("no events are published; set emit_events (AGENTLAYERS_EMIT_EVENTS=true) to follow them")
         return self._events.subscribe()
 
     async def interrupt_all(self) -> None:
         """Interrupt every running query; waiting ones are left to wait."""
         handles = tuple(self._active.values())
-        results = await asyncio.gather(
-            *(_interrupt(handle) for handle in handles), return_exceptions=True
-        )
+        results = await asyncio.gather(*(_interrupt(handle) for handle in handles), return_exceptions=True)
         for error in results:
             if isinstance(error, Exception):
                 logger.warning("query_interrupt_failed", error=str(error))
@@ -421,6 +417,6 @@ async def _interrupt(handle: QueryHandle) -> None:
     await asyncio.gather(handle.close_input(), handle.interrupt())
 
 
-def supervisor_from_env(*, prefix: str = "AGENTLAYERS") -> QuerySupervisor:
-    """Make a supervisor with settings from the environment."""
-    return QuerySupervisor(SupervisorSettings.from_env(prefix=prefix))
+def supervisor_from_env(*, prefix: str = "AGENTLAYERS", **settings: Any) -> QuerySupervisor:
+    """Make a supervisor with settings from the environment, over those given (as YAML gives them)."""
+    return QuerySupervisor(SupervisorSettings.from_env(prefix=prefix, defaults=settings))

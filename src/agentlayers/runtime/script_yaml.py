@@ -61,9 +61,7 @@ def parse_script(text: str, *, source: str = "script") -> Script:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise ScriptError(
-            f"{where}: not YAML: {getattr(error, 'problem', None) or error}"
-        ) from error
+        raise ScriptError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
     if node is None:
         raise ScriptError(f"{source}: empty; a script has 'turns:' with a list of turns")
     try:
@@ -165,9 +163,7 @@ class _Reader:
         required: str = "",
     ) -> dict[str, Any]:
         if not isinstance(node, yaml.MappingNode):
-            raise self._error(
-                node, f"{what} must be a mapping with {', '.join(known)}, got {_kind(node)}"
-            )
+            raise self._error(node, f"{what} must be a mapping with {', '.join(known)}, got {_kind(node)}")
         values: dict[str, Any] = {}
         for key, value in self._pairs(node):
             name = str(key.value)

@@ -64,9 +64,7 @@ class ScriptedBackend(AgentBackend):
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not (script is None or isinstance(script, Script | str | Path)):
-            raise UsageError(
-                f"script must be a Script or the path of a YAML file, got {type(script).__name__}"
-            )
+            raise UsageError(f"script must be a Script or the path of a YAML file, got {type(script).__name__}")
         self._script = DEFAULT_SCRIPT if script is None else script
         self._directory = None if directory is None else Path(directory)
         self._seed = seed
@@ -96,9 +94,7 @@ class ScriptedBackend(AgentBackend):
             options,
             script=script,
             progress=self._progress(session_id),
-            frames=Frames(
-                session_id, model=options.model or script.model, random=random, clock=self._clock
-            ),
+            frames=Frames(session_id, model=options.model or script.model, random=random, clock=self._clock),
             workspace=Workspace(
                 root,
                 env={**self._env, **options.env},

@@ -169,9 +169,7 @@ class ScriptedQuery(BackendQuery):
     async def set_permission_mode(self, mode: str) -> None:
         """Decide about tools in another way from now on."""
         if mode not in PERMISSION_MODES:
-            raise UsageError(
-                f"permission mode {mode!r} is unknown; it is one of {', '.join(PERMISSION_MODES)}"
-            )
+            raise UsageError(f"permission mode {mode!r} is unknown; it is one of {', '.join(PERMISSION_MODES)}")
         self._mode = mode
 
     async def aclose(self) -> None:
@@ -199,9 +197,7 @@ class ScriptedQuery(BackendQuery):
     async def _feed(self) -> None:
         try:
             if isinstance(self._prompt, str):
-                await self._input.put(
-                    user_message(self._prompt, session_id=self._frames.session_id)
-                )
+                await self._input.put(user_message(self._prompt, session_id=self._frames.session_id))
             elif self._prompt is not None:
                 async for message in self._prompt:
                     await self._input.put(message)
@@ -221,9 +217,7 @@ class ScriptedQuery(BackendQuery):
         state = _TurnState(prompt, self._progress.prompts, time.monotonic())
         try:
             submitted = await self._hooks("UserPromptSubmit", prompt=prompt)
-            yield self._frames.init(
-                cwd=str(self._workspace.root), tools=TOOL_NAMES, permission_mode=self._mode
-            )
+            yield self._frames.init(cwd=str(self._workspace.root), tools=TOOL_NAMES, permission_mode=self._mode)
             if submitted.behavior == "deny":
                 raise _TurnEnded(stop_reason=None, result=submitted.reason)
             if turn is None:
@@ -316,9 +310,7 @@ class ScriptedQuery(BackendQuery):
             state.replies += 1
         return state.message_id
 
-    async def _call_tool(
-        self, step: CallTool, state: _TurnState
-    ) -> AsyncGenerator[AgentMessage, None]:
+    async def _call_tool(self, step: CallTool, state: _TurnState) -> AsyncGenerator[AgentMessage, None]:
         tool_use_id = self._frames.new_id("toolu_")
         arguments = render(step.input, state.names)
         block = {"type": "tool_use", "id": tool_use_id, "name": step.name, "input": arguments}
@@ -327,9 +319,7 @@ class ScriptedQuery(BackendQuery):
         about = {"tool_name": step.name, "tool_input": arguments, "tool_use_id": tool_use_id}
         try:
             permission = await self._interruptible(
-                ask_permission(
-                    self._options, self._mode, self._hook_input("PreToolUse", **about), tool_use_id
-                ),
+                ask_permission(self._options, self._mode, self._hook_input("PreToolUse", **about), tool_use_id),
                 "aborted_tools",
             )
             if permission.defer:
@@ -365,18 +355,14 @@ class ScriptedQuery(BackendQuery):
             state.denials.append(dict(about))
             return ToolOutcome.failed(permission.reason)
         started = time.monotonic()
-        outcome = await self._interruptible(
-            self._workspace.call(name, permission.input), "aborted_tools"
-        )
+        outcome = await self._interruptible(self._workspace.call(name, permission.input), "aborted_tools")
         told = {
             **about,
             "tool_input": permission.input,
             "duration_ms": round((time.monotonic() - started) * 1000),
         }
         if outcome.is_error:
-            after = self._hooks(
-                "PostToolUseFailure", error=outcome.content, is_interrupt=False, **told
-            )
+            after = self._hooks("PostToolUseFailure", error=outcome.content, is_interrupt=False, **told)
         else:
             after = self._hooks("PostToolUse", tool_response=outcome.structured, **told)
         await self._interruptible(after, "aborted_tools")
@@ -394,9 +380,7 @@ class ScriptedQuery(BackendQuery):
         }
 
     async def _hooks(self, event: str, **fields: Any) -> Any:
-        return await run_hooks(
-            self._options.hooks, event, self._hook_input(event, **fields), fields.get("tool_use_id")
-        )
+        return await run_hooks(self._options.hooks, event, self._hook_input(event, **fields), fields.get("tool_use_id"))
 
     async def _interruptible(self, work: Coroutine[Any, Any, T], terminal_reason: str) -> T:
         """Await ``work``, or stop it and end the turn when an interrupt comes first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -37,6 +37,9 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    variables: ClassVar[tuple[str, ...]] = ()
+    """Fields that may be set by a variable of the environment."""
+
     @classmethod
     def of(cls, value: Self | Mapping[str, Any] | None) -> Self:
         """
@@ -52,8 +55,46 @@ class _Settings(BaseModel):
         except ValidationError as error:
             raise _settings_error(error, "") from error
 
+    @classmethod
+    def from_env(
+        cls,
+        environment: Mapping[str, str] | None = None,
+        *,
+        prefix: str = "AGENTLAYERS",
+        defaults: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """
+        Read the settings from the environment.
 
-_S = TypeVar("_S", bound=_Settings)
+        Args:
+            environment: Instead of the process environment.
+            prefix: Of the variables; ``AGENTSDK`` is accepted beside it.
+            defaults: What counts where the environment says nothing, such as what a YAML file says.
+
+        Raises:
+            SettingsError: A variable or a default has a value that cannot be used.
+        """
+        source = os.environ if environment is None else environment
+        under = cls.of(defaults)
+        given = {name: getattr(under, name) for name in under.model_fields_set}
+        for field in cls.variables:
+            text = environment_value(field.upper(), source, prefix=prefix)
+            if text is not None:
+                ours = f"{prefix}_{field.upper()}"
+                variable = ours if source.get(ours) else f"AGENTSDK_{field.upper()}"
+                given[field] = cls._read(field, text, variable)
+        return cls.model_validate(given)
+
+    @classmethod
+    def _read(cls, field: str, text: str, variable: str) -> Any:
+        value: Any = text
+        if cls.model_fields[field].annotation is bool:
+            value = parse_bool(text, setting=variable)
+        try:
+            return getattr(cls.model_validate({field: value}), field)
+        except ValidationError as error:
+            expected = _settings_error(error, "").expected
+            raise SettingsError(setting=variable, value=text, expected=expected) from error
 
 
 def _settings_error(error: ValidationError, prefix: str) -> SettingsError:
@@ -95,25 +136,10 @@ class SupervisorSettings(_Settings):
     tracing_enabled: bool = False
     interrupt_grace_seconds: Seconds = 2.0
 
-    @classmethod
-    def from_env(
-        cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS"
-    ) -> Self:
-        """
-        Read the settings from the environment.
-
-        Args:
-            environment: Instead of the process environment.
-            prefix: Of the variables; ``AGENTSDK`` is accepted beside it.
-
-        Raises:
-            SettingsError: A variable has a value that cannot be used.
-        """
-        names = (
-            "CONCURRENCY_LIMIT", "PENDING_QUEUE_CAPACITY", "PENDING_QUEUE_STRATEGY", "MAX_PENDING_TIME",
-            "EMIT_EVENTS", "EVENT_BUFFER_CAPACITY", "EVENT_BUFFER_STRATEGY", "METRICS_ENABLED", "TRACING_ENABLED",
-        )  # fmt: skip
-        return _from_env(cls, names, environment, prefix)
+    variables: ClassVar[tuple[str, ...]] = (
+        "concurrency_limit", "pending_queue_capacity", "pending_queue_strategy", "max_pending_time",
+        "emit_events", "event_buffer_capacity", "event_buffer_strategy", "metrics_enabled", "tracing_enabled",
+    )  # fmt: skip
 
 
 class RuntimeSettings(_Settings):
@@ -150,48 +176,6 @@ class RuntimeSettings(_Settings):
     record_wait_seconds: Seconds | None = None
     audit_strict: bool = False
 
-    @classmethod
-    def from_env(
-        cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS"
-    ) -> Self:
-        """
-        Read the settings from the environment.
-
-        Args:
-            environment: Instead of the process environment.
-            prefix: Of the variables; ``AGENTSDK`` is accepted beside it.
-
-        Raises:
-            SettingsError: A variable has a value that cannot be used.
-        """
-        names = ("QUERY_TIMEOUT", "FIRST_MESSAGE_TIMEOUT", "RETRY_MAX_RETRIES", "RETRY_BASE_DELAY")
-        return _from_env(cls, names, environment, prefix)
-
-
-def _from_env(
-    kind: type[_S], names: tuple[str, ...], environment: Mapping[str, str] | None, prefix: str
-) -> _S:
-    source = os.environ if environment is None else environment
-    given: dict[str, Any] = {}
-    for name in names:
-        value = environment_value(name, source, prefix=prefix)
-        if value is not None:
-            given[name.lower()] = _typed(kind, name, value, prefix)
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0]).upper()
-        raised = _settings_error(error, "")
-        raise SettingsError(
-            setting=f"{prefix}_{field}",
-            value=source.get(f"{prefix}_{field}", given[field.lower()]),
-            expected=raised.expected,
-        ) from error
-
-
-def _typed(kind: type[_Settings], name: str, value: str, prefix: str) -> Any:
-    if kind.model_fields[name.lower()].annotation is bool:
-        return parse_bool(value, setting=f"{prefix}_{name}")
-    if name.endswith(("_TIMEOUT", "_TIME", "_DELAY")):
-        return parse_seconds(value, setting=f"{prefix}_{name}")
-    return value
+    variables: ClassVar[tuple[str, ...]] = (
+        "query_timeout", "first_message_timeout", "retry_max_retries", "retry_base_delay",
+    )  # fmt: skip

@@ -36,9 +36,7 @@ class ToolArtifacts(MessageTap):
         self._store = store
         self._names: dict[str, str] = {}
         self._session_id = ""
-        self._writer: BackgroundWriter[ArtifactRecord] = BackgroundWriter(
-            self._write, name="tool-artifacts"
-        )
+        self._writer: BackgroundWriter[ArtifactRecord] = BackgroundWriter(self._write, name="tool-artifacts")
 
     @property
     def pending(self) -> int:
@@ -58,9 +56,7 @@ class ToolArtifacts(MessageTap):
         for result in message.tool_results:
             if self._session_id:
                 name = self._names.pop(result.tool_use_id, None)
-                await self._writer.put(
-                    artifact_of(result, session_id=self._session_id, tool_name=name)
-                )
+                await self._writer.put(artifact_of(result, session_id=self._session_id, tool_name=name))
         return None
 
     async def ended(self, end: QueryEnd) -> None:  # noqa: ARG002

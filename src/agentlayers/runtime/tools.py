@@ -208,17 +208,13 @@ class Workspace:
         stdout, stderr = bytearray(), bytearray()
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.gather(
-                    self._collect(process.stdout, stdout), self._collect(process.stderr, stderr)
-                )
+                await asyncio.gather(self._collect(process.stdout, stdout), self._collect(process.stderr, stderr))
                 await process.wait()
         except TimeoutError:
             timed_out = True
         finally:
             await _kill(process)
-        return self._command_outcome(
-            process.returncode or 0, stdout, stderr, timeout if timed_out else None
-        )
+        return self._command_outcome(process.returncode or 0, stdout, stderr, timeout if timed_out else None)
 
     def _command_outcome(
         self,
@@ -239,9 +235,7 @@ class Workspace:
             text = f"no end within {timed_out:g} s; the command was killed\n{text}".rstrip()
         elif exit_code:
             text = f"exit status {exit_code}\n{text}".rstrip()
-        return ToolOutcome(
-            text, is_error=timed_out is not None or exit_code != 0, structured=structured
-        )
+        return ToolOutcome(text, is_error=timed_out is not None or exit_code != 0, structured=structured)
 
     async def _collect(self, stream: asyncio.StreamReader | None, into: bytearray) -> None:
         assert stream is not None
@@ -264,11 +258,7 @@ class Workspace:
 def _command(command: Any) -> list[str]:
     if isinstance(command, str) and command.strip():
         return ["/bin/sh", "-c", command]
-    if (
-        isinstance(command, list | tuple)
-        and command
-        and all(isinstance(part, str) for part in command)
-    ):
+    if isinstance(command, list | tuple) and command and all(isinstance(part, str) for part in command):
         return list(command)
     raise ToolError(f"run_command: command must be a text or a list of texts, got {command!r}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -230,9 +230,7 @@ class SyncServer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS_MAX):
                 await self._hub.close()
-                await asyncio.gather(
-                    *(found.end_gracefully(CloseReason.GOING_AWAY) for found in self._connections)
-                )
+                await asyncio.gather(*(found.end_gracefully(CloseReason.GOING_AWAY) for found in self._connections))
         for connection in self._connections:
             connection.end(CloseReason.GOING_AWAY)
         if self._tasks:
@@ -258,7 +256,11 @@ class SyncServer:
     async def _serve_websocket(self, request: web.Request) -> web.StreamResponse:
         tenant = request.match_info.get("tenant", DEFAULT_TENANT)
         self._check_request(request, tenant)
-        hello = await self._hello(tenant)
+        try:
+            hello = await self._hello_of(tenant)
+        except StorageError as error:
+            logger.error("storage_failed", tenant=tenant, error=str(error))  # noqa: TRY400 - says it all
+            raise web.HTTPServiceUnavailable(text=f"{CloseReason.STORAGE.text}\n") from None
         offered = offered_subprotocol(request.headers.get("Sec-WebSocket-Protocol"))
         websocket = web.WebSocketResponse(
             protocols=(offered,) if offered else (),
@@ -295,30 +297,26 @@ class SyncServer:
         except AuthorizationError as error:
             raise web.HTTPForbidden(text=f"{error}\n") from None
         if request.headers.get("Upgrade", "").lower() != "websocket":
-            raise web.HTTPUpgradeRequired(
-                text="connect with a WebSocket client\n", headers={"Upgrade": "websocket"}
-            )
+            raise web.HTTPUpgradeRequired(text="connect with a WebSocket client\n", headers={"Upgrade": "websocket"})
         if self._is_full:
-            raise web.HTTPServiceUnavailable(
-                text=f"{CloseReason.TOO_MANY.text}\n", headers={"Retry-After": "5"}
-            )
+            raise web.HTTPServiceUnavailable(text=f"{CloseReason.TOO_MANY.text}\n", headers={"Retry-After": "5"})
 
     # -- TCP --------------------------------------------------------------------------------------------------
-    async def _serve_stream(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        link = StreamLink(reader, writer)
-        if self._is_full:
-            await link.close(CloseReason.TOO_MANY.code, CloseReason.TOO_MANY.text)
-            return
-        try:
-            # An open server greets at once, as a stock one does; a peer may still name another tenant.
-            hello = await self._hello(DEFAULT_TENANT) if self._auth.is_open else None
-        except web.HTTPException:
-            await link.close(CloseReason.STORAGE.code, CloseReason.STORAGE.text)
-            return
-        session = ServerSession(is_stream=True, hello=hello)
-        await self._run(self._connection(link, session, DEFAULT_TENANT if hello else ""))
+    async def _serve_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with self._tracked_task():
+            link = StreamLink(reader, writer)
+            if self._is_full:
+                await link.close(CloseReason.TOO_MANY.code, CloseReason.TOO_MANY.text)
+                return
+            try:
+                # An open server greets at once, as a stock one does; a peer may still name another tenant.
+                hello = await self._hello_of(DEFAULT_TENANT) if self._auth.is_open else None
+            except StorageError as error:
+                logger.error("storage_failed", tenant=DEFAULT_TENANT, error=str(error))  # noqa: TRY400 - says it all
+                await link.close(CloseReason.STORAGE.code, CloseReason.STORAGE.text)
+                return
+            session = ServerSession(is_stream=True, hello=hello)
+            await self._run(self._connection(link, session, DEFAULT_TENANT if hello else ""))
 
     async def _admit(self, tenant: str, token: str) -> Hello:
         """Let a peer in that says by a message who it is."""
@@ -333,13 +331,6 @@ class SyncServer:
     @property
     def _is_full(self) -> bool:
         return self._is_stopping or len(self._connections) >= self._connections_max
-
-    async def _hello(self, tenant: str) -> Hello:
-        try:
-            return await self._hello_of(tenant)
-        except StorageError as error:
-            logger.error("storage_failed", tenant=tenant, error=str(error))
-            raise web.HTTPServiceUnavailable(text=f"{CloseReason.STORAGE.text}\n") from None
 
     async def _hello_of(self, tenant: str) -> Hello:
         info = await self._storage.tenant(tenant)
@@ -359,22 +350,28 @@ class SyncServer:
         )
 
     async def _run(self, connection: Connection) -> None:
+        with self._tracked_task():
+            self._connections.add(connection)
+            try:
+                await connection.run()
+            finally:
+                self._connections.discard(connection)
+
+    @contextlib.contextmanager
+    def _tracked_task(self) -> Iterator[None]:
+        """Let stopping wait for the current task."""
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(connection)
         self._tasks.add(task)
         try:
-            await connection.run()
+            yield
         finally:
-            self._connections.discard(connection)
             self._tasks.discard(task)
 
 
 def _checked_port(setting: str, port: int) -> int:
     if not isinstance(port, int) or not 0 <= port <= 65_535:
-        raise SettingsError(
-            setting=setting, value=port, expected="a port from 0 (any free one) to 65535"
-        )
+        raise SettingsError(setting=setting, value=port, expected="a port from 0 (any free one) to 65535")
     return port
 
 

@@ -73,10 +73,7 @@ class Authenticator:
         *,
         query_tokens: bool = False,
     ) -> None:
-        self._digests = {
-            _checked_tenant(tenant): _digests(tenant, given)
-            for tenant, given in (tokens or {}).items()
-        }
+        self._digests = {_checked_tenant(tenant): _digests(tenant, given) for tenant, given in (tokens or {}).items()}
         self.query_tokens = query_tokens
 
     def __repr__(self) -> str:
@@ -92,6 +89,11 @@ class Authenticator:
         """Open every tenant with one token."""
         return cls({ANY_TENANT: token}, query_tokens=query_tokens)
 
+    @classmethod
+    def optional_token(cls, token: str | None = None) -> Self:
+        """Open every tenant with one token, or ask for none if it is empty: an unset variable."""
+        return cls.single_token(token) if token else cls.open_()
+
     @staticmethod
     def layer_open() -> Layer:
         """Provide :meth:`open_`."""
@@ -100,9 +102,7 @@ class Authenticator:
         return Layer.factory(Authenticator, Authenticator)
 
     @staticmethod
-    def layer_tokens(
-        tokens: Mapping[str, str | Iterable[str]], *, query_tokens: bool = False
-    ) -> Layer:
+    def layer_tokens(tokens: Mapping[str, str | Iterable[str]], *, query_tokens: bool = False) -> Layer:
         """Provide an authenticator with these tokens."""
         from agentlayers.layer import Layer
 
@@ -127,9 +127,7 @@ class Authenticator:
         if self.is_open:
             return
         if not token:
-            raise AuthenticationError(
-                "a token is required; send it as 'Authorization: Bearer <token>'"
-            )
+            raise AuthenticationError("a token is required; send it as 'Authorization: Bearer <token>'")
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         accepted = self._digests.get(tenant) or self._digests.get(ANY_TENANT, ())
         # Every candidate is compared, so that the time taken does not depend on which one matches.
@@ -138,9 +136,7 @@ class Authenticator:
             raise AuthenticationError("this token does not open this tenant")
 
 
-def bearer_token(
-    authorization: str | None, subprotocols: str | None, query_token: str | None = None
-) -> str | None:
+def bearer_token(authorization: str | None, subprotocols: str | None, query_token: str | None = None) -> str | None:
     """
     Find the token in what a WebSocket client sent.
 

@@ -9,13 +9,13 @@ __all__ = ["Broadcast", "websocket_frame"]
 
 
 def websocket_frame(message: bytes) -> bytes:
-    """
+    r"""
     Wrap a message in the header of an unmasked binary WebSocket frame (RFC 6455, section 5.2).
 
     A server's frames are not masked, so the same bytes serve every connection.
 
     >>> websocket_frame(b"abc")
-    b'\\x82\\x03abc'
+    b'\x82\x03abc'
 
     """
     length = len(message)

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from agentlayers.errors import AccessError, LimitExceededError, StorageError
-from agentlayers.limits import CONNECT_TIMEOUT_SECONDS, OUTBOX_BYTES_MAX
+from agentlayers.limits import CONNECT_TIMEOUT_SECONDS, KIB, MESSAGE_BYTES_MAX, OUTBOX_BYTES_MAX
 from agentlayers.protocol.events import (
     AuthenticateReceived,
     ChangesRequested,
@@ -41,6 +41,9 @@ WRITES_IN_FLIGHT_MAX: Final = 64
 
 WRITE_BYTES_IN_FLIGHT_MAX: Final = 16 * 1024 * 1024
 """As above, in ciphertext bytes (one larger write still goes alone)."""
+
+ENTRY_BYTES_MAX: Final = MESSAGE_BYTES_MAX - 64 * KIB
+"""Ciphertext of one entry. One that no Changes could carry would stop its key for every subscriber."""
 
 ACKS_OWED_MAX: Final = 4096
 """Writes without an Ack, most of them waiting until their writer has read its backlog."""
@@ -83,9 +86,7 @@ class Connection:
         self._tenant = tenant
         self._admit = admit
         self._log = logger.bind(tenant=tenant, connection=connection_id)
-        self._outbox = Outbox(
-            link, on_stall=lambda: self.end(CloseReason.STALLED), stall_seconds=stall_seconds
-        )
+        self._outbox = Outbox(link, on_stall=lambda: self.end(CloseReason.STALLED), stall_seconds=stall_seconds)
         self._writes_in_flight = 0
         self._bytes_in_flight = 0
         self._acks_owed = 0
@@ -97,9 +98,7 @@ class Connection:
     async def run(self) -> None:
         """Serve the peer; returns when the connection is closed and nothing of it is left but stored entries."""
         self._log.debug("connection_opened", stream=self._link.is_stream)
-        deadline = asyncio.get_running_loop().call_later(
-            CONNECT_TIMEOUT_SECONDS, self._end_unauthenticated
-        )
+        deadline = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT_SECONDS, self._end_unauthenticated)
         try:
             self._flush()
             await self._handle_events()
@@ -161,10 +160,7 @@ class Connection:
 
     async def _handle(self, event: ServerEvent) -> None:
         if isinstance(event, WriteReceived):
-            self._writes_in_flight += 1
-            self._acks_owed += 1
-            key = self._key(event.public_key)
-            self._bytes_in_flight += self._hub.write(self, key, event.message_id, event.entries)
+            self._write(event)
         elif isinstance(event, ChangesRequested):
             await self._hub.subscribe(self, self._key(event.public_key), event.start_sequence)
         elif isinstance(event, ChangesStopped):
@@ -174,6 +170,15 @@ class Connection:
         elif isinstance(event, SessionFailed):
             self._log.info("session_failed", error=event.error.code.value)
             self.end(_close_reason(event.error))
+
+    def _write(self, event: WriteReceived) -> None:
+        if max((len(entry.ciphertext) for entry in event.entries), default=0) > ENTRY_BYTES_MAX:
+            self.end(CloseReason.TOO_LARGE)
+            return
+        self._writes_in_flight += 1
+        self._acks_owed += 1
+        key = self._key(event.public_key)
+        self._bytes_in_flight += self._hub.write(self, key, event.message_id, event.entries)
 
     async def _authenticate(self, event: AuthenticateReceived) -> None:
         assert self._admit is not None

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from agentlayers.errors import StorageCorruptionError
+from agentlayers.errors import StorageCorruptionError, StorageError
 from agentlayers.limits import CHANGES_BATCH_BYTES_MAX, CHANGES_BATCH_ENTRIES_MAX
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
 from agentlayers.protocol.server_session import encode_changes_frames
@@ -83,9 +83,7 @@ class Hub:
         chunk_ids: Numbers the messages that have to be cut; one counter for the whole process.
     """
 
-    def __init__(
-        self, storage: ServerStorage, *, chunk_ids: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, storage: ServerStorage, *, chunk_ids: Callable[[], int] | None = None) -> None:
         self._storage = storage
         self._chunk_ids = chunk_ids or itertools.count().__next__
         self._channels: dict[Key, _Channel] = {}
@@ -93,9 +91,7 @@ class Hub:
         self._followed: dict[Peer, dict[Key, Subscription]] = {}
 
     # -- commands of a connection ---------------------------------------------------------------------------
-    def write(
-        self, peer: Peer, key: Key, message_id: int, entries: Sequence[EncryptedEntry]
-    ) -> int:
+    def write(self, peer: Peer, key: Key, message_id: int, entries: Sequence[EncryptedEntry]) -> int:
         """
         Store entries; the Ack follows once they are durable, in the order of the writes of this key.
 
@@ -213,10 +209,12 @@ class Hub:
             if entries:
                 appended = await self._storage.append(*channel.key, entries)
             self._publish(channel, writes, appended)
-        except Exception as error:  # noqa: BLE001 - one key's trouble is its writers', and stays there
-            logger.error("append_failed", tenant=channel.key.tenant, error=str(error))
-            for write in writes:
-                write.peer.write_failed(error)
+        except StorageError as error:
+            logger.error("append_failed", tenant=channel.key.tenant, error=str(error))  # noqa: TRY400 - says it all
+            _fail(writes, error)
+        except Exception as error:  # one key's trouble is its writers', and stays there
+            logger.exception("append_failed", tenant=channel.key.tenant)
+            _fail(writes, error)
         finally:
             for write in writes:
                 write.peer.write_settled(write.size)
@@ -239,11 +237,7 @@ class Hub:
             subscription.next = new[-1].sequence + 1
 
     def _can_follow(self, subscription: Subscription, new: Sequence[RemoteEncryptedEntry]) -> bool:
-        return (
-            subscription.is_live
-            and subscription.next == new[0].sequence
-            and not subscription.peer.is_congested
-        )
+        return subscription.is_live and subscription.next == new[0].sequence and not subscription.peer.is_congested
 
     def _publish_alone(
         self, channel: _Channel, subscription: Subscription, new: Sequence[RemoteEncryptedEntry]
@@ -258,7 +252,7 @@ class Hub:
         self._settle(channel, subscription)
 
     def _register_acks(self, channel: _Channel, writes: list[_Write], appended: Appended) -> None:
-        own = appended.new[0].sequence if appended.new else 0
+        own = appended.new[0].sequence if appended.new else channel.head or 0
         position = 0
         for peer, message_id, entries, _ in writes:
             sequences = appended.sequences[position : position + len(entries)]
@@ -280,9 +274,7 @@ class Hub:
                     channel.head = await self._storage.head(*channel.key)
         return channel.head
 
-    async def _read(
-        self, channel: _Channel, subscription: Subscription
-    ) -> list[RemoteEncryptedEntry]:
+    async def _read(self, channel: _Channel, subscription: Subscription) -> list[RemoteEncryptedEntry]:
         """Read the next batch for a subscriber: nothing it wrote itself, nothing that is not published yet."""
         start, head = subscription.next, channel.head or 0
         own_start = subscription.own_start()
@@ -309,9 +301,7 @@ class Hub:
 
     def _encoder(self, key: Key) -> Callable[[Sequence[RemoteEncryptedEntry], int], Broadcast]:
         def encode(entries: Sequence[RemoteEncryptedEntry], through: int) -> Broadcast:
-            return Broadcast(
-                encode_changes_frames(key.public_key, entries, through, self._chunk_ids)
-            )
+            return Broadcast(encode_changes_frames(key.public_key, entries, through, self._chunk_ids))
 
         return encode
 
@@ -331,6 +321,11 @@ class Hub:
         while len(self._idle) > IDLE_CHANNELS_MAX:
             key, _ = self._idle.popitem(last=False)
             del self._channels[key]
+
+
+def _fail(writes: list[_Write], error: Exception) -> None:
+    for write in writes:
+        write.peer.write_failed(error)
 
 
 def _take(pending: deque[_Write]) -> list[_Write]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
@@ -78,11 +78,11 @@ class Link(abc.ABC):
         try:
             async with asyncio.timeout(CLOSE_SECONDS_MAX):
                 await self._close(code, reason)
-        except (TimeoutError, OSError):
-            pass
-        finally:
-            if not self.transport.is_closing():
-                self.transport.abort()
+        except OSError:  # TimeoutError too: a polite close waits for ever for a peer that does not read
+            self.transport.abort()
+        except BaseException:
+            self.transport.abort()
+            raise
 
 
 class WebSocketLink(Link):
@@ -129,9 +129,7 @@ class StreamLink(Link):
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        transport = writer.transport
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", writer.transport)
 
     def wire(self, broadcast: Broadcast) -> bytes:
         """Return the messages one after the other."""

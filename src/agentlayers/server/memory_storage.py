@@ -50,9 +50,7 @@ class MemoryServerStorage(ServerStorage):
             self._tenants[tenant] = new_tenant_info(self._random)
         return self._tenants[tenant]
 
-    async def append(
-        self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]
-    ) -> Appended:
+    async def append(self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]) -> Appended:
         """Store what is new and give each entry its sequence."""
         journal = self._journals.setdefault((tenant, public_key), _Journal())
         sequences: list[int] = []

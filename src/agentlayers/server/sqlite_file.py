@@ -97,22 +97,16 @@ def translated_errors(operation: str, path: Path) -> Iterator[None]:
         raise _translate(error, operation, path) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise StorageUnavailableError(
-            backend=BACKEND, operation=operation, reason=reason, path=path
-        ) from error
+        raise StorageUnavailableError(backend=BACKEND, operation=operation, reason=reason, path=path) from error
 
 
 def _translate(error: sqlite3.Error, operation: str, path: Path) -> StorageError:
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in _CORRUPT:
         reason = "the file is damaged or no SQLite file; restore it from a backup or move it away"
-        return StorageCorruptionError(
-            backend=BACKEND, operation=operation, reason=reason, path=path
-        )
+        return StorageCorruptionError(backend=BACKEND, operation=operation, reason=reason, path=path)
     if code in _UNAVAILABLE:
-        return StorageUnavailableError(
-            backend=BACKEND, operation=operation, reason=_UNAVAILABLE[code], path=path
-        )
+        return StorageUnavailableError(backend=BACKEND, operation=operation, reason=_UNAVAILABLE[code], path=path)
     return StorageError(backend=BACKEND, operation=operation, reason=str(error), path=path)
 
 
@@ -182,8 +176,7 @@ def prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
             raise MigrationError(backend=BACKEND, operation="open", reason=reason, path=path)
         if version > SCHEMA_VERSION:
             reason = (
-                f"its schema version is {version}, this release knows up to {SCHEMA_VERSION};"
-                " use a newer agentlayers"
+                f"its schema version is {version}, this release knows up to {SCHEMA_VERSION}; use a newer agentlayers"
             )
             raise MigrationError(backend=BACKEND, operation="open", reason=reason, path=path)
         for number in range(version, SCHEMA_VERSION):

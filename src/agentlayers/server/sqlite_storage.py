@@ -53,9 +53,7 @@ class SQLiteServerStorage(ServerStorage):
         random: Source of the tenants' ids.
     """
 
-    def __init__(
-        self, directory: str | Path, *, random: Callable[[int], bytes] = os.urandom
-    ) -> None:
+    def __init__(self, directory: str | Path, *, random: Callable[[int], bytes] = os.urandom) -> None:
         self._directory = Path(directory)
         self._random = random
         self._writer: SQLiteWriter | None = None
@@ -132,9 +130,7 @@ class SQLiteServerStorage(ServerStorage):
             info = self._tenants[tenant] = await waiter
         return info
 
-    async def append(
-        self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]
-    ) -> Appended:
+    async def append(self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]) -> Appended:
         """Store what is new; it is on the disk when this returns, also for a caller that stopped waiting."""
         writer = self._opened_writer()
         if not entries:
@@ -161,9 +157,7 @@ class SQLiteServerStorage(ServerStorage):
 
     def _opened_writer(self) -> SQLiteWriter:
         if self._writer is None:
-            raise StateError(
-                "the server storage is not open; use it inside `async with SQLiteServerStorage(...)`"
-            )
+            raise StateError("the server storage is not open; use it inside `async with SQLiteServerStorage(...)`")
         return self._writer
 
 
@@ -186,9 +180,7 @@ class _Readers:
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._threads = ThreadPoolExecutor(
-            _READER_THREADS, thread_name_prefix="server-sqlite-reader"
-        )
+        self._threads = ThreadPoolExecutor(_READER_THREADS, thread_name_prefix="server-sqlite-reader")
 
     async def run(self, operation: str, call: Callable[[sqlite3.Connection], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -213,16 +205,12 @@ def _tenant(connection: sqlite3.Connection, tenant: str, candidate: TenantInfo) 
         "INSERT OR IGNORE INTO tenants (name, remote_id, incarnation) VALUES (?, ?, ?)",
         (tenant, candidate.remote_id, candidate.incarnation),
     )
-    row = connection.execute(
-        "SELECT remote_id, incarnation FROM tenants WHERE name = ?", (tenant,)
-    ).fetchone()
+    row = connection.execute("SELECT remote_id, incarnation FROM tenants WHERE name = ?", (tenant,)).fetchone()
     return TenantInfo(*row)
 
 
 def _base(connection: sqlite3.Connection, key: tuple[str, str]) -> int | None:
-    row = connection.execute(
-        "SELECT journal FROM journals WHERE tenant = ? AND public_key = ?", key
-    ).fetchone()
+    row = connection.execute("SELECT journal FROM journals WHERE tenant = ? AND public_key = ?", key).fetchone()
     return None if row is None else row[0] << POSITION_BITS
 
 
@@ -266,9 +254,7 @@ def _read(
             break
         if position != first + len(sizes):
             reason = f"sequence {(first & _SEQUENCE_MASK) + len(sizes)} of a journal is missing; restore a backup"
-            raise StorageCorruptionError(
-                backend=BACKEND, operation="read", reason=reason, path=path
-            )
+            raise StorageCorruptionError(backend=BACKEND, operation="read", reason=reason, path=path)
         sizes.append((iv, entry_id, ciphertext))
     (text,) = connection.execute(
         "SELECT group_concat(hex(iv) || hex(entry_id) || hex(ciphertext), '')"
@@ -278,9 +264,7 @@ def _read(
     return _cut(bytes.fromhex(text), first & _SEQUENCE_MASK, sizes)
 
 
-def _cut(
-    data: bytes, sequence: int, sizes: Sequence[tuple[int, int, int]]
-) -> list[RemoteEncryptedEntry]:
+def _cut(data: bytes, sequence: int, sizes: Sequence[tuple[int, int, int]]) -> list[RemoteEncryptedEntry]:
     entries = []
     start = 0
     for iv, entry_id, ciphertext in sizes:
@@ -315,9 +299,7 @@ def _lock_directory(directory: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         reason = "another server has this directory open; stop it, or give this one a directory of its own"
-        raise StorageUnavailableError(
-            backend=BACKEND, operation="open", reason=reason, path=directory
-        ) from error
+        raise StorageUnavailableError(backend=BACKEND, operation="open", reason=reason, path=directory) from error
     return descriptor
 
 

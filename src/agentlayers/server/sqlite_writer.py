@@ -311,7 +311,7 @@ def _appended(first: int, entries: Sequence[EncryptedEntry]) -> Appended:
 @functools.cache
 def _insert_sql(count: int) -> str:
     values = ",".join(["(?,?,?,?,?)"] * count)
-    return f"INSERT INTO entries (position, journal, entry_id, iv, ciphertext) VALUES {values}"  # noqa: S608
+    return f"INSERT INTO entries (position, journal, entry_id, iv, ciphertext) VALUES {values}"
 
 
 @contextlib.contextmanager

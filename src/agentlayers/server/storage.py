@@ -84,9 +84,7 @@ class ServerStorage(abc.ABC):
         """Return the tenant's ids, creating them durably the first time."""
 
     @abc.abstractmethod
-    async def append(
-        self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]
-    ) -> Appended:
+    async def append(self, tenant: str, public_key: str, entries: Sequence[EncryptedEntry]) -> Appended:
         """Store what is new; durable when this returns. Concurrent appends share a commit."""
 
     @abc.abstractmethod

@@ -52,7 +52,8 @@ class PendingAck:
     Attributes:
         message_id: Of the WriteEntries.
         sequences: One for each of its entries.
-        own_start: First sequence this write added; equal to ``own_end`` if all were duplicates.
+        own_start: First sequence this write added; equal to ``own_end`` if all were duplicates, and
+            the head of that moment if it had no entries.
         own_end: One past the last.
     """
 
@@ -69,7 +70,8 @@ class PendingAck:
     @property
     def due(self) -> int:
         """The Ack may be written once the connection has everything below this."""
-        if self.has_own:
+        # A write without entries asks for this very thing: to be told once all that was there is sent.
+        if self.has_own or not self.sequences:
             return self.own_start
         return max(self.sequences, default=-1) + 1
 

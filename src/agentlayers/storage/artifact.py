@@ -86,13 +86,9 @@ class ArtifactRecord:
         required_text("artifact id", self.id)
         required_text("session_id", self.session_id)
         if self.kind not in _KINDS:
-            raise UsageError(
-                f"kind: {self.kind!r} cannot be used; expected one of {', '.join(_KINDS)}"
-            )
+            raise UsageError(f"kind: {self.kind!r} cannot be used; expected one of {', '.join(_KINDS)}")
         if not isinstance(self.content, str | bytes):
-            raise UsageError(
-                f"content: {type(self.content).__name__} cannot be stored; expected str or bytes"
-            )
+            raise UsageError(f"content: {type(self.content).__name__} cannot be stored; expected str or bytes")
 
     @property
     def size_bytes(self) -> int:
@@ -111,11 +107,7 @@ class ArtifactRecord:
 
     def to_payload(self) -> dict[str, Any]:
         """Return the fields that go on the wire."""
-        content = (
-            self.content
-            if isinstance(self.content, str)
-            else base64.b64encode(self.content).decode("ascii")
-        )
+        content = self.content if isinstance(self.content, str) else base64.b64encode(self.content).decode("ascii")
         return without_nones(
             {
                 "id": self.id,
@@ -165,9 +157,7 @@ def _decode_content(encoding: str, content: str) -> str | bytes:
     if encoding == "utf8":
         return content
     if encoding != "base64":
-        raise MalformedMessageError(
-            f"{ARTIFACT_RECORD}: encoding is {encoding[:40]!r}; expected utf8 or base64"
-        )
+        raise MalformedMessageError(f"{ARTIFACT_RECORD}: encoding is {encoding[:40]!r}; expected utf8 or base64")
     try:
         return base64.b64decode(content, validate=True)
     except binascii.Error as error:

@@ -66,9 +66,7 @@ class ArtifactRow:
     def encode(self) -> bytes:
         """Return the row as it is kept."""
         session, name = self.session_id.encode(), self.artifact_id.encode()
-        fixed = _FIXED.pack(
-            self.created_at_ms, self.size_bytes, self.winner or _NO_WINNER, len(session), len(name)
-        )
+        fixed = _FIXED.pack(self.created_at_ms, self.size_bytes, self.winner or _NO_WINNER, len(session), len(name))
         return fixed + session + name + self.primary_key.encode()
 
     @classmethod
@@ -131,16 +129,12 @@ def rows_of_id(tx: JournalTransaction, artifact_id: str) -> Iterator[ArtifactRow
     return (ArtifactRow.decode(value) for _key, value in tx.scan(prefix, prefix_end(prefix)))
 
 
-def rows_of_session(
-    tx: JournalTransaction, start: bytes, end: bytes, *, reverse: bool
-) -> Iterator[ArtifactRow]:
+def rows_of_session(tx: JournalTransaction, start: bytes, end: bytes, *, reverse: bool) -> Iterator[ArtifactRow]:
     """Iterate over artifacts between two places of a session."""
     return (ArtifactRow.decode(value) for _key, value in tx.scan(start, end, reverse=reverse))
 
 
-def write_row(
-    tx: JournalTransaction, primary_key: str, heads: Sequence[Version], policy: ConflictPolicy
-) -> None:
+def write_row(tx: JournalTransaction, primary_key: str, heads: Sequence[Version], policy: ConflictPolicy) -> None:
     """Bring the rows of one key up to date with its heads."""
     before = row_of(tx, primary_key)
     after = _row(primary_key, heads, policy)
@@ -194,9 +188,7 @@ def _row(primary_key: str, heads: Sequence[Version], policy: ConflictPolicy) -> 
     )
 
 
-def not_kept(
-    newest_first: Iterable[ArtifactRow], retention: ArtifactRetention, *, now_ms: int
-) -> list[ArtifactRow]:
+def not_kept(newest_first: Iterable[ArtifactRow], retention: ArtifactRetention, *, now_ms: int) -> list[ArtifactRow]:
     """Choose what retention drops of one session: too old, too many, or not fitting in."""
     kept_count, kept_bytes = 0, 0
     doomed = []
@@ -205,10 +197,7 @@ def not_kept(
         if (
             (retention.max_age_seconds is not None and age_seconds > retention.max_age_seconds)
             or (retention.max_artifacts is not None and kept_count >= retention.max_artifacts)
-            or (
-                retention.max_artifact_bytes is not None
-                and kept_bytes + row.size_bytes > retention.max_artifact_bytes
-            )
+            or (retention.max_artifact_bytes is not None and kept_bytes + row.size_bytes > retention.max_artifact_bytes)
         ):
             doomed.append(row)
         else:
@@ -221,9 +210,7 @@ def readable_heads(heads: Sequence[Version]) -> list[Version]:
     return [head for head in heads if head.is_deletion or _is_readable(head)]
 
 
-def resolve_heads(
-    heads: Sequence[Version], policy: ConflictPolicy
-) -> tuple[ArtifactRecord | None, Resolution]:
+def resolve_heads(heads: Sequence[Version], policy: ConflictPolicy) -> tuple[ArtifactRecord | None, Resolution]:
     """
     Return what ``policy`` shows of readable heads (:obj:`None`: deleted), and what it decided.
 

@@ -47,9 +47,9 @@ from agentlayers.storage.artifact_index import (
 )
 from agentlayers.storage.event_groups import ARTIFACT_EVENTS
 from agentlayers.storage.journaled_store import JournaledStore
-from agentlayers.storage.pagination import Page, format_cursor, parse_cursor
+from agentlayers.storage.pagination import Page, format_cursor, parse_cursor, range_behind
 from agentlayers.storage.payload_field import peek_text, required_text
-from agentlayers.storage.retention import drop_entries
+from agentlayers.storage.retention import drop_entries, report_dropped
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
 __all__ = ["ArtifactStore"]
@@ -100,9 +100,7 @@ class ArtifactStore(JournaledStore):
         log = self.log
         if not self.is_enabled:
             return record
-        travelling = (
-            record.size_bytes if record.encoding == "utf8" else -(-record.size_bytes // 3) * 4
-        )
+        travelling = record.size_bytes if record.encoding == "utf8" else -(-record.size_bytes // 3) * 4
         if travelling > _CONTENT_BYTES_MAX:
             raise UsageError(
                 f"artifact {record.id!r}: content of {record.size_bytes} bytes takes {travelling} "
@@ -177,26 +175,19 @@ class ArtifactStore(JournaledStore):
         report = await super().cleanup()
         if self._config is None:
             return report
-        before, dropped = await self.log.read(_count), 0
+        dropped = 0
         for session_id in await self.log.read(sessions):
             dropped += await self.log.transact(lambda tx, name=session_id: self._enforce(tx, name))  # type: ignore[misc]
         if not dropped:
             return report
-        after, now_ms = await self.log.read(lambda tx: (_count(tx), tx.now_ms()))
-        total = dropped + (0 if report is None else report.dropped)
-        held_back = 0 if report is None else report.held_back
-        return CompactionReport(
-            before, after, total, (ARTIFACT_DELETED, ARTIFACT_RECORD), held_back, now_ms
-        )
+        return await self.log.transact(lambda tx: _report(tx, dropped, report))
 
     def _enforce_bounds(self, tx: JournalTransaction, session_id: str) -> None:
         if self._config is None:
             return
         bounds, totals = self._config.retention.artifacts, totals_of(tx, session_id)
         too_many = bounds.max_artifacts is not None and totals.count > bounds.max_artifacts
-        too_large = (
-            bounds.max_artifact_bytes is not None and totals.size_bytes > bounds.max_artifact_bytes
-        )
+        too_large = bounds.max_artifact_bytes is not None and totals.size_bytes > bounds.max_artifact_bytes
         if too_many or too_large:
             self._enforce(tx, session_id)
 
@@ -226,9 +217,7 @@ class ArtifactStore(JournaledStore):
 
         def work(tx: JournalTransaction) -> ArtifactRecord | None:
             found = [
-                record
-                for row in _rows(tx, artifact_id, session_id)
-                if (record := self._shown(tx, row)) is not None
+                record for row in _rows(tx, artifact_id, session_id) if (record := self._shown(tx, row)) is not None
             ]
             return max(found, key=lambda record: (record.entry_id, record.session_id), default=None)
 
@@ -257,9 +246,7 @@ class ArtifactStore(JournaledStore):
         Raises:
             UsageError: A negative limit or offset, or a cursor that is none.
         """
-        page = await self.list_page(
-            session_id, limit=limit, offset=offset, cursor=cursor, reverse=reverse
-        )
+        page = await self.list_page(session_id, limit=limit, offset=offset, cursor=cursor, reverse=reverse)
         return builtins.list(page.items)
 
     async def list_page(
@@ -278,7 +265,8 @@ class ArtifactStore(JournaledStore):
             raise UsageError(f"limit: {limit}, offset: {offset} cannot be used; expected 0 or more")
         if limit == 0:
             return Page((), None)
-        start, end = _range(session_prefix(session_id), cursor, reverse=reverse)
+        place_behind = None if cursor is None else parse_cursor(cursor)
+        start, end = range_behind(session_prefix(session_id), place_behind, reverse=reverse)
 
         def work(tx: JournalTransaction) -> tuple[builtins.list[ArtifactRecord], bytes | None]:
             found: builtins.list[ArtifactRecord] = []
@@ -299,9 +287,7 @@ class ArtifactStore(JournaledStore):
         found, place = await self.log.read(work)
         return Page(tuple(found), None if place is None else format_cursor(place))
 
-    async def versions(
-        self, artifact_id: str, session_id: str | None = None
-    ) -> builtins.list[ArtifactVersion]:
+    async def versions(self, artifact_id: str, session_id: str | None = None) -> builtins.list[ArtifactVersion]:
         """
         List every version of an artifact that is held, by entry id: shown, superseded, lost and
         deleted.
@@ -326,9 +312,7 @@ class ArtifactStore(JournaledStore):
         def work(tx: JournalTransaction) -> builtins.list[ArtifactConflict]:
             found = [self._conflict(conflict.heads) for conflict in tx.conflicts(STORE)]
             return [
-                conflict
-                for conflict in found
-                if conflict is not None and session_id in (None, conflict.session_id)
+                conflict for conflict in found if conflict is not None and session_id in (None, conflict.session_id)
             ]
 
         return await self.log.read(work)
@@ -345,27 +329,17 @@ class ArtifactStore(JournaledStore):
     def _shown(self, tx: JournalTransaction, row: ArtifactRow) -> ArtifactRecord | None:
         if row.winner:
             entry = tx.entry(row.winner)
-            return (
-                None
-                if entry is None
-                else ArtifactRecord.from_payload(entry.id, decode_payload(entry.payload))
-            )
+            return None if entry is None else ArtifactRecord.from_payload(entry.id, decode_payload(entry.payload))
         readable = readable_heads(tx.heads(STORE, row.primary_key))
         return resolve_heads(readable, self.conflict_policy)[0] if readable else None
 
     # -- read model --------------------------------------------------------------------------------
     def _project(self, tx: JournalTransaction, entry: Entry, heads: Sequence[Version]) -> None:
         payload = decode_payload(entry.payload)
-        record = (
-            ArtifactRecord.from_payload(entry.id, payload)
-            if entry.event == ARTIFACT_RECORD
-            else None
-        )
+        record = ArtifactRecord.from_payload(entry.id, payload) if entry.event == ARTIFACT_RECORD else None
         write_row(tx, entry.primary_key, heads, self.conflict_policy)
         if record is not None and self._shared_index is not None:
-            self._shared_index.touch_in(
-                tx, record.session_id, updated_at_ms=record.created_at_ms or 0, holder=STORE
-            )
+            self._shared_index.touch_in(tx, record.session_id, updated_at_ms=record.created_at_ms or 0, holder=STORE)
 
     def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
         # A key is dropped whole or not at all, and superseded versions have no part in the read
@@ -377,8 +351,13 @@ def _session_of(entry: Entry) -> str:
     return peek_text(entry.payload, "sessionId")
 
 
-def _count(tx: JournalTransaction) -> int:
-    return tx.count_rows(tx.store_number(STORE))
+def _report(tx: JournalTransaction, dropped: int, others: CompactionReport | None) -> CompactionReport:
+    """Tell observers of what retention dropped, and join it with what other strategies did."""
+    report_dropped(tx, STORE, dropped, [ARTIFACT_RECORD])
+    after = tx.count_rows(tx.store_number(STORE))
+    total = dropped + (0 if others is None else others.dropped)
+    held_back = 0 if others is None else others.held_back
+    return CompactionReport(after + total, after, total, (ARTIFACT_RECORD,), held_back, tx.now_ms())
 
 
 def _put(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
@@ -402,9 +381,7 @@ def _delete(tx: JournalTransaction, row: ArtifactRow) -> None:
     tx.write(STORE, ARTIFACT_DELETED, row.primary_key, payload)
 
 
-def _rows(
-    tx: JournalTransaction, artifact_id: str, session_id: str | None
-) -> builtins.list[ArtifactRow]:
+def _rows(tx: JournalTransaction, artifact_id: str, session_id: str | None) -> builtins.list[ArtifactRow]:
     required_text("artifact id", artifact_id)
     if session_id is None:
         return builtins.list(rows_of_id(tx, artifact_id))
@@ -418,18 +395,8 @@ def _versions(tx: JournalTransaction, primary_key: str) -> builtins.list[Artifac
         ArtifactVersion(
             entry_id=version.id,
             replica=version.replica,
-            record=None
-            if version.is_deletion
-            else ArtifactRecord.from_payload(version.id, version.value),
+            record=None if version.is_deletion else ArtifactRecord.from_payload(version.id, version.value),
             is_head=version.id in heads,
         )
         for version in readable_heads(tx.versions(STORE, primary_key))
     ]
-
-
-def _range(prefix: bytes, cursor: str | None, *, reverse: bool) -> tuple[bytes, bytes]:
-    start, end = prefix, prefix_end(prefix)
-    if cursor is not None:
-        place = prefix + parse_cursor(cursor)
-        start, end = (start, place) if reverse else (place + b"\x00", end)
-    return start, end

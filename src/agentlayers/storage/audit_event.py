@@ -68,9 +68,7 @@ _TYPES: Final[Mapping[str, _AuditEventType]] = {
         types={"sessionId": str, "hook": str, "toolUseId": str, "outcome": str},
         required=("hook", "outcome"),
         choices={"outcome": ("success", "failure")},
-        key=lambda fields: (
-            f"{fields.get('sessionId', 'unknown')}:{fields['hook']}:{fields['outcome']}"
-        ),
+        key=lambda fields: f"{fields.get('sessionId', 'unknown')}:{fields['hook']}:{fields['outcome']}",
     ),
     "sync_conflict": _AuditEventType(
         types={},
@@ -106,9 +104,7 @@ def audit_key(event: str, fields: Mapping[str, Any]) -> str:
     return _TYPES[event].key(fields)
 
 
-def audit_payload(
-    event: str, fields: Mapping[str, Any], *, store: str = "audit_log"
-) -> dict[str, Any]:
+def audit_payload(event: str, fields: Mapping[str, Any], *, store: str = "audit_log") -> dict[str, Any]:
     """
     Check what the calling code wants to record, and leave unset optional fields out.
 
@@ -124,18 +120,12 @@ def audit_payload(
     payload = without_nones(fields)
     for name in kind.required:
         if name not in payload:
-            raise UsageError(
-                f"{event}: field {name!r} is missing; required are {', '.join(kind.required)}"
-            )
+            raise UsageError(f"{event}: field {name!r} is missing; required are {', '.join(kind.required)}")
     for name, value in payload.items():
-        if name in kind.types and (
-            not isinstance(value, kind.types[name]) or isinstance(value, bool)
-        ):
+        if name in kind.types and (not isinstance(value, kind.types[name]) or isinstance(value, bool)):
             raise UsageError(f"{event}: field {name!r} cannot be {type(value).__name__} {value!r}")
         if name in kind.choices and value not in kind.choices[name]:
-            raise UsageError(
-                f"{event}: {name} {value!r} is unknown; expected {' or '.join(kind.choices[name])}"
-            )
+            raise UsageError(f"{event}: {name} {value!r} is unknown; expected {' or '.join(kind.choices[name])}")
     return payload
 
 
@@ -176,8 +166,6 @@ class AuditEntry:
         return format_cursor(self.entry_id)
 
     @classmethod
-    def from_payload(
-        cls, entry_id: bytes, event: str, payload: Mapping[str, Any], *, position: int = 0
-    ) -> AuditEntry:
+    def from_payload(cls, entry_id: bytes, event: str, payload: Mapping[str, Any], *, position: int = 0) -> AuditEntry:
         """Read an entry, whoever wrote it; unknown fields and events are kept."""
         return cls(entry_id, event, payload, int.from_bytes(entry_id[:6], "big"), position)

@@ -15,8 +15,9 @@ from agentlayers.errors import UnknownEventError, UsageError
 from agentlayers.journal.compaction import CompactionStrategy
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.event_journal import Observation, StoreSchema
-from agentlayers.journal.keys import pack_key, prefix_end
+from agentlayers.journal.keys import pack_key
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.limits import ENTRY_ID_BYTES
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.audit_event import (
     AUDIT_EVENTS,
@@ -30,7 +31,7 @@ from agentlayers.storage.audit_event import (
 from agentlayers.storage.event_groups import AUDIT_LOG_EVENTS
 from agentlayers.storage.following import decoded_changes
 from agentlayers.storage.journaled_store import JournaledStore
-from agentlayers.storage.pagination import Page, parse_cursor
+from agentlayers.storage.pagination import Page, parse_cursor, range_behind
 from agentlayers.storage.payload_field import peek_text
 from agentlayers.storage.retention import kept_by
 from agentlayers.storage.storage_config import EnabledStores, Retention
@@ -38,7 +39,6 @@ from agentlayers.storage.storage_config import EnabledStores, Retention
 __all__ = ["AuditEventStore"]
 
 _STORE: Final = "audit_log"
-_ENTRY_ID_BYTES: Final = 16
 _PAGE_SIZE: Final = 100
 
 
@@ -208,7 +208,7 @@ class AuditEventStore(JournaledStore):
             raise UsageError(f"limit: {limit} cannot be used; expected 0 or more")
         if limit == 0:
             return Page((), None)
-        start, end = _range(_prefix(session_id, event), cursor, reverse=reverse)
+        start, end = range_behind(_prefix(session_id, event), _place(cursor), reverse=reverse)
         wanted = None if limit is None else limit + 1
 
         def work(tx: JournalTransaction) -> list[AuditEntry]:
@@ -216,7 +216,7 @@ class AuditEventStore(JournaledStore):
             for key, tag in tx.scan(start, end, reverse=reverse):
                 if event is not None and tag != event.encode():
                     continue
-                stored = tx.stored_entry(key[-_ENTRY_ID_BYTES:])
+                stored = tx.stored_entry(key[-ENTRY_ID_BYTES:])
                 if stored is not None:
                     found.append(_decode(stored))
                 if wanted is not None and len(found) >= wanted:
@@ -242,11 +242,7 @@ class AuditEventStore(JournaledStore):
 
         def wanted(stored: StoredEntry) -> AuditEntry | None:
             entry = _decode(stored)
-            return (
-                entry
-                if event in (None, entry.event) and session_id in (None, entry.session_id)
-                else None
-            )
+            return entry if event in (None, entry.event) and session_id in (None, entry.session_id) else None
 
         return decoded_changes(self.log.changes(after), wanted)
 
@@ -262,9 +258,7 @@ class AuditEventStore(JournaledStore):
 
 def _decode(stored: StoredEntry) -> AuditEntry:
     entry = stored.entry
-    return AuditEntry.from_payload(
-        entry.id, entry.event, decode_payload(entry.payload), position=stored.position
-    )
+    return AuditEntry.from_payload(entry.id, entry.event, decode_payload(entry.payload), position=stored.position)
 
 
 def _index_keys(entry: Entry) -> list[bytes]:
@@ -281,13 +275,10 @@ def _prefix(session_id: str | None, event: str | None) -> bytes:
     return pack_key(_STORE, "a") if event is None else pack_key(_STORE, "t", event)
 
 
-def _range(prefix: bytes, cursor: str | None, *, reverse: bool) -> tuple[bytes, bytes]:
-    start, end = prefix, prefix_end(prefix)
-    if cursor is not None:
-        place = parse_cursor(cursor)
-        if len(place) != _ENTRY_ID_BYTES:
-            raise UsageError(
-                f"cursor: {cursor!r} is no place in the audit log; expected the cursor of an entry"
-            )
-        start, end = (start, prefix + place) if reverse else (prefix + place + b"\x00", end)
-    return start, end
+def _place(cursor: str | None) -> bytes | None:
+    if cursor is None:
+        return None
+    place = parse_cursor(cursor)
+    if len(place) != ENTRY_ID_BYTES:
+        raise UsageError(f"cursor: {cursor!r} is no place in the audit log; expected the cursor of an entry")
+    return place

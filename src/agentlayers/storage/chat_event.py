@@ -79,9 +79,7 @@ class ChatEvent:
         }
 
     @classmethod
-    def from_payload(
-        cls, entry_id: bytes, payload: Mapping[str, Any], *, position: int = 0
-    ) -> ChatEvent:
+    def from_payload(cls, entry_id: bytes, payload: Mapping[str, Any], *, position: int = 0) -> ChatEvent:
         """
         Read the fields of an entry, whoever wrote it.
 
@@ -91,9 +89,7 @@ class ChatEvent:
         fields = PayloadFields(CHAT_EVENT, payload)
         source = fields.text("source")
         if source not in _SOURCES:
-            raise MalformedMessageError(
-                f"{CHAT_EVENT}: source is {source[:40]!r}; expected {' or '.join(_SOURCES)}"
-            )
+            raise MalformedMessageError(f"{CHAT_EVENT}: source is {source[:40]!r}; expected {' or '.join(_SOURCES)}")
         return cls(
             session_id=fields.text("sessionId"),
             sequence=fields.integer("sequence"),

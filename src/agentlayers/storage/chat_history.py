@@ -10,15 +10,14 @@ entries.
 from __future__ import annotations
 
 import builtins
-import struct
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.event_journal import StoreSchema
-from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.chat_event import (
@@ -28,20 +27,28 @@ from agentlayers.storage.chat_event import (
     ChatEventSource,
     check_source,
 )
+from agentlayers.storage.chat_index import (
+    STORE,
+    add_event,
+    entry_ids,
+    hidden_entries,
+    hide_session,
+    listed_sessions,
+    place_range,
+    remove_event,
+    session_state,
+    show_entry,
+)
 from agentlayers.storage.event_groups import CHAT_EVENTS
 from agentlayers.storage.following import decoded_changes
 from agentlayers.storage.journaled_store import JournaledStore
-from agentlayers.storage.pagination import Page, parse_cursor
+from agentlayers.storage.pagination import Page
 from agentlayers.storage.payload_field import peek_text, required_text
-from agentlayers.storage.retention import drop_entries, kept_by
+from agentlayers.storage.retention import drop_entries, kept_by, report_dropped
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
 __all__ = ["ChatHistoryStore"]
 
-_STORE: Final = "chat_history"
-_META: Final = struct.Struct(">QQ")
-_SEQUENCE_BYTES: Final = 8
-_CURSOR_BYTES: Final = _SEQUENCE_BYTES + 16
 _STREAM_PAGE: Final = 256
 _DROP_STEP: Final = 512
 """Messages dropped in one transaction, so that appends never wait long for a purge."""
@@ -50,11 +57,11 @@ _DROP_STEP: Final = 512
 class ChatHistoryStore(JournaledStore):
     """Append messages to sessions, read them back in order, and follow them as they arrive."""
 
-    name: ClassVar[str] = _STORE
+    name: ClassVar[str] = STORE
 
     def _schema(self) -> StoreSchema:
         return CHAT_EVENTS.schema(
-            _STORE,
+            STORE,
             CHAT_EVENTS,
             project=self._project,
             retract=self._retract,
@@ -95,9 +102,7 @@ class ChatHistoryStore(JournaledStore):
             StateError: The store or its journal is not open.
             StorageError: The journal could not write it.
         """
-        (event,) = await self.append_all(
-            session_id, [message], timestamp_ms=timestamp_ms, source=source
-        )
+        (event,) = await self.append_all(session_id, [message], timestamp_ms=timestamp_ms, source=source)
         return event
 
     async def append_all(
@@ -120,17 +125,14 @@ class ChatHistoryStore(JournaledStore):
         batch = [_checked_message(message) for message in messages]
         log = self.log
         if not self.is_enabled:
-            return [
-                ChatEvent(session_id, 0, timestamp_ms or 0, source, message, b"")
-                for message in batch
-            ]
+            return [ChatEvent(session_id, 0, timestamp_ms or 0, source, message, b"") for message in batch]
         if not batch:
             return []
 
         def work(tx: JournalTransaction) -> builtins.list[ChatEvent]:
             timestamp = tx.now_ms() if timestamp_ms is None else timestamp_ms
             events = [_append(tx, session_id, timestamp, source, message) for message in batch]
-            self._keep_newest(tx, session_id)
+            self._keep_newest(tx, session_id, len(batch))
             return events
 
         events = await log.transact(work)
@@ -139,7 +141,7 @@ class ChatHistoryStore(JournaledStore):
 
     async def purge(self, session_id: str) -> int:
         """
-        Forget a session on this replica: its messages are gone from every read at once.
+        Forget a session on this replica: none of its messages is listed any more.
 
         Nothing is told to others, and what was purged does not come back from a remote. Messages a
         current remote has not acknowledged are hidden, kept until it has, and dropped by a later
@@ -156,37 +158,34 @@ class ChatHistoryStore(JournaledStore):
 
     async def cleanup(self) -> CompactionReport | None:
         """Drop what retention does not keep, and what was purged before a remote had it."""
-        await self._drop(await self.log.read(_purged))
+        await self._drop(await self.log.read(hidden_entries))
         return await super().cleanup()
 
     def _hide(self, tx: JournalTransaction, session_id: str) -> builtins.list[bytes]:
-        prefix = pack_key(_STORE, "e", session_id)
-        keys = [key for key, _value in tx.scan(prefix, prefix_end(prefix))]
-        for key in keys:
-            tx.delete(key)
-            tx.put(pack_key(_STORE, "x") + key[-16:], b"")
-        if keys:
-            _put_meta(tx, session_id, _meta(tx, session_id)[0], 0)
+        hidden = hide_session(tx, session_id)
         if self._shared_index is not None:
-            self._shared_index.release_in(tx, session_id, _STORE)
-        return [key[-16:] for key in keys]
+            self._shared_index.release_in(tx, session_id, STORE)
+        return hidden
 
     async def _drop(self, entry_ids: Sequence[bytes]) -> None:
-        schema = self.log.schema
+        schema, dropped = self.log.schema, 0
         for start in range(0, len(entry_ids), _DROP_STEP):
             step = entry_ids[start : start + _DROP_STEP]
-            await self.log.transact(lambda tx, step=step: drop_entries(tx, schema, step))  # type: ignore[misc]
+            dropped += await self.log.transact(lambda tx, step=step: drop_entries(tx, schema, step))  # type: ignore[misc]
+        if dropped:
+            await self.log.transact(lambda tx: report_dropped(tx, STORE, dropped, [CHAT_EVENT]))
 
-    def _keep_newest(self, tx: JournalTransaction, session_id: str) -> None:
-        # Retention by count is kept up while appending, a tenth of it at a time so that it costs
-        # little.
+    def _keep_newest(self, tx: JournalTransaction, session_id: str, appended: int) -> None:
+        # Retention by count is kept up while appending, a tenth of it at a time so that it costs little
+        # even when nothing can be dropped because a remote lacks it.
         max_events = None if self._config is None else self._config.retention.chat.max_events
-        count = _meta(tx, session_id)[1]
-        if max_events is None or count <= max_events + max_events // 10:
+        if max_events is None:
             return
-        prefix = pack_key(_STORE, "e", session_id)
-        oldest = tx.scan(prefix, prefix_end(prefix), limit=min(count - max_events, _DROP_STEP))
-        drop_entries(tx, self.log.schema, [key[-16:] for key, _value in oldest])
+        excess = session_state(tx, session_id).events - max_events
+        step = max(1, max_events // 10)
+        if excess > 0 and excess // step != (excess - appended) // step:
+            oldest = entry_ids(tx, *place_range(session_id), limit=min(excess, _DROP_STEP))
+            drop_entries(tx, self.log.schema, builtins.list(oldest))
 
     # -- reading -----------------------------------------------------------------------------------
     async def list(
@@ -242,12 +241,11 @@ class ChatHistoryStore(JournaledStore):
             raise UsageError(f"limit: {limit} cannot be used; expected 0 or more")
         if limit == 0:
             return Page((), None)
-        start, end = _range(session_id, start_sequence, end_sequence, cursor, reverse=reverse)
+        start, end = place_range(session_id, start_sequence, end_sequence, cursor, reverse=reverse)
         wanted = None if limit is None else limit + 1
 
         def work(tx: JournalTransaction) -> builtins.list[ChatEvent]:
-            rows = tx.scan(start, end, reverse=reverse, limit=wanted)
-            found = (_read(tx, key[-16:]) for key, _value in rows)
+            found = (_read(tx, entry_id) for entry_id in entry_ids(tx, start, end, reverse=reverse, limit=wanted))
             return [event for event in found if event is not None]
 
         found = await self.log.read(work)
@@ -285,9 +283,7 @@ class ChatHistoryStore(JournaledStore):
             if next_cursor is None:
                 return
 
-    def follow(
-        self, session_id: str | None = None, *, after: int | None = None
-    ) -> AsyncGenerator[ChatEvent]:
+    def follow(self, session_id: str | None = None, *, after: int | None = None) -> AsyncGenerator[ChatEvent]:
         """
         Yield messages as they reach this replica, its own and received ones, and never end.
 
@@ -309,63 +305,33 @@ class ChatHistoryStore(JournaledStore):
 
     async def sessions(self) -> builtins.list[str]:
         """List the ids of all sessions with at least one message, sorted."""
-        prefix = pack_key(_STORE, "s")
-
-        def work(tx: JournalTransaction) -> builtins.list[str]:
-            rows = tx.scan(prefix, prefix_end(prefix))
-            return [
-                value[_META.size :].decode() for _key, value in rows if _META.unpack_from(value)[1]
-            ]
-
-        return await self.log.read(work)
+        return await self.log.read(listed_sessions)
 
     # -- read model --------------------------------------------------------------------------------
     def _project(self, tx: JournalTransaction, entry: Entry, _heads: object) -> None:
         event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
-        key = _event_key(event)
-        if tx.get(key) is not None or tx.get(pack_key(_STORE, "x") + entry.id) is not None:
-            return
-        tx.put(key, b"")
-        highest, count = _meta(tx, event.session_id)
-        _put_meta(tx, event.session_id, max(highest, event.sequence), count + 1)
-        if self._shared_index is not None:
-            self._shared_index.touch_in(
-                tx, event.session_id, updated_at_ms=event.timestamp_ms, holder=_STORE
-            )
+        if add_event(tx, event) and self._shared_index is not None:
+            self._shared_index.touch_in(tx, event.session_id, updated_at_ms=event.timestamp_ms, holder=STORE)
 
     def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
-        tx.delete(pack_key(_STORE, "x") + entry.id)
+        show_entry(tx, entry.id)
         try:
             event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
         except MalformedMessageError:
             # It was never in the read model.
             return
-        key = _event_key(event)
-        if tx.get(key) is None:
-            return
-        tx.delete(key)
-        highest, count = _meta(tx, event.session_id)
-        # The highest sequence outlives the messages: what was given once is never given again.
-        _put_meta(tx, event.session_id, highest, count - 1)
-        if count == 1 and self._shared_index is not None:
-            self._shared_index.release_in(tx, event.session_id, _STORE)
+        if remove_event(tx, event) and self._shared_index is not None:
+            self._shared_index.release_in(tx, event.session_id, STORE)
 
 
 def _append(
-    tx: JournalTransaction,
-    session_id: str,
-    timestamp_ms: int,
-    source: ChatEventSource,
-    message: Mapping[str, Any],
+    tx: JournalTransaction, session_id: str, timestamp_ms: int, source: ChatEventSource, message: Mapping[str, Any]
 ) -> ChatEvent:
-    highest, _count = _meta(tx, session_id)
-    event = ChatEvent(
-        session_id, min(highest + 1, SEQUENCE_MAX), timestamp_ms, source, message, b""
-    )
-    entry = tx.write(_STORE, CHAT_EVENT, event.primary_key, event.to_payload())
+    sequence = min(session_state(tx, session_id).highest + 1, SEQUENCE_MAX)
+    event = ChatEvent(session_id, sequence, timestamp_ms, source, message, b"")
+    entry = tx.write(STORE, CHAT_EVENT, event.primary_key, event.to_payload())
     stored = tx.stored_entry(entry.id)
-    position = 0 if stored is None else stored.position
-    return ChatEvent(session_id, event.sequence, timestamp_ms, source, message, entry.id, position)
+    return replace(event, entry_id=entry.id, position=0 if stored is None else stored.position)
 
 
 def _checked_message(message: object) -> Mapping[str, Any]:
@@ -376,50 +342,6 @@ def _checked_message(message: object) -> Mapping[str, Any]:
 
 def _session_of(entry: Entry) -> str:
     return peek_text(entry.payload, "sessionId")
-
-
-def _purged(tx: JournalTransaction) -> list[bytes]:
-    prefix = pack_key(_STORE, "x")
-    return [key[-16:] for key, _value in tx.scan(prefix, prefix_end(prefix))]
-
-
-def _event_key(event: ChatEvent) -> bytes:
-    return pack_key(_STORE, "e", event.session_id, event.sequence) + event.entry_id
-
-
-def _meta(tx: JournalTransaction, session_id: str) -> tuple[int, int]:
-    value = tx.get(pack_key(_STORE, "s", session_id))
-    return (0, 0) if value is None else _META.unpack_from(value)  # type: ignore[return-value]  # two integers
-
-
-def _put_meta(tx: JournalTransaction, session_id: str, highest: int, count: int) -> None:
-    tx.put(pack_key(_STORE, "s", session_id), _META.pack(highest, count) + session_id.encode())
-
-
-def _range(
-    session_id: str,
-    start_sequence: int | None,
-    end_sequence: int | None,
-    cursor: str | None,
-    *,
-    reverse: bool,
-) -> tuple[bytes, bytes]:
-    prefix = pack_key(_STORE, "e", session_id)
-    lowest = min(max(start_sequence or 0, 0), SEQUENCE_MAX)
-    highest = SEQUENCE_MAX if end_sequence is None else min(end_sequence, SEQUENCE_MAX)
-    start = prefix + pack_key(lowest)
-    end = prefix + pack_key(max(highest + 1, 0))
-    if cursor is not None:
-        place = parse_cursor(cursor)
-        if len(place) != _CURSOR_BYTES:
-            raise UsageError(
-                f"cursor: {cursor!r} is no place in a session; expected the cursor of a message"
-            )
-        if reverse:
-            end = min(end, prefix + place)
-        else:
-            start = max(start, prefix + place + b"\x00")
-    return start, max(start, end)
 
 
 def _read(tx: JournalTransaction, entry_id: bytes) -> ChatEvent | None:

@@ -1,24 +1,20 @@
 """
-Write what a replica holds as JSON lines that anything can read: the code of ``agentlayers journal
-export``.
+Write what a replica holds as JSON lines that anything can read (``agentlayers journal export``).
 
-Format ``agentlayers-journal``, version 1. The first line is the header::
+Format ``agentlayers-journal``, version 1. The first line is the header, each further line one entry in local
+arrival order (shown here on several lines)::
 
-    {"format": "agentlayers-journal", "version": 1, "replica": "7c1e...", "journals":
-    ["journal.sqlite"]}
+    {"format": "agentlayers-journal", "version": 1, "replica": "7c1e...", "journals": ["journal.sqlite"]}
 
-Each further line is one entry, in local arrival order::
+    {"store": "chat_history", "id": "0192f0c1...", "event": "chat_event", "primary_key": "session:1",
+     "position": 1, "time": "2026-11-23T06:13:00.000+00:00", "local": true, "applied": true, "synced": true,
+     "payload": {"sessionId": "session", ...}}
 
-    {"store": "chat_history", "id": "0192f0c1...", "event": "chat_event", "primary_key":
-    "session:1",
-     "position": 1, "time": "2026-11-23T06:13:00.000+00:00", "local": true, "applied": true,
-     "synced": true, "payload": {"sessionId": "session", ...}}
-
-``id`` is hexadecimal, ``time`` the entry id's own, ``local`` says that this replica wrote the
-entry, ``synced`` is false for local observations. In ``payload``, bytes are ``{"$bytes": base64}``
-and instants ``{"$time": ISO 8601}``, and a map with one key that begins with ``$`` is ``{"$map":
-{...}}``. Where encoding that again would not give the entry's exact bytes, or the payload is no map
-at all, ``raw`` holds them in base64.
+``id`` is hexadecimal, ``time`` the entry id's own, ``local`` says that this replica wrote the entry,
+``synced`` is false for local observations. In ``payload``, bytes are ``{"$bytes": base64}``, instants
+``{"$time": ISO 8601}``, and a map whose only key begins with ``$`` is ``{"$map": {...}}``. ``raw`` holds the
+entry's exact payload in base64 where encoding ``payload`` again would not give the same bytes; ``payload`` is
+null where the bytes are no payload at all.
 """
 
 from __future__ import annotations
@@ -107,10 +103,7 @@ def payload_of_line(fields: Mapping[str, Any]) -> bytes:
         return base64.b64decode(fields["raw"])
     payload = fields.get("payload")
     if not isinstance(payload, Mapping):
-        raise UsageError(
-            "export line: there is no payload; expected a line that "
-            "'agentlayers journal export' wrote"
-        )
+        raise UsageError("export line: there is no payload; expected a line that 'agentlayers journal export' wrote")
     return encode_payload(_from_json(payload))
 
 
@@ -138,11 +131,7 @@ def _payload_fields(payload: bytes) -> dict[str, Any]:
         is_exact = encode_payload(_from_json(json.loads(_line(decoded)))) == payload
     except (MalformedMessageError, UsageError):
         return {"payload": None, "raw": base64.b64encode(payload).decode("ascii")}
-    return (
-        {"payload": decoded}
-        if is_exact
-        else {"payload": decoded, "raw": base64.b64encode(payload).decode()}
-    )
+    return {"payload": decoded} if is_exact else {"payload": decoded, "raw": base64.b64encode(payload).decode()}
 
 
 def _line(value: Mapping[str, Any]) -> str:

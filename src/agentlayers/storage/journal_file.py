@@ -40,22 +40,14 @@ def journal_files(directory: Path) -> list[Path]:
         return [directory]
     with translated("read", directory):
         if not directory.is_dir():
-            raise _unavailable(
-                directory, "there is no such directory; give the one that holds journal.sqlite"
-            )
-        found = sorted(
-            path for path in directory.iterdir() if path.suffix == ".sqlite" and path.is_file()
-        )
+            raise _unavailable(directory, "there is no such directory; give the one that holds journal.sqlite")
+        found = sorted(path for path in directory.iterdir() if path.suffix == ".sqlite" and path.is_file())
     if not found:
-        raise _unavailable(
-            directory, "there is no journal in it; give the directory that holds journal.sqlite"
-        )
+        raise _unavailable(directory, "there is no journal in it; give the directory that holds journal.sqlite")
     return found
 
 
-def read_journal_file(
-    path: Path, *, stores: Collection[str] | None = None
-) -> Iterator[StoredEntry]:
+def read_journal_file(path: Path, *, stores: Collection[str] | None = None) -> Iterator[StoredEntry]:
     """
     Iterate over the entries of one file in local arrival order.
 
@@ -71,8 +63,7 @@ def read_journal_file(
     with translated("read", path), closing(_open(path)) as connection:
         names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store"))
         rows = connection.execute(
-            "SELECT position, store, id, event, primary_key, payload, origin, applied "
-            "FROM entry ORDER BY position"
+            "SELECT position, store, id, event, primary_key, payload, origin, applied FROM entry ORDER BY position"
         )
         for position, store, entry_id, event, primary_key, payload, origin, applied in rows:
             name = names[store]
@@ -90,15 +81,11 @@ def read_replica_id(path: Path) -> str:
 
 def _open(path: Path) -> sqlite3.Connection:
     if not path.is_file():
-        raise _unavailable(
-            path, "there is no such file; give the directory that holds journal.sqlite"
-        )
+        raise _unavailable(path, "there is no such file; give the directory that holds journal.sqlite")
     with path.open("rb") as file:
         head = file.read(len(_MAGIC))
     if head != _MAGIC:
-        raise _corrupt(
-            path, "the file is no SQLite database, so no journal; restore it from a backup"
-        )
+        raise _corrupt(path, "the file is no SQLite database, so no journal; restore it from a backup")
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
     )

@@ -133,9 +133,7 @@ class JournaledStore(abc.ABC):
     @property
     def _shared_index(self) -> SessionIndexStore | None:
         """The session index, if it can be touched inside this store's transactions."""
-        return (
-            self._index if self._index is not None and self._index.journal is self.journal else None
-        )
+        return self._index if self._index is not None and self._index.journal is self.journal else None
 
     async def _touch_foreign_index(self, session_id: str, at_ms: int) -> None:
         # An index in another journal is a convenience: what it cannot take must not fail what is
@@ -145,9 +143,7 @@ class JournaledStore(abc.ABC):
         try:
             await self._index.touch(session_id, updated_at_ms=at_ms)
         except AgentLayersError as error:
-            logger.warning(
-                "session_index_failed", store=self.name, session_id=session_id, reason=str(error)
-            )
+            logger.warning("session_index_failed", store=self.name, session_id=session_id, reason=str(error))
 
     async def _leave_foreign_index(self, session_id: str) -> None:
         if self._index is None or self._shared_index is not None:
@@ -155,9 +151,7 @@ class JournaledStore(abc.ABC):
         try:
             await self._index.remove(session_id)
         except AgentLayersError as error:
-            logger.warning(
-                "session_index_failed", store=self.name, session_id=session_id, reason=str(error)
-            )
+            logger.warning("session_index_failed", store=self.name, session_id=session_id, reason=str(error))
 
     # -- retention ---------------------------------------------------------------------------------
     async def cleanup(self) -> CompactionReport | None:

@@ -10,7 +10,6 @@ from agentlayers.journal.event_journal import EventJournal
 from agentlayers.layer import Layer
 from agentlayers.storage.storage_config import StorageConfig
 from agentlayers.sync.service import SyncService
-from agentlayers.transport.transport import Transport
 
 __all__ = [
     "memory_journal_layer",
@@ -30,20 +29,19 @@ def memory_journal_layer() -> Layer:
 
 def sqlite_journal_layer(store: str, directory: str | Path | None = None) -> Layer:
     """Offer a journal in ``<store>.sqlite``, in ``directory`` or the storage directory."""
-    return Layer.scoped(EventJournal, _sqlite_journal, store=store, directory=directory)
+    return Layer.scoped(EventJournal, own_sqlite_journal, store=store, directory=directory)
 
 
-def own_journal_path(
-    store: str, directory: str | Path | None, storage_config: StorageConfig | None
-) -> Path:
+def own_journal_path(store: str, directory: str | Path | None, storage_config: StorageConfig | None) -> Path:
     """Return where a store that shares no journal keeps its own."""
     base = (storage_config or StorageConfig()).directory if directory is None else Path(directory)
     return base / f"{store}.sqlite"
 
 
-def _sqlite_journal(
-    *, store: str, directory: str | Path | None, storage_config: StorageConfig | None = None
+def own_sqlite_journal(
+    *, store: str, directory: str | Path | None = None, storage_config: StorageConfig | None = None
 ) -> EventJournal:
+    """Make the journal of a store that shares none: ``<store>.sqlite``."""
     from agentlayers.journal.sqlite import SQLiteJournal
 
     return SQLiteJournal(own_journal_path(store, directory, storage_config))
@@ -63,7 +61,4 @@ def unsynced_store_layer(store: type[Any], journal: Layer) -> Layer:
 
 def private_sync_layer(store: str, url: str, *, token: str | None, tenant: str | None) -> Layer:
     """Offer a sync service with a remote of its own that syncs one store."""
-    from agentlayers.transport.websocket import WebSocketTransport
-
-    transport = Layer.factory(Transport, WebSocketTransport, url=url, token=token, tenant=tenant)
-    return Layer.scoped(SyncService, transport=transport, stores={store: True})
+    return SyncService.layer_websocket(url, token, tenant, stores={store: True})

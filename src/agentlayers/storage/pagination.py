@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from agentlayers.errors import UsageError
+from agentlayers.journal.keys import prefix_end
 
-__all__ = ["Page", "format_cursor", "parse_cursor"]
+__all__ = ["Page", "format_cursor", "parse_cursor", "range_behind"]
 
 T = TypeVar("T")
 
@@ -54,6 +55,19 @@ def parse_cursor(cursor: str) -> bytes:
         return base64.b64decode(padded, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
         raise UsageError(
-            f"cursor: {cursor!r} cannot be used; expected the next_cursor of a page "
-            "or the cursor of an item"
+            f"cursor: {cursor!r} cannot be used; expected the next_cursor of a page or the cursor of an item"
         ) from error
+
+
+def range_behind(prefix: bytes, place: bytes | None, *, reverse: bool) -> tuple[bytes, bytes]:
+    """
+    Return the keys with ``prefix`` that follow ``place`` in the direction of reading; all if it is none.
+
+    >>> range_behind(b"p", b"x", reverse=True), range_behind(b"p", None, reverse=True)
+    ((b'p', b'px'), (b'p', b'q'))
+
+    """
+    start, end = prefix, prefix_end(prefix)
+    if place is None:
+        return start, end
+    return (start, prefix + place) if reverse else (prefix + place + b"\x00", end)

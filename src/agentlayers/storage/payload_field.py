@@ -41,11 +41,7 @@ class PayloadFields:
     def integer(self, name: str) -> int:
         """Return a whole number between 0 and :data:`INTEGER_MAX`; a fraction is cut off."""
         value = self._fields.get(name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 <= value <= INTEGER_MAX
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= INTEGER_MAX:
             raise self._malformed(name, value, f"a number from 0 to {INTEGER_MAX}")
         return int(value)
 

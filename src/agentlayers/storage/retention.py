@@ -9,7 +9,7 @@ from agentlayers.journal.compaction import ByAge, ByCount, CompactionStrategy
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.transaction import JournalTransaction
 
-__all__ = ["drop_entries", "kept_by"]
+__all__ = ["drop_entries", "kept_by", "report_dropped"]
 
 
 def kept_by(max_age_seconds: float | None, max_count: int | None) -> list[CompactionStrategy]:
@@ -24,16 +24,19 @@ def kept_by(max_age_seconds: float | None, max_count: int | None) -> list[Compac
 
 def drop_entries(tx: JournalTransaction, schema: StoreSchema, entry_ids: Sequence[bytes]) -> int:
     """
-    Drop entries by id, as compaction does: remembered, so that they do not come back, and reported.
+    Drop entries by id, as compaction does: remembered, so that they do not come back.
 
-    What a current remote has not acknowledged stays. Of a keyed thing, naming its heads drops all
-    versions.
+    What a current remote has not acknowledged stays. Of a keyed thing, naming its heads drops all versions.
+    Nothing is reported; see :func:`report_dropped`.
 
     Returns:
         How many entries were dropped.
     """
-    before = tx.count_rows(tx.store_number(schema.name))
-    dropped = retention.drop(tx, schema, entry_ids)
-    if dropped.count:
-        retention.report_compaction(tx, schema.name, before, sorted(dropped.events))
-    return dropped.count
+    return retention.drop(tx, schema, entry_ids).entries
+
+
+def report_dropped(tx: JournalTransaction, store: str, dropped: int, events: Sequence[str]) -> None:
+    """Let the journal's observers know of entries that were dropped in this transaction or before it."""
+    if dropped:
+        before = tx.count_rows(tx.store_number(store)) + dropped
+        retention.report_compaction(tx, store, before, sorted(events))

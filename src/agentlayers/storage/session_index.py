@@ -21,7 +21,7 @@ from agentlayers.errors import UsageError
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
-from agentlayers.storage.pagination import Page, format_cursor, parse_cursor
+from agentlayers.storage.pagination import Page, format_cursor, parse_cursor, range_behind
 from agentlayers.storage.payload_field import INTEGER_MAX, required_text
 from agentlayers.storage.storage_config import StorageConfig
 
@@ -38,7 +38,7 @@ Direction = Literal["asc", "desc"]
 
 _STORE: Final = "session_index"
 _TIMES: Final = struct.Struct(">QQ")
-_INSTANT: Final = struct.Struct(">Q")
+_INSTANT_BYTES: Final = 8
 _ORDERS: Final[Mapping[str, str]] = {"updated_at": "u", "created_at": "c"}
 
 
@@ -72,9 +72,7 @@ class SessionIndexStore:
         storage_config: Page size; the defaults when there is none.
     """
 
-    def __init__(
-        self, journal: EventJournal, *, storage_config: StorageConfig | None = None
-    ) -> None:
+    def __init__(self, journal: EventJournal, *, storage_config: StorageConfig | None = None) -> None:
         self.journal = journal
         self._page_size = (storage_config or StorageConfig()).pagination.index_page_size
 
@@ -138,14 +136,10 @@ class SessionIndexStore:
             created_at_ms: Defaults to ``updated_at_ms``.
             holder: Store that has something of the session; see :meth:`release_in`.
         """
-        created = _checked_time(
-            "created_at_ms", updated_at_ms if created_at_ms is None else created_at_ms
-        )
+        created = _checked_time("created_at_ms", updated_at_ms if created_at_ms is None else created_at_ms)
         updated = max(created, _checked_time("updated_at_ms", updated_at_ms))
         before = _get(tx, session_id)
-        if holder is not None and (
-            before is None or tx.get(_holder_key(session_id, holder)) is None
-        ):
+        if holder is not None and (before is None or tx.get(_holder_key(session_id, holder)) is None):
             tx.put(_holder_key(session_id, holder), b"")
         if before is not None:
             created, updated = (
@@ -191,9 +185,7 @@ class SessionIndexStore:
         Raises:
             UsageError: An unknown order or direction, or a cursor of another listing.
         """
-        page = await self.list_page(
-            order_by=order_by, direction=direction, limit=limit, offset=offset, cursor=cursor
-        )
+        page = await self.list_page(order_by=order_by, direction=direction, limit=limit, offset=offset, cursor=cursor)
         return builtins.list(page.items)
 
     async def list_page(
@@ -232,9 +224,7 @@ class SessionIndexStore:
         start = pack_key(_STORE, "m")
 
         def work(tx: JournalTransaction) -> builtins.list[str]:
-            return [
-                value[_TIMES.size :].decode() for _key, value in tx.scan(start, prefix_end(start))
-            ]
+            return [value[_TIMES.size :].decode() for _key, value in tx.scan(start, prefix_end(start))]
 
         return await self.journal.read(work)
 
@@ -274,9 +264,7 @@ class SessionIndexStore:
 
 def _checked_time(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= INTEGER_MAX:
-        raise UsageError(
-            f"{name}: {value!r} cannot be used; expected milliseconds since 1970, up to 2^53 - 1"
-        )
+        raise UsageError(f"{name}: {value!r} cannot be used; expected milliseconds since 1970, up to 2^53 - 1")
     return value
 
 
@@ -326,15 +314,10 @@ def _remove(tx: JournalTransaction, session_id: str) -> bool:
 
 
 def _range(order_by: SessionOrder, direction: Direction, cursor: str | None) -> tuple[bytes, bytes]:
-    letter = _ORDERS[order_by]
-    prefix = pack_key(_STORE, letter)
-    start, end = prefix, prefix_end(prefix)
+    letter, place = _ORDERS[order_by], None
     if cursor is not None:
         place = parse_cursor(cursor)
-        if place[:1] != letter.encode() or len(place) < 1 + _INSTANT.size:
-            raise UsageError(
-                f"cursor: {cursor!r} is of another listing; expected one sorted by {order_by}"
-            )
-        key = prefix + place[1:]
-        start, end = (key + b"\x00", end) if direction == "asc" else (start, key)
-    return start, end
+        if place[:1] != letter.encode() or len(place) < 1 + _INSTANT_BYTES:
+            raise UsageError(f"cursor: {cursor!r} is of another listing; expected one sorted by {order_by}")
+        place = place[1:]
+    return range_behind(pack_key(_STORE, letter), place, reverse=direction == "desc")

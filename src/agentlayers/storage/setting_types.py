@@ -25,9 +25,7 @@ def _reading(parse: Callable[[Any], Any]) -> BeforeValidator:
         try:
             return parse(value)
         except SettingsError as error:
-            raise PydanticCustomError(
-                "setting", "{expected}", {"expected": error.expected}
-            ) from error
+            raise PydanticCustomError("setting", "{expected}", {"expected": error.expected}) from error
 
     return BeforeValidator(read)
 
@@ -45,14 +43,10 @@ Flag = Annotated[bool, _reading(parse_bool)]
 class SettingsModel(BaseModel):
     """Settings that cannot change after they were read, and know no other names."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, validate_default=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
 
 
-def settings_error(
-    error: ValidationError, model: type[BaseModel], *, setting: str
-) -> SettingsError:
+def settings_error(error: ValidationError, model: type[BaseModel], *, setting: str) -> SettingsError:
     """
     Name the first setting that is wrong, and what would be right.
 
@@ -65,9 +59,7 @@ def settings_error(
     path = ".".join([setting, *map(str, first["loc"])] if setting else map(str, first["loc"]))
     value = _summary(first["input"])
     if first["type"] == "extra_forbidden":
-        return SettingsError(
-            setting=path, value=first["loc"][-1], expected=_known_names(first, model)
-        )
+        return SettingsError(setting=path, value=first["loc"][-1], expected=_known_names(first, model))
     expected = first.get("ctx", {}).get("expected") or _plain(first["msg"])
     return SettingsError(setting=path, value=value, expected=str(expected))
 
@@ -89,11 +81,7 @@ def _known_names(first: ErrorDetails, model: type[BaseModel]) -> str:
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             break
         model = annotation
-    names = [
-        name
-        for name, info in model.model_fields.items()
-        for name in _spellings(name, info.validation_alias)
-    ]
+    names = [name for name, info in model.model_fields.items() for name in _spellings(name, info.validation_alias)]
     close = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"one of the settings {', '.join(names)}{hint}"

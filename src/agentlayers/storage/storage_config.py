@@ -38,9 +38,7 @@ __all__ = [
 _HOUR: Final = 3600.0
 _DAY: Final = 24 * _HOUR
 
-_Age = Annotated[
-    Seconds | None, Field(validation_alias=AliasChoices("max_age", "max_age_seconds", "maxAge"))
-]
+_Age = Annotated[Seconds | None, Field(validation_alias=AliasChoices("max_age", "max_age_seconds", "maxAge"))]
 _Interval = Annotated[Seconds, Field(validation_alias=AliasChoices("interval", "interval_seconds"))]
 
 
@@ -186,9 +184,7 @@ class StorageConfig(SettingsModel):
     @classmethod
     def _validated(cls, settings: dict[str, Any]) -> Self:
         # Not through the constructor: it would name its own path in the error.
-        made: Self = cls.__pydantic_validator__.validate_python(
-            settings, self_instance=cls.__new__(cls)
-        )
+        made: Self = cls.__pydantic_validator__.validate_python(settings, self_instance=cls.__new__(cls))
         return made
 
     @classmethod
@@ -203,8 +199,9 @@ class StorageConfig(SettingsModel):
         Raises:
             SettingsError: A name that does not exist or a value that cannot be used.
 
-        >>> StorageConfig.from_mapping({"retention": {"chat": {"max_age": "7
-        days"}}}).retention.chat.max_age_seconds 604800.0
+        >>> config = StorageConfig.from_mapping({"retention": {"chat": {"max_age": "7 days"}}})
+        >>> config.retention.chat.max_age_seconds
+        604800.0
 
         """
         try:
@@ -214,7 +211,7 @@ class StorageConfig(SettingsModel):
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS"
+        cls, environment: Mapping[str, str] | None = None, *, prefix: str = "AGENTLAYERS", **defaults: Any
     ) -> Self:
         """
         Read ``<prefix>_STORAGE_*``; the reference SDK's ``AGENTSDK_STORAGE_*`` counts where ours is
@@ -223,12 +220,15 @@ class StorageConfig(SettingsModel):
         Args:
             environment: Variables to read; the process's own when :obj:`None`.
             prefix: Start of the variables' names.
+            **defaults: What counts where the environment says nothing, as for :meth:`from_mapping`.
 
         Raises:
             SettingsError: Naming the variable that cannot be used.
         """
         environment = os.environ if environment is None else environment
-        settings: dict[str, Any] = {}
+        settings: dict[str, Any] = _copied(defaults)
+        if settings:
+            cls.from_mapping(settings)  # so that an error below is the environment's
         for variable, path in ENVIRONMENT.items():
             text = environment_value(variable, environment, prefix=prefix)
             if text is not None:
@@ -238,14 +238,13 @@ class StorageConfig(SettingsModel):
         except ValidationError as error:
             variable = _variable_of(error, environment, prefix)
             found = settings_error(error, cls, setting="")
-            raise SettingsError(
-                setting=variable, value=error.errors()[0]["input"], expected=found.expected
-            ) from error
+            raise SettingsError(setting=variable, value=error.errors()[0]["input"], expected=found.expected) from error
 
     @classmethod
     def layer_from_env(cls, prefix: str = "AGENTLAYERS") -> Layer:
         """Offer the settings of the environment, read when the graph is built."""
-        return Layer.factory(cls, cls.from_environment, environment=None, prefix=prefix)
+        given = {} if prefix == "AGENTLAYERS" else {"prefix": prefix}
+        return Layer.factory(cls, cls.from_environment, **given)
 
     @classmethod
     def layer_default(cls) -> Layer:
@@ -286,6 +285,10 @@ ENVIRONMENT: Final[Mapping[str, tuple[str, ...]]] = {
 """Variables without their prefix, and the setting each of them is."""
 
 
+def _copied(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _copied(value) if isinstance(value, Mapping) else value for name, value in settings.items()}
+
+
 def _set(settings: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     for name in path[:-1]:
         settings = settings.setdefault(name, {})
@@ -296,9 +299,5 @@ def _variable_of(error: ValidationError, environment: Mapping[str, str], prefix:
     location = tuple(map(str, error.errors()[0]["loc"]))
     for variable, path in ENVIRONMENT.items():
         if location[: len(path)] == path:
-            return (
-                f"{prefix}_{variable}"
-                if environment.get(f"{prefix}_{variable}")
-                else f"AGENTSDK_{variable}"
-            )
+            return f"{prefix}_{variable}" if environment.get(f"{prefix}_{variable}") else f"AGENTSDK_{variable}"
     return ".".join(location)

@@ -28,6 +28,9 @@ __all__ = ["ConnectionWorker"]
 REFUSED_RETRY_SECONDS: Final = 30.0
 """Shortest pause after refused credentials: they do not get better by themselves."""
 
+_PATIENCE_MAX: Final = 16.0
+"""Backlogs of a stock server that keeps breaking the connection are waited for up to so much longer."""
+
 logger = structlog.get_logger()
 
 
@@ -69,6 +72,7 @@ class ConnectionWorker:
         self._on_hello = on_hello
         self._retry = Signal()
         self._is_hurried = False
+        self._is_stopping = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -79,13 +83,14 @@ class ConnectionWorker:
     def start(self) -> None:
         """Begin connecting in the background; nothing happens if it runs already."""
         if not self.is_running:
-            self.attempt = 0
+            self.attempt, self._is_stopping = 0, False
             self._enter(SyncState.CONNECTING)
             self._task = asyncio.get_running_loop().create_task(self._run(), name="sync connection")
 
     async def stop(self) -> None:
         """Close the connection and end the task."""
         task, self._task = self._task, None
+        self._is_stopping = True
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
@@ -115,6 +120,9 @@ class ConnectionWorker:
                     return
             except Exception as error:  # noqa: BLE001 - whatever it is, a replica must come back
                 self._failed(_first(error))
+            if self._is_stopping:
+                # Before Python 3.13 a task group that is failing already swallows a cancellation.
+                return
             assert self.error is not None
             pause = self._schedule.delay_seconds(self.attempt, self._random)
             if pause is None:
@@ -129,7 +137,11 @@ class ConnectionWorker:
         self._enter(SyncState.CONNECTING)
         self._is_hurried = False
         link = await Link.open(
-            self._transport, self._encryption, clock=self._clock, changed=self._changed
+            self._transport,
+            self._encryption,
+            clock=self._clock,
+            changed=self._changed,
+            patience=min(2.0**self.attempt, _PATIENCE_MAX),
         )
         self.link = link
         try:

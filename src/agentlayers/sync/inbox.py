@@ -20,15 +20,11 @@ _BYTES_MAX: Final = 8 * limits.MIB
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Changes of this store, still sealed."""
+    """Changes of this store, still sealed; ``size`` is that of their ciphertext."""
 
     entries: Sequence[RemoteEncryptedEntry]
     through: int | None
-
-    @property
-    def size(self) -> int:
-        """Bytes of ciphertext."""
-        return sum(len(entry.ciphertext) for entry in self.entries)
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +35,7 @@ class Acknowledged:
     sequences: Sequence[int]
     through: int | None
     barrier: asyncio.Future[None] | None = None
-
-    size = 0
+    size: int = 0
 
 
 class Inbox:

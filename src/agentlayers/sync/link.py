@@ -55,11 +55,13 @@ class Link:
         encryption: Encryption,
         clock: Callable[[], float],
         changed: Signal,
+        patience: float,
     ) -> None:
         self.session, self.remote_id = session, hello.remote_id
         self.replications: dict[str, Replication] = {}
         self._connection, self._encryption = connection, encryption
         self._url, self._clock, self._changed = url, clock, changed
+        self._patience = patience
         self._outgoing = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -77,9 +79,17 @@ class Link:
         *,
         clock: Callable[[], float],
         changed: Signal,
+        patience: float = 1.0,
     ) -> Self:
         """
         Connect and wait for the server's ``Hello``.
+
+        Args:
+            transport: Where to.
+            encryption: Seals and opens entries.
+            clock: Wall-clock time.
+            changed: Notified when the status may have changed.
+            patience: How much longer than usual to wait for a stock server to finish its backlog.
 
         Raises:
             ConnectError: Nobody answers there, or not in time.
@@ -112,6 +122,7 @@ class Link:
             encryption=encryption,
             clock=clock,
             changed=changed,
+            patience=patience,
         )
 
     @property
@@ -168,6 +179,7 @@ class Link:
             flush=self.flush,
             clock=self._clock,
             changed=self._changed,
+            patience=self._patience,
         )
         key = registration.public_key
         self.replications[key] = replication

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import CryptoError, ProtocolError
@@ -23,9 +25,12 @@ from agentlayers.protocol.entry_codec import decode_entry
 from agentlayers.protocol.messages import RemoteEncryptedEntry
 from agentlayers.sync.inbox import Acknowledged, Inbox, Received
 from agentlayers.sync.registration import Registration
+from agentlayers.sync.sequence_runs import SequenceRuns
 from agentlayers.sync.signal import Signal
 
 __all__ = ["Pull"]
+
+logger = structlog.get_logger()
 
 _ENTRIES_PER_TRANSACTION_MAX: Final = 2048
 """Enough to share the cost of a commit, and soon enough opened not to hold up the loop."""
@@ -40,6 +45,7 @@ class _Step:
 
     entries: list[RemoteEntry] = field(default_factory=list)
     unreadable: list[tuple[RemoteEncryptedEntry, str]] = field(default_factory=list)
+    reported: list[tuple[RemoteEncryptedEntry, str]] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
     barriers: list[asyncio.Future[None]] = field(default_factory=list)
@@ -87,12 +93,18 @@ class Pull:
         self._encryption, self._remote_id, self._is_stock = encryption, remote_id, is_stock
         self._clock, self._changed = clock, changed
         self._inbox = Inbox()
+        self._runs = SequenceRuns()
         self._is_applying = False
 
     @property
     def is_idle(self) -> bool:
         """Whether everything received is in the journal."""
         return not self._inbox and not self._is_applying
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether a stock server may be hiding entries from this connection."""
+        return self._runs.has_gap
 
     @property
     def queued(self) -> int:
@@ -123,23 +135,20 @@ class Pull:
         step.size += message.size
         if isinstance(message, Received):
             self._open(message.entries, step)
-            through = message.through
-            if through is None and message.entries:
-                through = max(entry.sequence for entry in message.entries) + 1
-            if through is not None:
-                step.move_cursor(through)
-            return
-        step.positions += message.positions
-        if len(message.sequences) == len(message.positions):
-            step.sequences += message.sequences
-        if message.barrier is not None:
-            step.barriers.append(message.barrier)
+            sequences: Sequence[int] = [entry.sequence for entry in message.entries]
+        else:
+            step.positions += message.positions
+            if len(message.sequences) == len(message.positions):
+                step.sequences += message.sequences
+            if message.barrier is not None:
+                step.barriers.append(message.barrier)
+            sequences = message.sequences
         if message.through is not None:
             step.move_cursor(message.through)
-        elif self._is_stock and tuple(message.sequences) == (step.cursor,):
-            # A stock server's numbers have gaps and its Acks say nothing of other writers'
-            # entries: only the one number expected next proves that nothing lies before it.
-            step.move_cursor(step.cursor + 1)
+        elif self._is_stock:
+            self._runs.add(sequences)
+        if self._is_stock:
+            step.move_cursor(self._runs.advance(step.cursor))
 
     def _open(self, sealed: Sequence[RemoteEncryptedEntry], step: _Step) -> None:
         """Decrypt and decode; what is neither is kept aside and stops nothing else."""
@@ -169,8 +178,10 @@ class Pull:
         """Runs in the journal's writer thread: touches nothing but ``tx`` and ``step``."""
         store, remote_id, result = self._log.store, self._remote_id, None
         through = step.cursor if step.moves_cursor else None
-        for sealed, reason in step.unreadable:
-            tx.quarantine(
+        step.reported = [
+            (sealed, reason)
+            for sealed, reason in step.unreadable
+            if tx.quarantine(
                 store,
                 remote_id,
                 sealed.entry_id,
@@ -178,6 +189,7 @@ class Pull:
                 data=sealed.iv + sealed.ciphertext,
                 reason=reason,
             )
+        ]
         if step.entries:
             result = tx.write_from_remote(store, remote_id, step.entries, through=step.cursor)
             through = None
@@ -190,7 +202,14 @@ class Pull:
 
     def _note(self, step: _Step, result: RemoteWriteResult | None) -> None:
         registration = self._registration
-        for sealed, reason in step.unreadable:
+        for sealed, reason in step.reported:
+            logger.warning(
+                "entry_quarantined",
+                store=registration.store,
+                entry_id=sealed.entry_id.hex(),
+                sequence=sealed.sequence,
+                reason=reason,
+            )
             registration.keep_out(sealed.entry_id, sealed.sequence, reason)
         self.cursor = registration.next_sequence = step.cursor
         if step.positions:
@@ -199,8 +218,14 @@ class Pull:
         if result is not None:
             registration.received += len(result.written)
             self.was_useful = self.was_useful or bool(result.written)
-            sequences = {entry.id: sequence for sequence, entry in step.entries}
-            for entry_id in result.quarantined:
-                reason = "older than the horizon of compaction"
-                registration.keep_out(entry_id, sequences.get(entry_id, -1), reason)
+            self._note_set_aside(step, result.quarantined)
         self._changed.notify()
+
+    def _note_set_aside(self, step: _Step, entry_ids: Sequence[bytes]) -> None:
+        """Count what the journal itself could not take over; it has logged why."""
+        if not entry_ids:
+            return
+        sequences = {entry.id: sequence for sequence, entry in step.entries}
+        for entry_id in entry_ids:
+            reason = "the journal cannot use it: see the journal's own quarantine"
+            self._registration.keep_out(entry_id, sequences.get(entry_id, -1), reason)

@@ -6,8 +6,6 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Final
 
-import structlog
-
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.sync.status import QuarantinedEntry, StoreStatus
 
@@ -15,8 +13,6 @@ __all__ = ["Registration"]
 
 _QUARANTINE_MAX: Final = 1000
 """Quarantined entries kept for inspection per store; their number is counted beyond it."""
-
-logger = structlog.get_logger()
 
 
 class Registration:
@@ -72,16 +68,9 @@ class Registration:
             self.pending = max(0, self.pending - count)
 
     def keep_out(self, entry_id: bytes, sequence: int, reason: str) -> None:
-        """Put a received entry into quarantine and say so in the log."""
+        """Note a received entry that was put into quarantine."""
         self.quarantine.append(QuarantinedEntry(self.store, entry_id, sequence, reason))
         self._quarantined += 1
-        logger.warning(
-            "entry_quarantined",
-            store=self.store,
-            entry_id=entry_id.hex(),
-            sequence=sequence,
-            reason=reason,
-        )
 
     async def recount(self) -> None:
         """Count again what is pending, if something was written since and a server is known."""

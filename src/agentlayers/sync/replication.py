@@ -22,6 +22,9 @@ from agentlayers.sync.signal import Signal
 
 __all__ = ["Replication"]
 
+STOCK_GAP_SECONDS: Final = 30.0
+"""So long a stock server may owe an entry below one already seen, before its backlog is read again."""
+
 STOCK_QUIET_SECONDS: Final = 0.25
 """A stock server does not say where its backlog ends: so long without Changes counts as the end."""
 
@@ -49,6 +52,7 @@ class Replication:
         flush: Callable[[], None],
         clock: Callable[[], float],
         changed: Signal,
+        patience: float = 1.0,
     ) -> None:
         self.registration = registration
         self.push = Push(registration, session, encryption, flush)
@@ -61,11 +65,13 @@ class Replication:
             changed=changed,
         )
         self._session, self._remote_id, self._url = session, remote_id, url
-        self._flush, self._changed = flush, changed
+        self._flush, self._changed, self._patience = flush, changed, patience
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._stop_listening: Callable[[], None] | None = None
         self._has_resumed = False
         self._resumed_at = 0
+        self._is_reading_backlog = True
+        self._has_to_read_again = asyncio.Event()
 
     async def run(self) -> None:
         """Resume from the stored cursor and replicate until cancelled or something fails."""
@@ -80,6 +86,8 @@ class Replication:
                     # Entries whose Ack was lost come back as Changes; sending them again instead
                     # would be a batch of duplicates, on which a stock server closes.
                     await self.quiet()
+                    group.create_task(self._look_for_gaps(), name=f"gaps {log.store}")
+                self._is_reading_backlog = False
                 group.create_task(self.push.run(self._remote_id), name=f"push {log.store}")
         finally:
             self._stop_listening()
@@ -136,7 +144,8 @@ class Replication:
         await self._check_head(event.through)
         message: Received | Acknowledged
         if isinstance(event, ChangesReceived):
-            message = Received(event.entries, event.through)
+            size = sum([len(entry.ciphertext) for entry in event.entries])
+            message = Received(event.entries, self._through(event), size)
         else:
             message = Acknowledged(
                 self.push.acknowledge(event.message_id),
@@ -145,6 +154,29 @@ class Replication:
                 self._barriers.pop(event.message_id, None),
             )
         await self.pull.put(message)
+
+    def _through(self, event: ChangesReceived) -> int | None:
+        """Tell what Changes prove about the entries below them."""
+        if self._session.is_stock and self._is_reading_backlog and event.entries:
+            # Nothing was written here yet that could hide an entry: what is missing does not exist.
+            return max(entry.sequence for entry in event.entries) + 1
+        return event.through
+
+    async def _look_for_gaps(self) -> None:
+        """Break the connection to a stock server that may be hiding entries from it."""
+        had_gap = False
+        while not self._has_to_read_again.is_set():
+            try:
+                async with asyncio.timeout(STOCK_GAP_SECONDS):
+                    await self._has_to_read_again.wait()
+            except TimeoutError:
+                if had_gap and self.pull.has_gap:
+                    break
+                had_gap = self.pull.has_gap
+        raise ConnectionLostError(
+            reason=f"the server may be hiding entries of {self.registration.store} from this "
+            "connection; reading from the first that is missing"
+        )
 
     def leave(self) -> None:
         """Tell the server not to send more of this store."""
@@ -168,6 +200,9 @@ class Replication:
         await self.push.settled()
         if self._session.is_stock:
             await self.quiet()
+            if self.pull.has_gap:
+                self._has_to_read_again.set()
+                await asyncio.get_running_loop().create_future()
             return
         # The Ack of an empty message comes behind every Changes below the server's head.
         barrier = asyncio.get_running_loop().create_future()
@@ -179,8 +214,9 @@ class Replication:
     async def quiet(self) -> None:
         """Return once no Changes have come for a while and those that came are in the journal."""
         loop = asyncio.get_running_loop()
+        seconds = STOCK_QUIET_SECONDS * self._patience
         while True:
-            remaining = self.pull.arrived_at + STOCK_QUIET_SECONDS - loop.time()
+            remaining = self.pull.arrived_at + seconds - loop.time()
             if remaining <= 0 and self.pull.is_idle:
                 return
             await asyncio.sleep(max(remaining, 0.01))

@@ -7,7 +7,6 @@ import itertools
 from typing import Any
 
 import pytest
-from vectors.effect_v3 import VECTORS
 
 from agentlayers.errors import LimitExceededError, LocalProtocolError, MalformedMessageError
 from agentlayers.limits import (
@@ -20,6 +19,7 @@ from agentlayers.limits import (
 from agentlayers.protocol.chunking import Reassembler, split_message
 from agentlayers.protocol.codec import decode_message, encode_message
 from agentlayers.protocol.messages import ChunkedMessage
+from vectors.effect_v3 import VECTORS
 
 CHUNKING = VECTORS["chunking"]
 RECORDED_ID = 9
@@ -39,9 +39,7 @@ def test_chunks_are_cut_to_the_byte(case: dict[str, Any]) -> None:
         assert frames == [data]
         frames = [encode_message(ChunkedMessage(RECORDED_ID, 0, 1, data))]
 
-    assert [hashlib.sha256(frame).hexdigest() for frame in frames] == [
-        part["messageSha256"] for part in case["parts"]
-    ]
+    assert [hashlib.sha256(frame).hexdigest() for frame in frames] == [part["messageSha256"] for part in case["parts"]]
     assert [len(frame) for frame in frames] == [part["messageBytes"] for part in case["parts"]]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from unit.protocol.session_pair import KEY, REMOTE, STOCK_HELLO, deliver, entry, hello, opened
 
 from agentlayers.errors import (
     AuthenticationError,
@@ -48,6 +47,7 @@ from agentlayers.protocol.messages import (
     WriteEntries,
 )
 from agentlayers.protocol.session import SessionState
+from unit.protocol.session_pair import KEY, REMOTE, STOCK_HELLO, deliver, entry, hello, opened
 
 CHANGE = RemoteEncryptedEntry(0, bytes(12), bytes(16), b"sealed")
 
@@ -169,9 +169,7 @@ def test_W2_a_stock_ack_that_leaves_a_duplicate_out_is_handed_on_raw() -> None: 
     client, _ = opened(stock=True)
     message_id = client.write_entries(KEY, [entry(1)])
 
-    assert received(client, Ack(message_id, ())) == [
-        AckReceived(message_id, KEY, (entry(1).entry_id,), (), None)
-    ]
+    assert received(client, Ack(message_id, ())) == [AckReceived(message_id, KEY, (entry(1).entry_id,), (), None)]
 
 
 def test_more_numbers_than_entries_are_malformed_from_anyone() -> None:
@@ -313,9 +311,7 @@ def test_a_second_hello_of_the_same_server_changes_nothing() -> None:
         ("something later", RemoteProtocolError),
     ],
 )
-def test_a_rejection_ends_the_session_with_the_error_it_names(
-    code: str, error: type[Exception]
-) -> None:
+def test_a_rejection_ends_the_session_with_the_error_it_names(code: str, error: type[Exception]) -> None:
     session = ClientSession(is_stream=True, authenticate=Authenticate("t", "secret-token"))
 
     raised = failed(session, Rejected(code))
@@ -355,9 +351,7 @@ def test_a_chunked_message_acts_as_the_message_it_holds() -> None:
 
     assert received(client, ChunkedMessage(4, 1, 2, data[9:])) == []
     assert client.buffered_bytes == len(data) - 9
-    assert received(client, ChunkedMessage(4, 0, 2, data[:9])) == [
-        ChangesReceived(KEY, (CHANGE,), 1)
-    ]
+    assert received(client, ChunkedMessage(4, 0, 2, data[:9])) == [ChangesReceived(KEY, (CHANGE,), 1)]
 
 
 def test_a_chunk_inside_a_chunk_is_malformed() -> None:

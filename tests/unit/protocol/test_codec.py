@@ -7,7 +7,6 @@ from typing import Any
 
 import msgpack
 import pytest
-from vectors.effect_v3 import VECTORS, message_from_json, named
 
 from agentlayers.errors import (
     LimitExceededError,
@@ -34,6 +33,7 @@ from agentlayers.protocol.messages import (
     StopChanges,
     WriteEntries,
 )
+from vectors.effect_v3 import VECTORS, message_from_json, named
 
 MESSAGES = named(VECTORS["messages"])
 FORMS = named(VECTORS["requestDecodeForms"]["cases"])

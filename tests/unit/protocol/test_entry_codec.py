@@ -6,10 +6,10 @@ from typing import Any
 
 import msgpack
 import pytest
-from vectors.effect_v3 import VECTORS
 
 from agentlayers.errors import LocalProtocolError, MalformedMessageError
 from agentlayers.protocol.entry_codec import decode_entry, encode_entry
+from vectors.effect_v3 import VECTORS
 
 CASES = VECTORS["entryPlaintext"]["cases"]
 ID = bytes(range(16))
@@ -44,7 +44,7 @@ def test_another_key_order_and_further_fields_are_read() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": bytes(15)}, "entry.id: expected 16 bytes"),
+        ({"id": bytes(15)}, r"entry\.id: expected 16 bytes"),
         ({"id": "x" * 16}, "entry.id"),
         ({"event": b"e"}, "entry.event: expected text, got bytes"),
         ({"primaryKey": 7}, "entry.primaryKey: expected text, got int"),
@@ -70,5 +70,5 @@ def test_what_is_no_map_is_refused(data: bytes) -> None:
 def test_what_has_no_form_is_refused_when_written() -> None:
     with pytest.raises(LocalProtocolError, match="16 bytes, got 3"):
         encode_entry(b"abc", "e", "k", b"")
-    with pytest.raises(LocalProtocolError, match="primary key: .*surrogate"):
+    with pytest.raises(LocalProtocolError, match=r"primary key: .*surrogate"):
         encode_entry(ID, "e", "\ud83d", b"")

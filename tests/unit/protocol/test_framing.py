@@ -63,11 +63,15 @@ def test_a_value_that_never_ends_is_given_up_at_the_bound(head: bytes) -> None:
     reader, fed = ValueReader(bytes_max=10_000), 0
     reader.feed(head)
 
-    with pytest.raises(LimitExceededError, match="FRAME_BYTES_MAX"):
+    def feed_on() -> None:
+        nonlocal fed
         while reader.next_value() is None:
             assert fed <= 10_000
             reader.feed(bytes(700))
             fed += 700
+
+    with pytest.raises(LimitExceededError, match="FRAME_BYTES_MAX"):
+        feed_on()
 
 
 def test_nesting_without_end_is_refused() -> None:
@@ -78,8 +82,7 @@ def test_nesting_without_end_is_refused() -> None:
         reader.next_value()
 
 
-def test_the_cost_of_a_long_value_in_small_pieces_grows_with_its_length_only() -> None:
-    """Each byte is looked at once: ten times as much is not a hundred times as slow."""
+def test_a_long_value_in_many_small_pieces_is_found_whole() -> None:
     value = msgpack.packb([1] * 300_000)
     reader, found = ValueReader(), []
     for start in range(0, len(value), 500):

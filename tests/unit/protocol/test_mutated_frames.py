@@ -6,8 +6,6 @@ import random
 import tracemalloc
 
 import pytest
-from unit.protocol.session_pair import KEY, STOCK_HELLO, entry, hello
-from vectors.effect_v3 import VECTORS
 
 from agentlayers.errors import AccessError, MalformedMessageError, RemoteProtocolError
 from agentlayers.protocol.client_session import ClientSession
@@ -17,6 +15,8 @@ from agentlayers.protocol.events import SessionFailed
 from agentlayers.protocol.messages import Ack, Authenticate, Changes, RemoteEncryptedEntry, WriteEntries
 from agentlayers.protocol.payload import decode_value
 from agentlayers.protocol.server_session import ServerSession
+from unit.protocol.session_pair import KEY, STOCK_HELLO, entry, hello
+from vectors.effect_v3 import VECTORS
 
 SEEDS = [
     *(bytes.fromhex(case["hex"]) for case in VECTORS["messages"]),
@@ -78,9 +78,12 @@ def run(frames: int, seed: int) -> int:
                 assert isinstance(session.events_received()[-1], SessionFailed)
             assert session.buffered_bytes < 10_000
         try:
-            decode_message(data)
+            message = decode_message(data)
         except RemoteProtocolError:
             refused += 1
+        else:  # what is accepted is sound: it can be written again, and read back as the same
+            again = encode_message(message, entry_nonces=True)
+            assert decode_message(again) == message
         for decode in (decode_entry, decode_value):
             try:
                 decode(data)

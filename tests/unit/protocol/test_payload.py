@@ -14,7 +14,6 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vectors.effect_v3 import VECTORS, from_json, named
 
 from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.limits import PAYLOAD_BYTES_MAX, PAYLOAD_DEPTH_MAX
@@ -25,6 +24,7 @@ from agentlayers.protocol.payload import (
     encode_payload,
     encode_value,
 )
+from vectors.effect_v3 import VECTORS, from_json, named
 
 ENCODE = VECTORS["msgpackEncode"]
 PAYLOADS = named(ENCODE["payloads"])
@@ -142,9 +142,7 @@ def test_none_is_nil_and_not_absent() -> None:
 
 
 def test_half_a_surrogate_pair_becomes_a_replacement_character_as_in_javascript() -> None:
-    assert decode_payload(encode_payload({"t\ud83d": ["\ud83d", "\ud83d\ude00"]})) == {
-        "t\ufffd": ["\ufffd", "😀"]
-    }
+    assert decode_payload(encode_payload({"t\ud83d": ["\ud83d", "\ud83d\ude00"]})) == {"t\ufffd": ["\ufffd", "😀"]}
 
 
 class Colour(enum.StrEnum):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 import pytest
 
@@ -26,7 +28,7 @@ def test_records_nest_and_repeat() -> None:
 
 
 def test_every_other_form_passes_unchanged() -> None:
-    value = [None, True, 5, -5, 200, -200, 70_000, 2**40, 0.5, "x" * 40, "y" * 300, "z" * 70_000]
+    value: list[Any] = [None, True, 5, -5, 200, -200, 70_000, 2**40, 0.5, "x" * 40, "y" * 300, "z" * 70_000]
     value += [b"", b"x" * 300, {"k": [1] * 20}, [{}] * 3, msgpack.ExtType(5, b"abc")]
     for extra in (b"x" * 20_000, [2] * 400):
         data = b"\x93" + msgpack.packb(value[:10]) + msgpack.packb(extra) + RECORD + b"\x01\x02"

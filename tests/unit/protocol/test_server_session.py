@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 import pytest
-from unit.protocol.session_pair import KEY, STOCK_HELLO, entry, hello
 
 from agentlayers.errors import (
     AgentLayersError,
@@ -42,6 +41,7 @@ from agentlayers.protocol.messages import (
 )
 from agentlayers.protocol.server_session import ServerSession, encode_changes_frames
 from agentlayers.protocol.session import SessionState
+from unit.protocol.session_pair import KEY, STOCK_HELLO, entry, hello
 
 CHANGE = RemoteEncryptedEntry(0, bytes(12), bytes(16), b"sealed")
 AUTHENTICATE = Authenticate("t", "very-secret")
@@ -231,6 +231,28 @@ def test_W6_a_repeated_chunk_does_no_harm() -> None:  # noqa: N802
     assert sent(session) == [Pong(1)]
 
 
+@pytest.mark.parametrize("size", [1, 5, 17, 1000])
+def test_W7_messages_that_arrive_together_or_in_pieces_are_each_read_once(size: int) -> None:  # noqa: N802
+    session = opened(is_stream=True)
+    stream = b"".join(encode_message(Ping(number)) for number in range(5))
+
+    for start in range(0, len(stream), size):
+        session.receive_data(stream[start : start + size])
+
+    assert sent(session) == [Pong(number) for number in range(5)]
+
+
+def test_W4_each_key_of_a_connection_is_followed_from_its_own_position() -> None:  # noqa: N802
+    session = opened()
+
+    events = received(session, RequestChanges("a", 5), WriteEntries("a", 0, (entry(1),)), RequestChanges("b", 0))
+
+    assert [events[0], events[2]] == [ChangesRequested("a", 5), ChangesRequested("b", 0)]
+    session.send_changes("a", [CHANGE._replace(sequence=9)], 10)
+    session.send_changes("b", [CHANGE], 1)
+    assert [message.through for message in sent(session)] == [10, 1]  # type: ignore[union-attr]
+
+
 def test_the_end_of_the_connection_closes_the_session_quietly() -> None:
     session = opened(is_stream=True)
     received(session, RequestChanges(KEY, 0))
@@ -293,10 +315,12 @@ def test_an_open_server_greets_at_once_and_still_lets_a_client_authenticate() ->
     session = ServerSession(is_stream=True, hello=hello("default"))
 
     assert received(session, AUTHENTICATE) == [AuthenticateReceived("t", "very-secret")]
-    assert session.state is SessionState.AUTHENTICATING
+    states = [session.state]
     session.accept(hello("t"))
+    states.append(session.state)
+
     assert sent(session) == [hello("default"), hello("t")]
-    assert session.state is SessionState.OPEN
+    assert states == [SessionState.AUTHENTICATING, SessionState.OPEN]
 
 
 @pytest.mark.parametrize("first", [Ping(1), AUTHENTICATE])

@@ -28,9 +28,7 @@ async def sleeping(hook_input: object, tool_use_id: object, context: object) -> 
 
 
 def deny(reason: str = "no") -> dict[str, Any]:
-    return {
-        "hookSpecificOutput": {"permissionDecision": "deny", "permissionDecisionReason": reason}
-    }
+    return {"hookSpecificOutput": {"permissionDecision": "deny", "permissionDecisionReason": reason}}
 
 
 def allow() -> dict[str, Any]:
@@ -98,9 +96,7 @@ async def test_a_hook_that_raises_has_no_opinion_unless_it_blocks() -> None:
 
 async def test_a_hook_that_times_out_blocks_either_way() -> None:
     for event in ("PreToolUse", "PermissionRequest", "UserPromptSubmit"):
-        decision = await run_hooks(
-            {event: [HookMatcher(hooks=[sleeping], timeout=0.01)]}, event, CALL
-        )
+        decision = await run_hooks({event: [HookMatcher(hooks=[sleeping], timeout=0.01)]}, event, CALL)
 
         assert decision.behavior == "deny"
         assert "did not respond before its timeout of 0.01 s" in decision.reason
@@ -108,9 +104,7 @@ async def test_a_hook_that_times_out_blocks_either_way() -> None:
 
 async def test_rubbish_is_no_opinion() -> None:
     for output in (None, "yes", {"hookSpecificOutput": "x"}, {"decision": "perhaps"}):
-        decision = await run_hooks(
-            {"PreToolUse": [HookMatcher(hooks=[answering(output)])]}, "PreToolUse", CALL
-        )
+        decision = await run_hooks({"PreToolUse": [HookMatcher(hooks=[answering(output)])]}, "PreToolUse", CALL)
 
         assert decision.behavior is None
 
@@ -118,14 +112,10 @@ async def test_rubbish_is_no_opinion() -> None:
 async def test_the_legacy_decision_and_the_request_decision_are_read() -> None:
     block = {"decision": "block", "reason": "legacy"}
     request = {
-        "hookSpecificOutput": {
-            "decision": {"behavior": "deny", "message": "m", "interrupt": True, "updatedInput": {}}
-        }
+        "hookSpecificOutput": {"decision": {"behavior": "deny", "message": "m", "interrupt": True, "updatedInput": {}}}
     }
 
-    first = await run_hooks(
-        {"PreToolUse": [HookMatcher(hooks=[answering(block)])]}, "PreToolUse", CALL
-    )
+    first = await run_hooks({"PreToolUse": [HookMatcher(hooks=[answering(block)])]}, "PreToolUse", CALL)
     second = await run_hooks(
         {"PermissionRequest": [HookMatcher(hooks=[answering(request)])]}, "PermissionRequest", CALL
     )
@@ -147,9 +137,7 @@ async def test_hooks_of_one_event_run_concurrently() -> None:
         await met.wait()
         return {}
 
-    decision = await run_hooks(
-        {"Stop": [HookMatcher(hooks=[meeting, meeting], timeout=5)]}, "Stop", {}
-    )
+    decision = await run_hooks({"Stop": [HookMatcher(hooks=[meeting, meeting], timeout=5)]}, "Stop", {})
 
     assert decision.behavior is None
 

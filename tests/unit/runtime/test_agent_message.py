@@ -42,21 +42,15 @@ def test_an_assistant_message_shows_its_text_and_tool_uses() -> None:
 
 def test_the_structured_result_belongs_to_the_only_tool_result() -> None:
     block = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "told", "is_error": True}
-    one = AgentMessage(
-        {"type": "user", "message": {"content": [block]}, "tool_use_result": {"a": 1}}
-    )
-    two = AgentMessage(
-        {"type": "user", "message": {"content": [block, block]}, "tool_use_result": {"a": 1}}
-    )
+    one = AgentMessage({"type": "user", "message": {"content": [block]}, "tool_use_result": {"a": 1}})
+    two = AgentMessage({"type": "user", "message": {"content": [block, block]}, "tool_use_result": {"a": 1}})
 
     assert (ToolResult("toolu_1", "told", is_error=True, structured={"a": 1}),) == one.tool_results
     assert [None, None] == [result.structured for result in two.tool_results]
 
 
 def test_a_result_shows_its_text_and_whether_it_failed() -> None:
-    message = AgentMessage(
-        {"type": "result", "subtype": "success", "result": "done", "is_error": True}
-    )
+    message = AgentMessage({"type": "result", "subtype": "success", "result": "done", "is_error": True})
 
     assert (message.is_result, message.is_error, message.text) == (True, True, "done")
 

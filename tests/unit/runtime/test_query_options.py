@@ -44,9 +44,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
 
 
 def test_options_of_the_backend_are_kept_apart() -> None:
-    options = QueryOptions.from_mapping(
-        {"fork_session": True, "model": "m"}, extra_options=frozenset({"fork_session"})
-    )
+    options = QueryOptions.from_mapping({"fork_session": True, "model": "m"}, extra_options=frozenset({"fork_session"}))
 
     assert ({"fork_session": True}, "m") == (options.extra, options.model)
 

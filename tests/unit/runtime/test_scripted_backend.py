@@ -36,9 +36,7 @@ WRITE = CallTool("write_file", {"path": "a.txt", "content": "{prompt}"})
 
 
 async def test_a_tool_turn_has_the_messages_of_a_real_one(tmp_path: Path) -> None:
-    backend = ScriptedBackend(
-        one_turn(Say("on it"), WRITE, Say("told: {result}")), directory=tmp_path
-    )
+    backend = ScriptedBackend(one_turn(Say("on it"), WRITE, Say("told: {result}")), directory=tmp_path)
 
     messages = await play(backend, "content")
 
@@ -73,9 +71,7 @@ async def test_one_seed_gives_the_same_ids_and_another_does_not() -> None:
     async def ids(seed: int | None) -> list[Any]:
         backend = ScriptedBackend(one_turn(WRITE, repeat=True), seed=seed)
         runs = [await play(backend, "x"), await play(backend, "x")]
-        return [
-            (m.session_id, m.uuid, [use.id for use in m.tool_uses]) for run in runs for m in run
-        ]
+        return [(m.session_id, m.uuid, [use.id for use in m.tool_uses]) for run in runs for m in run]
 
     assert await ids(1) == await ids(1)
     assert await ids(1) != await ids(2)
@@ -197,9 +193,7 @@ async def test_max_turns_ends_with_an_error() -> None:
 
 # -- permissions and hooks ------------------------------------------------------------------------------
 def hook(output: Mapping[str, Any], seen: list[Any] | None = None) -> Any:
-    async def answer(
-        hook_input: Mapping[str, Any], tool_use_id: str | None, context: object
-    ) -> Mapping[str, Any]:
+    async def answer(hook_input: Mapping[str, Any], tool_use_id: str | None, context: object) -> Mapping[str, Any]:
         if seen is not None:
             seen.append((hook_input["hook_event_name"], tool_use_id, dict(hook_input)))
         return output
@@ -297,9 +291,7 @@ async def test_a_can_use_tool_that_fails_or_answers_rubbish_denies(tmp_path: Pat
         return "sure"
 
     for ask, text in ((failing, "boom"), (rubbish, "answered 'sure'")):
-        messages = await play(
-            ScriptedBackend(one_turn(WRITE), directory=tmp_path), "x", can_use_tool=ask
-        )
+        messages = await play(ScriptedBackend(one_turn(WRITE), directory=tmp_path), "x", can_use_tool=ask)
 
         assert text in messages[2].tool_results[0].text
         assert not (tmp_path / "a.txt").exists()
@@ -318,9 +310,7 @@ async def test_defer_ends_the_turn_without_a_tool_result(tmp_path: Path) -> None
 async def test_continue_false_ends_the_turn_after_the_tool(tmp_path: Path) -> None:
     hooks = {"PreToolUse": [HookMatcher(hooks=[hook({"continue_": False})])]}
 
-    messages = await play(
-        ScriptedBackend(one_turn(WRITE, Say("b")), directory=tmp_path), "x", hooks=hooks
-    )
+    messages = await play(ScriptedBackend(one_turn(WRITE, Say("b")), directory=tmp_path), "x", hooks=hooks)
 
     assert (tmp_path / "a.txt").exists()
     assert "hook_stopped" == messages[-1].raw["terminal_reason"]
@@ -362,11 +352,7 @@ async def test_every_hook_event_of_a_turn_is_called_with_its_input(tmp_path: Pat
 
 
 async def test_a_blocked_prompt_asks_nothing() -> None:
-    hooks = {
-        "UserPromptSubmit": [
-            HookMatcher(hooks=[hook({"decision": "block", "reason": "not today"})])
-        ]
-    }
+    hooks = {"UserPromptSubmit": [HookMatcher(hooks=[hook({"decision": "block", "reason": "not today"})])]}
 
     messages = await play(ScriptedBackend(one_turn(Say("never"))), "x", hooks=hooks)
 
@@ -382,9 +368,7 @@ async def test_an_interrupt_stops_a_tool_and_ends_the_turn(tmp_path: Path) -> No
         async for message in query:
             messages.append(message)
             if message.tool_uses:
-                asyncio.get_running_loop().call_later(
-                    0.2, lambda: asyncio.ensure_future(query.interrupt())
-                )
+                asyncio.get_running_loop().call_later(0.2, lambda: asyncio.ensure_future(query.interrupt()))
     await query.aclose()
 
     assert ["system/init", "assistant", "user", "result/error_during_execution"] == kinds(messages)
@@ -404,11 +388,7 @@ async def test_an_interrupt_ends_a_delay_and_a_scripted_one_the_turn() -> None:
     await query.aclose()
     scripted = await play(ScriptedBackend(one_turn(Say("a"), Interrupt(), Say("never"))), "x")
 
-    assert (
-        "aborted_streaming"
-        == waited[-1].raw["terminal_reason"]
-        == scripted[-1].raw["terminal_reason"]
-    )
+    assert "aborted_streaming" == waited[-1].raw["terminal_reason"] == scripted[-1].raw["terminal_reason"]
     assert ["system/init", "assistant", "result/error_during_execution"] == kinds(scripted)
 
 
@@ -460,9 +440,7 @@ async def test_a_text_prompt_takes_no_more_messages() -> None:
 
 
 async def test_model_and_permission_mode_change_while_it_runs(tmp_path: Path) -> None:
-    query = await ScriptedBackend(one_turn(WRITE, repeat=True), directory=tmp_path).start(
-        None, QueryOptions()
-    )
+    query = await ScriptedBackend(one_turn(WRITE, repeat=True), directory=tmp_path).start(None, QueryOptions())
     await query.send(user_message("one"))
     results = []
     async for message in query:

@@ -32,9 +32,7 @@ async def test_an_empty_directory_lists_no_files(root: Path) -> None:
     assert "(no files)" == (await Workspace(root).call("list_files", {})).content
 
 
-@pytest.mark.parametrize(
-    "path", ["../outside.txt", "/etc/passwd", "a/../../outside.txt", "link/outside.txt", ""]
-)
+@pytest.mark.parametrize("path", ["../outside.txt", "/etc/passwd", "a/../../outside.txt", "link/outside.txt", ""])
 async def test_no_path_leads_out(root: Path, tmp_path: Path, path: str) -> None:
     root.mkdir()
     (tmp_path / "outside.txt").write_text("secret")
@@ -87,9 +85,7 @@ async def test_a_command_runs_in_the_directory_with_its_output_and_exit_status(r
     assert (True, "exit status 3\nno") == (bad.is_error, bad.content)
 
 
-async def test_a_command_sees_none_of_our_secrets(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_command_sees_none_of_our_secrets(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNC_TOKEN", "secret-token")
 
     outcome = await Workspace(root).call("run_command", {"command": "env"})
@@ -101,9 +97,7 @@ async def test_a_command_sees_none_of_our_secrets(
 async def test_output_is_bounded_and_a_chatty_command_still_ends(root: Path) -> None:
     workspace = Workspace(root, output_bytes_max=100)
 
-    outcome = await workspace.call(
-        "run_command", {"command": "head -c 500000 /dev/zero | tr '\\0' x"}
-    )
+    outcome = await workspace.call("run_command", {"command": "head -c 500000 /dev/zero | tr '\\0' x"})
 
     assert f"{'x' * 100}\n[cut at 100 bytes]" == outcome.content
     assert not outcome.is_error
@@ -133,9 +127,7 @@ async def test_a_timeout_kills_the_command_and_what_it_started(root: Path) -> No
 
 async def test_cancelling_kills_the_command(root: Path) -> None:
     workspace = Workspace(root)
-    call = asyncio.create_task(
-        workspace.call("run_command", {"command": "echo $$ > pid; sleep 60"})
-    )
+    call = asyncio.create_task(workspace.call("run_command", {"command": "echo $$ > pid; sleep 60"}))
     async with asyncio.timeout(5):
         while not (root / "pid").exists() or not (root / "pid").read_text():
             await asyncio.sleep(0.01)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -19,7 +21,7 @@ from agentlayers.server import SyncServer
 WAIT = 10.0
 
 
-class Closed(Exception):
+class Closed(Exception):  # noqa: N818 - an event of the tests, not a fault
     """The server closed the connection."""
 
     def __init__(self, code: int | None, reason: str) -> None:
@@ -100,9 +102,7 @@ class Client:
         self.session.request_changes(public_key, start)
         await self.flush()
 
-    async def write(
-        self, entries: Sequence[EncryptedEntry], public_key: str = "key"
-    ) -> AckReceived:
+    async def write(self, entries: Sequence[EncryptedEntry], public_key: str = "key") -> AckReceived:
         message_id = self.session.write_entries(public_key, entries)
         await self.flush()
         ack: AckReceived = await self.next(AckReceived)
@@ -152,11 +152,11 @@ async def websocket_client(
 
 @asynccontextmanager
 async def stream_client(
-    server: SyncServer, *, tenant: str | None = None, token: str | None = None
+    server: SyncServer, *, tenant: str | None = None, token: str | None = None, ssl: SSLContext | None = None
 ) -> AsyncIterator[Client]:
     assert server.tcp_url is not None
     address = urlsplit(server.tcp_url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=ssl)
     authenticate = Authenticate(tenant or "default", token or "") if tenant or token else None
     client = Client(Stream(reader, writer), ClientSession(is_stream=True, authenticate=authenticate))
     try:
@@ -164,7 +164,5 @@ async def stream_client(
         yield client
     finally:
         writer.close()
-        try:
+        with contextlib.suppress(OSError):
             await writer.wait_closed()
-        except OSError:
-            pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from helpers.store_replica import IDENTITY, Clock, open_replica
 
 from agentlayers.errors import UsageError
 from agentlayers.journal.compaction import ByCount
@@ -18,6 +17,7 @@ from agentlayers.storage.chat_event import SEQUENCE_MAX, ChatEvent
 from agentlayers.storage.chat_history import ChatHistoryStore
 from agentlayers.storage.session_index import SessionIndexStore, SessionMeta
 from agentlayers.storage.storage_config import ChatRetention, Retention, StorageConfig
+from helpers.store_replica import IDENTITY, Clock, open_replica
 
 DAY = 86_400.0
 
@@ -287,9 +287,7 @@ async def test_purging_more_than_one_step_drops_everything() -> None:
 async def test_purging_the_chat_leaves_a_session_that_has_artifacts_in_the_index() -> None:
     async with open_replica() as replica:
         await replica.chat.append("s", text(1))
-        await replica.artifacts.put(
-            ArtifactRecord(id="a", session_id="s", kind="file", content="x")
-        )
+        await replica.artifacts.put(ArtifactRecord(id="a", session_id="s", kind="file", content="x"))
         await replica.chat.purge("s")
 
         assert await replica.index.list_ids() == ["s"]

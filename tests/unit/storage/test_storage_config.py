@@ -75,9 +75,7 @@ def test_defaults_are_those_of_the_reference_with_the_audit_log_on() -> None:
     ],
 )
 @pytest.mark.parametrize("prefix", ["AGENTLAYERS", "AGENTSDK"])
-def test_every_variable_sets_its_setting(
-    prefix: str, variable: str, text: str, path: str, expected: object
-) -> None:
+def test_every_variable_sets_its_setting(prefix: str, variable: str, text: str, path: str, expected: object) -> None:
     value: object = StorageConfig.from_environment({f"{prefix}_{variable}": text})
     for name in path.split("."):
         value = getattr(value, name)
@@ -114,9 +112,7 @@ def test_another_prefix_can_be_chosen() -> None:
         ("AGENTLAYERS_STORAGE_AUDIT_MAX_ENTRIES", "ten", "a valid integer"),
     ],
 )
-def test_a_bad_variable_is_named_with_what_would_be_right(
-    variable: str, text: str, expected: str
-) -> None:
+def test_a_bad_variable_is_named_with_what_would_be_right(variable: str, text: str, expected: str) -> None:
     with pytest.raises(SettingsError) as caught:
         StorageConfig.from_environment({variable: text})
 
@@ -166,9 +162,7 @@ def test_yaml_may_write_durations_and_sizes_as_text() -> None:
         ),
     ],
 )
-def test_a_bad_yaml_setting_is_named_with_its_path(
-    settings: dict[str, object], setting: str, expected: str
-) -> None:
+def test_a_bad_yaml_setting_is_named_with_its_path(settings: dict[str, object], setting: str, expected: str) -> None:
     with pytest.raises(SettingsError) as caught:
         StorageConfig.from_mapping(settings)
 
@@ -187,16 +181,12 @@ def test_the_constructor_names_a_bad_setting_too() -> None:
 
 
 def test_settings_from_code_are_typed_values_and_frozen() -> None:
-    config = StorageConfig(
-        retention=Retention(chat=ChatRetention(max_events=None, max_age_seconds=None))
-    )
+    config = StorageConfig(retention=Retention(chat=ChatRetention(max_events=None, max_age_seconds=None)))
 
     assert config.retention.chat == ChatRetention(max_events=None, max_age_seconds=None)
-    assert config == StorageConfig.from_mapping(
-        {"retention": {"chat": {"max_events": None, "max_age": None}}}
-    )
+    assert config == StorageConfig.from_mapping({"retention": {"chat": {"max_events": None, "max_age": None}}})
     with pytest.raises(ValidationError):
-        config.directory = Path("elsewhere")  # type: ignore[misc]
+        config.directory = Path("elsewhere")
 
 
 async def test_layers_offer_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

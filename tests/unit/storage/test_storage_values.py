@@ -109,9 +109,7 @@ def test_a_text_artifact_has_the_fields_and_key_of_the_reference() -> None:
 
 
 def test_optional_fields_that_are_not_set_are_absent() -> None:
-    record = ArtifactRecord(
-        id="a", session_id="s", kind="file", content=b"\x00\xff", created_at_ms=5
-    )
+    record = ArtifactRecord(id="a", session_id="s", kind="file", content=b"\x00\xff", created_at_ms=5)
 
     assert set(record.to_payload()) == {
         "id",
@@ -125,7 +123,7 @@ def test_optional_fields_that_are_not_set_are_absent() -> None:
     assert record.to_payload()["encoding"] == "base64"
 
 
-@given(st.one_of(st.text(st.characters(exclude_categories=("Cs",))), st.binary()))
+@given(st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.binary()))
 def test_content_comes_back_in_type_and_value(content: str | bytes) -> None:
     record = ArtifactRecord(id="a", session_id="s", kind="other", content=content, created_at_ms=5)
     payload = decode_payload(encode_payload(record.to_payload()))
@@ -155,9 +153,7 @@ def test_content_that_is_not_base64_is_refused() -> None:
         ArtifactRecord.from_payload(ID, {**ARTIFACT, "encoding": "base64", "content": "!!"})
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"id": ""}, {"session_id": ""}, {"kind": "video"}, {"content": 3}]
-)
+@pytest.mark.parametrize("arguments", [{"id": ""}, {"session_id": ""}, {"kind": "video"}, {"content": 3}])
 def test_an_artifact_that_cannot_be_stored_is_refused_at_once(arguments: dict[str, object]) -> None:
     fields = {"id": "a", "session_id": "s", "kind": "file", "content": "x", **arguments}
     with pytest.raises(UsageError):
@@ -183,9 +179,7 @@ def test_an_artifact_that_cannot_be_stored_is_refused_at_once(arguments: dict[st
         ("sync_compaction", {"remoteId": "ab", "timestamp": 7}, "ab:7"),
     ],
 )
-def test_audit_keys_are_those_of_the_reference(
-    event: str, fields: dict[str, object], key: str
-) -> None:
+def test_audit_keys_are_those_of_the_reference(event: str, fields: dict[str, object], key: str) -> None:
     assert audit_key(event, fields) == key
 
 
@@ -212,9 +206,7 @@ def test_audit_keys_are_those_of_the_reference(
         ("hook_event", {"hook": None, "outcome": "success"}, "'hook' is missing"),
     ],
 )
-def test_a_wrong_audit_payload_is_refused_by_field(
-    event: str, fields: dict[str, object], reason: str
-) -> None:
+def test_a_wrong_audit_payload_is_refused_by_field(event: str, fields: dict[str, object], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         audit_payload(event, fields)
 

@@ -14,10 +14,10 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from helpers.store_replica import STORES, Clock, Replica, open_replica
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentlayers.journal.causality import heads_of
 from agentlayers.journal.conflict_policy import (
     ConflictPolicy,
     FirstWriteWins,
@@ -29,6 +29,7 @@ from agentlayers.journal.entry import Entry
 from agentlayers.protocol.payload import encode_payload
 from agentlayers.storage.artifact import ArtifactRecord
 from agentlayers.storage.digest import journal_digest
+from helpers.store_replica import STORES, Clock, Replica, open_replica
 
 REPLICAS = 3
 FEW = settings(max_examples=60, deadline=None)
@@ -134,9 +135,7 @@ class World:
             "source": "sdk",
             "message": {"text": text},
         }
-        entry = Entry(
-            stock_id(self.count), "chat_event", f"s:{sequence}", encode_payload(payload)
-        )
+        entry = Entry(stock_id(self.count), "chat_event", f"s:{sequence}", encode_payload(payload))
         await self.replicas[who].take(self.replicas[who], "chat_history", [entry])
 
     # -- artifacts --------------------------------------------------------------------------------
@@ -159,9 +158,7 @@ class World:
             "content": f"v{self.count}-stock",
             "createdAt": self.count,
         }
-        entry = Entry(
-            stock_id(self.count), "artifact_record", f"s:{name}", encode_payload(payload)
-        )
+        entry = Entry(stock_id(self.count), "artifact_record", f"s:{name}", encode_payload(payload))
         await self.replicas[who].take(self.replicas[who], "artifacts", [entry])
 
 
@@ -188,8 +185,8 @@ def play(steps: list[tuple[Any, ...]], policy: ConflictPolicy, check: Any) -> No
 @given(st.lists(chat_step, max_size=12))
 def test_chat_converges_and_loses_no_message(steps: list[tuple[Any, ...]]) -> None:
     """
-    Planted faults that made it fail: entry id left out of the read model's key (R5); a sequence that is
-    not raised by received entries; the order of arrival instead of the entry id.
+    Planted faults that made it fail: the entry id left out of the read model's key (R5), a sequence
+    that is not raised by received entries.
     """
 
     async def check(world: World) -> None:
@@ -211,11 +208,20 @@ def test_chat_converges_and_loses_no_message(steps: list[tuple[Any, ...]]) -> No
     play(steps, LastWriteWins(), check)
 
 
+async def by_definition(replica: Replica, name: str, policy: ConflictPolicy) -> str | None:
+    """What the policy makes of the heads, by the definition of both and with no read model."""
+    versions = await replica.journal.read(lambda tx: tx.versions("artifacts", f"s:{name}"))
+    heads = heads_of(versions)
+    value = policy.resolve(heads).value if heads else None
+    return None if value is None else str(value["content"])
+
+
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_artifacts_converge_under_every_policy(policy: ConflictPolicy) -> None:
     """
-    Planted faults that made it fail: the row written from the arriving entry instead of the heads (R3);
-    rows of a key that are not taken away when its value moves; a policy given unsorted heads.
+    Planted faults that made it fail: the row written from the last head alone (R3), rows of a key
+    that are not taken away when its value moves, a policy given unsorted heads, a session index
+    that keeps the time that came first.
     """
 
     async def check(world: World) -> None:
@@ -230,6 +236,10 @@ def test_artifacts_converge_under_every_policy(policy: ConflictPolicy) -> None:
                 assert await other.artifacts.versions(name, "s") == versions[name]
                 assert await other.artifacts.get(name) == await first.artifacts.get(name)
             assert await other.index.list() == await first.index.list()
+        for name in ("a", "b"):
+            record = await first.artifacts.get(name, "s")
+            expected = await by_definition(first, name, policy)
+            assert (None if record is None else record.content) == expected
 
     @FEW
     @given(st.lists(artifact_step, max_size=12))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 
@@ -10,10 +11,12 @@ from agentlayers.crypto.encryption import AesGcmEncryption
 from agentlayers.errors import ConnectError, ErrorCode, StateError, TransportError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.eventlog.identity import Identity
+from agentlayers.journal.entry import StoredEntry
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.protocol.entry_codec import encode_entry
 from agentlayers.protocol.messages import EncryptedEntry
 from agentlayers.protocol.payload import encode_payload
+from agentlayers.sync.replication import Replication
 from agentlayers.sync.schedule import fixed
 from agentlayers.sync.service import SyncService
 from agentlayers.sync.status import SyncState
@@ -96,6 +99,28 @@ async def test_after_a_reconnect_nothing_acknowledged_is_sent_again() -> None:
 
     assert server.sent_ids == [first, second]
     assert [start for _, start in server.requests] == [0, 1]
+
+
+async def test_a_write_while_the_backlog_is_read_is_not_left_behind() -> None:
+    """Listening starts before reading, so no commit falls in between (fault W9)."""
+    server = SmallServer()
+    async with replica(MemoryTransport(server.serve)) as one:
+        await one.sync.disconnect()
+        real = one.journal.uncommitted
+        between: list[bytes] = []
+
+        async def racing(*arguments: Any, **options: Any) -> list[StoredEntry]:
+            batch = await real(*arguments, **options)
+            if not between:
+                between.append(await one.write("in between"))
+            return batch
+
+        one.journal.uncommitted = racing  # type: ignore[method-assign]
+        await one.sync.connect()
+        async with asyncio.timeout(5):
+            await server.heard.until(lambda: bool(server.writes))
+
+    assert server.sent_ids == between
 
 
 async def test_a_lost_ack_is_settled_by_sending_once_more_and_applied_once() -> None:
@@ -358,6 +383,32 @@ async def test_disconnect_closes_everything_and_connect_resumes() -> None:
         assert (await one.sync.connect()).is_connected
         await one.until_pushed()
         assert server.sent_ids == [written]
+
+
+async def test_disconnecting_while_a_connection_is_breaking_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A failing task group may swallow the cancellation; the retry must not begin all the same."""
+    server = SmallServer()
+    is_ending = asyncio.Event()
+
+    async def end_slowly(self: object) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_ending.set()
+            await asyncio.sleep(0.05)
+
+    async with replica(MemoryTransport(server.serve)) as one:
+        await one.until_pushed()
+        await one.sync.disconnect()
+        monkeypatch.setattr(Replication, "run", end_slowly)
+        await one.sync.connect()
+        await server.drop()
+        await is_ending.wait()
+        await asyncio.wait_for(one.sync.disconnect(), 1)
+
+        assert one.sync.status.state is SyncState.STOPPED
 
 
 async def test_status_is_connected_only_after_hello() -> None:

@@ -2,7 +2,10 @@
 
 import pytest
 
+from agentlayers.crypto.encryption import AesGcmEncryption
+from agentlayers.protocol.entry_codec import encode_entry
 from agentlayers.protocol.messages import EncryptedEntry
+from agentlayers.protocol.payload import encode_payload
 from agentlayers.sync import replication
 from agentlayers.transport.memory import MemoryTransport
 from helpers.sync_world import IDENTITY, SmallServer, replica
@@ -91,7 +94,7 @@ async def test_the_cursor_moves_by_changes_and_by_an_ack_equal_to_it_only() -> N
 
 
 async def test_sequences_may_start_at_one_and_have_gaps() -> None:
-    """As with its SQL storage: a cursor is never inferred by counting."""
+    """As with its SQL storage: the gap is crossed once the server itself lists what is behind it."""
     server = SmallServer(is_stock=True, first_sequence=1)
     async with (
         replica(MemoryTransport(server.serve)) as one,
@@ -99,4 +102,67 @@ async def test_sequences_may_start_at_one_and_have_gaps() -> None:
     ):
         first = await one.write("first")
         await other.until_ids({first})
-        await other.until(lambda sync: sync.status.stores["chat_history"].next_sequence == 2)
+        await other.sync.sync_now()
+        assert other.sync.status.stores["chat_history"].next_sequence == 2
+        await one.sync.sync_now()
+        assert one.sync.status.stores["chat_history"].next_sequence == 2
+
+    assert server.sent_ids == [first]
+
+
+async def test_an_entry_hidden_behind_our_own_write_is_found_by_sync_now() -> None:
+    """A stock server does not send it on this connection any more (fault W5)."""
+    server = SmallServer(is_stock=True)
+    async with replica(MemoryTransport(server.serve)) as one:
+        await one.until_pushed()
+        server.append(CHAT.public_key, foreign(1))
+        own = await one.write("own")
+        report = await one.sync.sync_now()
+
+        assert await one.ids() == {own, foreign_id(1)}
+        assert report.received == {"chat_history": 1}
+
+
+async def test_an_entry_hidden_behind_our_own_write_is_found_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Later Changes must not carry the cursor past it."""
+    monkeypatch.setattr(replication, "STOCK_GAP_SECONDS", 0.05)
+    server = SmallServer(is_stock=True)
+    async with replica(MemoryTransport(server.serve)) as one:
+        await one.until_pushed()
+        server.append(CHAT.public_key, foreign(1))
+        own = await one.write("own")
+        await server.heard.until(lambda: bool(server.writes))
+        await server.publish(CHAT.public_key, foreign(2))
+        await one.until_ids({own, foreign_id(1), foreign_id(2)})
+
+
+async def test_an_unacknowledged_write_is_read_back_though_later_changes_came() -> None:
+    """Else it would be sent again, alone, and a stock server closes on that: for ever."""
+    server = SmallServer(is_stock=True)
+    async with replica(MemoryTransport(server.serve)) as one:
+        await one.until_pushed()
+        server.acks_answered = False
+        own = await one.write("own")
+        await server.heard.until(lambda: bool(server.writes))
+        await server.publish(CHAT.public_key, foreign(1))
+        await one.until_ids({foreign_id(1)})
+        server.acks_answered = True
+        await server.drop()
+        await one.sync.sync_now()
+
+        assert one.sync.status.pending == 0
+    assert server.sent_ids == [own]
+
+
+def foreign_id(number: int) -> bytes:
+    """Make the id of another writer's entry."""
+    return (1_700_000_000_000 + number).to_bytes(6) + b"\x70\x00\x80" + bytes(7)
+
+
+def foreign(number: int) -> EncryptedEntry:
+    """Seal an entry of another writer."""
+    entry_id = foreign_id(number)
+    plaintext = encode_entry(entry_id, "event", "key", encode_payload({"text": "x"}))
+    return EncryptedEntry(entry_id, *AesGcmEncryption().seal(CHAT.private_key, plaintext))

@@ -28,9 +28,7 @@ class MemoryJournal(TransactionalJournal):
     Work runs at once on the event loop, so two journals driven by one seeded loop behave the same every time.
     """
 
-    def __init__(
-        self, *, clock: Callable[[], float] = time.time, random: random_module.Random | None = None
-    ) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.time, random: random_module.Random | None = None) -> None:
         super().__init__(clock=clock, random=random)
         self._data = MemoryData()
 

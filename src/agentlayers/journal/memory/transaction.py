@@ -134,11 +134,7 @@ class MemoryTransaction(JournalTransaction):
 
     def rows_at(self, positions: Sequence[int]) -> list[EntryRow]:
         """Return the entries at these positions, in local order."""
-        return [
-            self._data.row(position)
-            for position in sorted(set(positions))
-            if position in self._data.rows
-        ]
+        return [self._data.row(position) for position in sorted(set(positions)) if position in self._data.rows]
 
     def version_rows(self, store: int, primary_key: str) -> list[EntryRow]:
         """List the versions of a key."""
@@ -172,9 +168,7 @@ class MemoryTransaction(JournalTransaction):
     def conflicted_keys(self, store: int) -> list[str]:
         """List the keys with several heads."""
         return sorted(
-            key
-            for (number, key), state in self._data.states.items()
-            if number == store and len(state.heads) > 1
+            key for (number, key), state in self._data.states.items() if number == store and len(state.heads) > 1
         )
 
     # -- read models ---------------------------------------------------------------------------------------
@@ -217,12 +211,22 @@ class MemoryTransaction(JournalTransaction):
         self._set(self._data.remotes, (remote.store, remote.remote_id), remote)
         return remote
 
-    def outbound_rows(self, store: int, remote: int, after: int) -> Iterator[EntryRow]:
-        """Iterate over outbound entries a remote is not noted to have."""
+    def pending_rows(self, store: int, remote: int, after: int, *, rows_max: int, bytes_max: int) -> list[EntryRow]:
+        """List outbound entries a remote is not noted to have."""
+        rows: list[EntryRow] = []
+        size = 0
+        for position in self._pending(store, remote, after):
+            row = self._data.row(position)
+            size += len(row.payload)
+            if rows and (size > bytes_max or len(rows) >= rows_max):
+                break
+            rows.append(row)
+        return rows
+
+    def _pending(self, store: int, remote: int, after: int) -> Iterator[int]:
         noted = self._data.noted.get(remote, ())
-        for position in _after(self._data.outbound.get(store, ()), after, None):
-            if position not in noted:
-                yield self._data.row(position)
+        positions = _after(self._data.outbound.get(store, ()), after, None)
+        return (position for position in positions if position not in noted)
 
     def outbound_positions(self, store: int, after: int, rows_max: int) -> list[int]:
         """List the positions of outbound entries after a position."""
@@ -230,7 +234,7 @@ class MemoryTransaction(JournalTransaction):
 
     def count_outbound(self, store: int, remote: int, after: int) -> int:
         """Count what is pending."""
-        return sum(1 for _ in self.outbound_rows(store, remote, after))
+        return sum(1 for _ in self._pending(store, remote, after))
 
     def noted(self, remote: int, positions: Sequence[int]) -> set[int]:
         """Return which positions the remote is noted to have."""
@@ -246,9 +250,7 @@ class MemoryTransaction(JournalTransaction):
         """Drop the notes up to a position, or all."""
         noted = self._data.noted.get(remote)
         if noted:
-            kept = frozenset(
-                position for position in noted if up_to is not None and position > up_to
-            )
+            kept = frozenset(position for position in noted if up_to is not None and position > up_to)
             self._set(self._data.noted, remote, kept)
 
     # -- exceptions ----------------------------------------------------------------------------------------
@@ -263,9 +265,7 @@ class MemoryTransaction(JournalTransaction):
     def unapplied_rows(self, store: int) -> list[UnappliedRow]:
         """List a store's unapplied entries."""
         return [
-            row
-            for position, row in sorted(self._data.unapplied.items())
-            if self._data.row(position).store == store
+            row for position, row in sorted(self._data.unapplied.items()) if self._data.row(position).store == store
         ]
 
     def put_quarantined(self, row: QuarantinedRow) -> bool:
@@ -277,9 +277,7 @@ class MemoryTransaction(JournalTransaction):
 
     def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
         """List what was kept aside."""
-        return [
-            row for (number, _), row in sorted(self._data.quarantined.items()) if number == store
-        ]
+        return [row for (number, _), row in sorted(self._data.quarantined.items()) if number == store]
 
     # -- horizon -------------------------------------------------------------------------------------------
     def compacted(self, store: int, ids: Sequence[bytes]) -> set[bytes]:
@@ -295,9 +293,7 @@ class MemoryTransaction(JournalTransaction):
     def forget_compacted(self, store: int, before_day: int, rows_max: int) -> list[bytes]:
         """Forget ids dropped before a day."""
         ids = [
-            entry_id
-            for (number, entry_id), day in self._data.horizon.items()
-            if number == store and day < before_day
+            entry_id for (number, entry_id), day in self._data.horizon.items() if number == store and day < before_day
         ][:rows_max]
         for entry_id in ids:
             self._set(self._data.horizon, (store, entry_id), _ABSENT)

@@ -16,14 +16,13 @@ from typing import Any, Final, NamedTuple
 from agentlayers.journal.causality import KeyState
 from agentlayers.journal.primitives import EntryRow
 from agentlayers.journal.registry import JournalRegistry
-from agentlayers.journal.sqlite.connection import storage_error
 from agentlayers.journal.sqlite.state_codec import decode_state, encode_state
+from agentlayers.journal.sqlite.statements import Statements
 from agentlayers.journal.transaction import JournalTransaction
 
-__all__ = ["BufferedTransaction", "id_batches", "marks"]
+__all__ = ["BufferedTransaction"]
 
 _SCAN_ROWS: Final = 256
-_IDS_PER_QUERY: Final = (1, 8, 64, 512)
 
 
 class _Savepoint:
@@ -61,50 +60,17 @@ class BufferedTransaction(JournalTransaction):
         stores: dict[str, int],
     ) -> None:
         super().__init__(registry, read_only=read_only)
-        self._connection = connection
-        self._path = path
+        self.sql = Statements(connection, path)
         self.stores = stores
         self._names = {number: name for name, number in stores.items()}
         self._rows: list[EntryRow] = []
         self._rows_flushed = 0
-        self._rows_by_id: dict[bytes, EntryRow] = {}
+        self._rows_by_id: dict[tuple[int, bytes], EntryRow] = {}
         self._states: dict[tuple[int, str], KeyState] = {}
         self._values: dict[bytes, bytes | None] = {}
         self._undo: list[_Change] = []
         self._savepoints: list[_Savepoint] = []
         self._next_position: int | None = None
-
-    # -- statements ----------------------------------------------------------------------------------------
-    def _all(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        # Translated here, because a projection must be able to tell the medium's failure from its own.
-        try:
-            return self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise storage_error(error, operation="read", path=self._path) from error
-
-    def _one(self, query: str, values: Sequence[Any] = ()) -> Any:
-        try:
-            return self._connection.execute(query, values).fetchone()
-        except sqlite3.Error as error:
-            raise storage_error(error, operation="read", path=self._path) from error
-
-    def _next(self, cursor: sqlite3.Cursor) -> Any:
-        try:
-            return cursor.fetchone()
-        except sqlite3.Error as error:
-            raise storage_error(error, operation="read", path=self._path) from error
-
-    def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        try:
-            return self._connection.execute(statement, values)
-        except sqlite3.Error as error:
-            raise storage_error(error, operation="write", path=self._path) from error
-
-    def _many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        try:
-            self._connection.executemany(statement, rows)
-        except sqlite3.Error as error:
-            raise storage_error(error, operation="write", path=self._path) from error
 
     # -- buffering -----------------------------------------------------------------------------------------
     def flush(self) -> None:
@@ -112,28 +78,24 @@ class BufferedTransaction(JournalTransaction):
         assert not self._savepoints
         self._flush_rows(len(self._rows))
         if self._states:
-            self._many(
-                "INSERT OR REPLACE INTO key_state VALUES (?, ?, ?, ?)",
-                [
-                    (*key, len(state.heads), encode_state(state))
-                    for key, state in self._states.items()
-                ],
+            self.sql.insert(
+                "INSERT OR REPLACE INTO key_state",
+                [(*key, len(state.heads), encode_state(state)) for key, state in self._states.items()],
             )
         # In key order, so that neighbours land on the same page.
         changed = sorted(self._values)
         puts = [(key, value) for key in changed if (value := self._values[key]) is not None]
-        if puts:
-            self._many("INSERT OR REPLACE INTO value VALUES (?, ?)", puts)
+        self.sql.insert("INSERT OR REPLACE INTO value", puts)
         if len(puts) < len(changed):
-            gone = [(key,) for key in changed if self._values[key] is None]
-            self._many("DELETE FROM value WHERE key = ?", gone)
+            gone = [key for key in changed if self._values[key] is None]
+            self.sql.delete("DELETE FROM value WHERE key", gone)
 
     def _flush_rows(self, count: int) -> None:
         if count <= 0:
             return
-        self._many("INSERT INTO entry VALUES (?,?,?,?,?,?,?,?,?,?)", self._rows[:count])
+        self.sql.insert("INSERT INTO entry", self._rows[:count])
         for row in self._rows[:count]:
-            self._rows_by_id.pop(row.id, None)
+            self._rows_by_id.pop((row.store, row.id), None)
         del self._rows[:count]
         self._rows_flushed += count
 
@@ -142,7 +104,7 @@ class BufferedTransaction(JournalTransaction):
         for depth, savepoint in enumerate(self._savepoints):
             if not savepoint.is_in_database:
                 self._flush_rows(savepoint.rows_mark - self._rows_flushed)
-                self._run(f"SAVEPOINT s{depth}")
+                self.sql.run(f"SAVEPOINT s{depth}")
                 savepoint.is_in_database = True
         self._flush_rows(len(self._rows))
 
@@ -158,7 +120,7 @@ class BufferedTransaction(JournalTransaction):
 
     def _write(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         self._write_through()
-        return self._run(statement, values)
+        return self.sql.run(statement, values)
 
     def _set(self, target: dict[Any, Any], key: Any, value: Any) -> None:
         if self._savepoints:
@@ -168,16 +130,14 @@ class BufferedTransaction(JournalTransaction):
     # -- savepoints ----------------------------------------------------------------------------------------
     def open_savepoint(self) -> int:
         """Mark the present state."""
-        self._savepoints.append(
-            _Savepoint(self._rows_flushed + len(self._rows), len(self._undo), self._next_position)
-        )
+        self._savepoints.append(_Savepoint(self._rows_flushed + len(self._rows), len(self._undo), self._next_position))
         return len(self._savepoints) - 1
 
     def release_savepoint(self, token: int) -> None:
         """Keep what was done since."""
         assert token == len(self._savepoints) - 1
         if self._savepoints.pop().is_in_database:
-            self._run(f"RELEASE s{token}")
+            self.sql.run(f"RELEASE s{token}")
         if not self._savepoints:
             self._undo.clear()
 
@@ -186,14 +146,14 @@ class BufferedTransaction(JournalTransaction):
         savepoint = self._savepoints[token]
         del self._savepoints[token:]
         if savepoint.is_in_database:
-            self._run(f"ROLLBACK TO s{token}")
-            self._run(f"RELEASE s{token}")
+            self.sql.run(f"ROLLBACK TO s{token}")
+            self.sql.run(f"RELEASE s{token}")
             self._rows_flushed = savepoint.rows_mark
             keep = 0
         else:
             keep = savepoint.rows_mark - self._rows_flushed
         for row in self._rows[keep:]:
-            self._rows_by_id.pop(row.id, None)
+            self._rows_by_id.pop((row.store, row.id), None)
         del self._rows[keep:]
         self._next_position = savepoint.next_position
         while len(self._undo) > savepoint.undo_mark:
@@ -209,9 +169,7 @@ class BufferedTransaction(JournalTransaction):
         kept = self._states.get((store, primary_key))
         if kept is not None:
             return kept
-        found = self._one(
-            "SELECT state FROM key_state WHERE store = ? AND primary_key = ?", (store, primary_key)
-        )
+        found = self.sql.one("SELECT state FROM key_state WHERE store = ? AND primary_key = ?", (store, primary_key))
         return None if found is None else decode_state(found[0])
 
     def put_key_state(self, store: int, primary_key: str, state: KeyState) -> None:
@@ -220,11 +178,8 @@ class BufferedTransaction(JournalTransaction):
 
     def conflicted_keys(self, store: int) -> list[str]:
         """List the keys with several heads."""
-        query = (
-            "SELECT primary_key FROM key_state INDEXED BY key_state_conflict "
-            "WHERE store = ? AND head_count > 1"
-        )
-        keys = {key for (key,) in self._all(query, (store,))}
+        query = "SELECT primary_key FROM key_state INDEXED BY key_state_conflict WHERE store = ? AND head_count > 1"
+        keys = {key for (key,) in self.sql.all(query, (store,))}
         for (number, key), state in self._states.items():
             if number == store:
                 (keys.add if len(state.heads) > 1 else keys.discard)(key)
@@ -236,7 +191,7 @@ class BufferedTransaction(JournalTransaction):
         kept = self._values.get(key, _ABSENT)
         if kept is not _ABSENT:
             return kept  # type: ignore[return-value]
-        found = self._one("SELECT value FROM value WHERE key = ?", (key,))
+        found = self.sql.one("SELECT value FROM value WHERE key = ?", (key,))
         return None if found is None else found[0]
 
     def put_value(self, key: bytes, value: bytes | None) -> None:
@@ -251,9 +206,8 @@ class BufferedTransaction(JournalTransaction):
     ) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over values in key order, as they are when the scan starts to read each page."""
         kept = sorted((key for key in self._values if start <= key < end), reverse=reverse)
-        found = self._scan_database(
-            start, end, reverse=reverse, rows_max=None if kept else rows_max
-        )
+        found_max = None if rows_max is None else rows_max + len(kept)
+        found = self._scan_database(start, end, reverse=reverse, rows_max=found_max)
         pairs = found if not kept else self._merged(found, kept, reverse=reverse)
         for count, pair in enumerate(pairs):
             if rows_max is not None and count >= rows_max:
@@ -264,14 +218,9 @@ class BufferedTransaction(JournalTransaction):
         self, start: bytes, end: bytes, *, reverse: bool, rows_max: int | None
     ) -> Iterator[tuple[bytes, bytes]]:
         # In pages, because a cursor left open inside a savepoint would not survive its rollback.
-        page = min(_SCAN_ROWS, _SCAN_ROWS if rows_max is None else max(rows_max, 1))
-        query = (
-            "SELECT key, value FROM value WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT ?"
-            if reverse
-            else "SELECT key, value FROM value WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
-        )
+        page = _SCAN_ROWS if rows_max is None else max(1, min(_SCAN_ROWS, rows_max))
         while True:
-            pairs = self._all(query, (start, end, page))
+            pairs = self.sql.values_between(start, end, page, reverse=reverse)
             yield from pairs
             if len(pairs) < page:
                 return
@@ -297,16 +246,3 @@ class BufferedTransaction(JournalTransaction):
             changed = values[key]
             if changed is not None:
                 yield key, changed
-
-
-def marks(count: int) -> str:
-    return ",".join("?" * count)
-
-
-def id_batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut into few sizes, padded by repetition, so that few statements have to be prepared."""
-    step = _IDS_PER_QUERY[-1]
-    for start in range(0, len(items), step):
-        some = items[start : start + step]
-        size = next(size for size in _IDS_PER_QUERY if size >= len(some))
-        yield (*some, *([some[-1]] * (size - len(some))))

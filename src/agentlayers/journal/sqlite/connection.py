@@ -68,22 +68,16 @@ def storage_error(error: Exception, *, operation: str, path: Path) -> StorageErr
     """Return ours for one of the driver's or the system's errors."""
     if isinstance(error, OSError):
         reason = f"{error.strerror or error}; check that it is a directory this user may write to"
-        return StorageUnavailableError(
-            backend=_BACKEND, operation=operation, path=path, reason=reason
-        )
+        return StorageUnavailableError(backend=_BACKEND, operation=operation, path=path, reason=reason)
     code = (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE_MASK
     if code in _CORRUPT or (code == sqlite3.SQLITE_ERROR and operation == "open"):
         reason = (
             f"{error}; the file is damaged or no journal. Nothing was changed: restore it from a backup, "
             "or move it aside to start anew and fetch what the server holds"
         )
-        return StorageCorruptionError(
-            backend=_BACKEND, operation=operation, path=path, reason=reason
-        )
+        return StorageCorruptionError(backend=_BACKEND, operation=operation, path=path, reason=reason)
     advice = _ADVICE.get(code, "unexpected error of the database")
-    return StorageUnavailableError(
-        backend=_BACKEND, operation=operation, path=path, reason=f"{error}; {advice}"
-    )
+    return StorageUnavailableError(backend=_BACKEND, operation=operation, path=path, reason=f"{error}; {advice}")
 
 
 @contextlib.contextmanager
@@ -125,7 +119,7 @@ def _create(path: Path) -> None:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            migrate(connection, fresh)
+            migrate(connection)
             connection.execute("PRAGMA journal_mode=WAL")
         finally:
             connection.close()
@@ -182,7 +176,7 @@ def open_file(path: Path, *, durability: Durability) -> sqlite3.Connection:
         connection = connect(path, durability=durability, read_only=False)
         try:
             _check_header(connection, path)
-            migrate(connection, path)
+            migrate(connection)
             _check_ends(connection)
         except BaseException:
             connection.close()
@@ -218,7 +212,7 @@ def _check_ends(connection: sqlite3.Connection) -> None:
         connection.execute(statement).fetchall()
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
+def migrate(connection: sqlite3.Connection) -> None:
     """Bring the tables to :data:`SCHEMA_VERSION` in one transaction."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == SCHEMA_VERSION:
@@ -229,9 +223,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         for number in range(version, SCHEMA_VERSION):
             for statement in MIGRATIONS[number]:
                 connection.execute(statement)
-            connection.execute(
-                "INSERT INTO migration VALUES (?, ?)", (number + 1, time.time_ns() // 1_000_000)
-            )
+            connection.execute("INSERT INTO migration VALUES (?, ?)", (number + 1, time.time_ns() // 1_000_000))
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:

@@ -45,9 +45,7 @@ class ReaderPool:
             connection = self._borrow()
             try:
                 connection.execute("BEGIN")
-                tx = SQLiteTransaction(
-                    self._registry, connection, path=self._path, read_only=True, stores={}
-                )
+                tx = SQLiteTransaction(self._registry, connection, path=self._path, read_only=True, stores={})
                 return work(tx)
             finally:
                 with contextlib.suppress(sqlite3.Error):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 from agentlayers.journal.primitives import EntryRow, QuarantinedRow, RemoteRow, UnappliedRow
-from agentlayers.journal.sqlite.buffered import BufferedTransaction, id_batches, marks
+from agentlayers.journal.sqlite.buffered import BufferedTransaction
+from agentlayers.journal.sqlite.statements import batches, marks
 
-__all__ = ["ENTRY_COLUMNS", "RemoteTables"]
+__all__ = ["RemoteTables"]
 
-ENTRY_COLUMNS: Final = (
-    "position, store, id, event, primary_key, payload, outbound, origin, keyed, applied"
-)
 _REMOTE: Final = "number, store, remote_id, url, next_sequence, incarnation, watermark, is_retired"
 
 
@@ -23,38 +23,37 @@ class RemoteTables(BufferedTransaction):
     def find_remote(self, store: int, remote_id: bytes) -> RemoteRow | None:
         """Look up one remote of one store."""
         query = f"SELECT {_REMOTE} FROM remote WHERE store = ? AND remote_id = ?"
-        return _remote(self._one(query, (store, remote_id)))
+        return _remote(self.sql.one(query, (store, remote_id)))
 
     def list_remotes(self, store: int) -> list[RemoteRow]:
         """List a store's remotes."""
         query = f"SELECT {_REMOTE} FROM remote WHERE store = ? ORDER BY number"
-        return [_whole_remote(found) for found in self._all(query, (store,))]
+        return [_whole_remote(found) for found in self.sql.all(query, (store,))]
 
     def put_remote(self, remote: RemoteRow) -> RemoteRow:
         """Write a remote."""
         number = remote.number or None
-        cursor = self._write(
-            "INSERT OR REPLACE INTO remote VALUES (?,?,?,?,?,?,?,?)", (number, *remote[1:])
-        )
+        cursor = self._write("INSERT OR REPLACE INTO remote VALUES (?,?,?,?,?,?,?,?)", (number, *remote[1:]))
         return remote if number else remote._replace(number=int(cursor.lastrowid or 0))
 
-    def outbound_rows(self, store: int, remote: int, after: int) -> Iterator[EntryRow]:
-        """Iterate over outbound entries a remote is not noted to have."""
+    def pending_rows(self, store: int, remote: int, after: int, *, rows_max: int, bytes_max: int) -> list[EntryRow]:
+        """List outbound entries a remote is not noted to have."""
         self._write_rows()
-        query = (
-            f"SELECT {ENTRY_COLUMNS} FROM entry WHERE store = ? AND outbound AND position > ? AND NOT EXISTS "
-            "(SELECT 1 FROM remote_has h WHERE h.remote = ? AND h.position = entry.position) ORDER BY position"
+        source = (
+            "SELECT position, length(payload) AS size FROM entry WHERE store = ? AND outbound AND position > ? "
+            "AND NOT EXISTS (SELECT 1 FROM remote_has h WHERE h.remote = ? AND h.position = entry.position) "
+            "ORDER BY position LIMIT ?"
         )
-        cursor = self._run(query, (store, after, remote))
-        # Row by row, because a caller stops at a size and payloads may be large.
-        while (found := self._next(cursor)) is not None:
-            yield EntryRow._make(found)
+        sized = self.sql.sizes(source, (store, after, remote, rows_max))
+        total = list(accumulate(size for _, size in sized))
+        fitting = max(1, bisect_right(total, bytes_max))
+        return [row for rows in self.sql.rows_sized(sized[:fitting]) for row in rows]
 
     def outbound_positions(self, store: int, after: int, rows_max: int) -> list[int]:
         """List the positions of outbound entries after a position."""
         self._write_rows()
-        query = "SELECT position FROM entry WHERE store = ? AND outbound AND position > ? ORDER BY position LIMIT ?"
-        return [position for (position,) in self._all(query, (store, after, rows_max))]
+        source = "SELECT position FROM entry WHERE store = ? AND outbound AND position > ? ORDER BY position LIMIT ?"
+        return [int(at) for (at,) in self.sql.gather("position", source, (store, after, rows_max))]
 
     def count_outbound(self, store: int, remote: int, after: int) -> int:
         """Count what is pending."""
@@ -63,31 +62,29 @@ class RemoteTables(BufferedTransaction):
             "SELECT (SELECT count(*) FROM entry WHERE store = ? AND outbound AND position > ?) - (SELECT count(*) "
             "FROM remote_has JOIN entry USING (position) WHERE remote = ? AND position > ?)"
         )
-        (count,) = self._one(query, (store, after, remote, after))
+        (count,) = self.sql.one(query, (store, after, remote, after))
         return int(count)
 
     def noted(self, remote: int, positions: Sequence[int]) -> set[int]:
         """Return which positions the remote is noted to have."""
         noted: set[int] = set()
-        for some in id_batches(positions):
-            query = f"SELECT position FROM remote_has WHERE remote = ? AND position IN ({marks(len(some))})"
-            noted.update(position for (position,) in self._all(query, (remote, *some)))
+        for some in batches(positions):
+            source = f"SELECT position FROM remote_has WHERE remote = ? AND position IN ({marks(len(some))})"
+            noted.update(int(at) for (at,) in self.sql.gather("position", source, (remote, *some)))
         return noted
 
     def note(self, remote: int, positions: Iterable[int]) -> None:
         """Note that the remote has positions."""
         self._write_through()
         pairs = [(remote, position) for position in positions]
-        self._many("INSERT OR IGNORE INTO remote_has VALUES (?, ?)", pairs)
+        self.sql.insert("INSERT OR IGNORE INTO remote_has", pairs)
 
     def forget_noted(self, remote: int, up_to: int | None) -> None:
         """Drop the notes up to a position, or all."""
         if up_to is None:
             self._write("DELETE FROM remote_has WHERE remote = ?", (remote,))
         else:
-            self._write(
-                "DELETE FROM remote_has WHERE remote = ? AND position <= ?", (remote, up_to)
-            )
+            self._write("DELETE FROM remote_has WHERE remote = ? AND position <= ?", (remote, up_to))
 
     # -- exceptions ----------------------------------------------------------------------------------------
     def put_unapplied(self, row: UnappliedRow) -> None:
@@ -104,14 +101,11 @@ class RemoteTables(BufferedTransaction):
     def unapplied_rows(self, store: int) -> list[UnappliedRow]:
         """List a store's unapplied entries."""
         query = "SELECT position, error, attempts FROM unapplied WHERE store = ? ORDER BY position"
-        return [UnappliedRow(*found) for found in self._all(query, (store,))]
+        return [UnappliedRow(*found) for found in self.sql.all(query, (store,))]
 
     def put_quarantined(self, row: QuarantinedRow) -> bool:
         """Keep an entry aside."""
-        return (
-            self._write("INSERT OR IGNORE INTO quarantine VALUES (?,?,?,?,?,?,?,?)", row).rowcount
-            > 0
-        )
+        return self._write("INSERT OR IGNORE INTO quarantine VALUES (?,?,?,?,?,?,?,?)", row).rowcount > 0
 
     def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
         """List what was kept aside."""
@@ -119,36 +113,32 @@ class RemoteTables(BufferedTransaction):
             "SELECT store, id, remote, sequence, event, primary_key, data, reason FROM quarantine "
             "WHERE store = ? ORDER BY id"
         )
-        return [QuarantinedRow(*found) for found in self._all(query, (store,))]
+        return [QuarantinedRow(*found) for found in self.sql.all(query, (store,))]
 
     # -- horizon -------------------------------------------------------------------------------------------
     def compacted(self, store: int, ids: Sequence[bytes]) -> set[bytes]:
         """Return which of these ids were compacted."""
         known: set[bytes] = set()
-        if not ids or self._one("SELECT 1 FROM horizon LIMIT 1") is None:
+        if not ids or self.sql.one("SELECT 1 FROM horizon LIMIT 1") is None:
             return known
-        for some in id_batches(ids):
-            query = f"SELECT id FROM horizon WHERE store = ? AND id IN ({marks(len(some))})"
-            known.update(entry_id for (entry_id,) in self._all(query, (store, *some)))
+        for some in batches(ids):
+            source = f"SELECT id FROM horizon WHERE store = ? AND id IN ({marks(len(some))})"
+            found = self.sql.gather("hex(id)", source, (store, *some))
+            known.update(bytes.fromhex(entry_id) for (entry_id,) in found)
         return known
 
     def remember_compacted(self, store: int, ids: Sequence[bytes], day: int) -> None:
         """Remember compacted ids."""
         self._write_through()
-        self._many(
-            "INSERT OR IGNORE INTO horizon VALUES (?, ?, ?)",
-            [(store, entry_id, day) for entry_id in ids],
-        )
+        self.sql.insert("INSERT OR IGNORE INTO horizon", [(store, entry_id, day) for entry_id in ids])
 
     def forget_compacted(self, store: int, before_day: int, rows_max: int) -> list[bytes]:
         """Forget ids dropped before a day."""
-        query = "SELECT id FROM horizon WHERE store = ? AND day < ? LIMIT ?"
-        ids = [entry_id for (entry_id,) in self._all(query, (store, before_day, rows_max))]
+        source = "SELECT id FROM horizon WHERE store = ? AND day < ? LIMIT ?"
+        found = self.sql.gather("hex(id)", source, (store, before_day, rows_max))
+        ids = [bytes.fromhex(entry_id) for (entry_id,) in found]
         self._write_through()
-        self._many(
-            "DELETE FROM horizon WHERE store = ? AND id = ?",
-            [(store, entry_id) for entry_id in ids],
-        )
+        self.sql.delete("DELETE FROM horizon WHERE store = ? AND id", ids, store)
         return ids
 
 

@@ -13,9 +13,7 @@ __all__ = ["decode_state", "encode_state"]
 
 def encode_state(state: KeyState) -> bytes:
     """Write a key's state as MessagePack."""
-    return bytes(
-        msgpack.packb([[list(head) for head in state.heads], dict(state.seen), dict(state.applied)])
-    )
+    return bytes(msgpack.packb([[list(head) for head in state.heads], dict(state.seen), dict(state.applied)]))
 
 
 def decode_state(data: bytes) -> KeyState:

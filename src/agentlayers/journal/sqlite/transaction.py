@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from agentlayers.journal.primitives import EntryRow, HeldEntry
-from agentlayers.journal.sqlite.buffered import id_batches, marks
-from agentlayers.journal.sqlite.remote_tables import ENTRY_COLUMNS as _ENTRY
 from agentlayers.journal.sqlite.remote_tables import RemoteTables
+from agentlayers.journal.sqlite.statements import ENTRY_COLUMNS, batches, marks
 
 __all__ = ["SQLiteTransaction", "Tail"]
 
+_SIZED: Final = "position, length(payload) AS size"
 _POSITION_FLOOR: Final = "position_floor"
 
 
@@ -31,12 +31,12 @@ class SQLiteTransaction(RemoteTables):
         number = self.stores.get(name)
         if number is not None:
             return number
-        found = self._one("SELECT number FROM store WHERE name = ?", (name,))
+        found = self.sql.one("SELECT number FROM store WHERE name = ?", (name,))
         if found is None and self.read_only:
             return 0
         if found is None:
             self._write("INSERT INTO store (name) VALUES (?)", (name,))
-            found = self._one("SELECT number FROM store WHERE name = ?", (name,))
+            found = self.sql.one("SELECT number FROM store WHERE name = ?", (name,))
         self._set(self.stores, name, found[0])
         self._set(self._names, found[0], name)
         return int(found[0])
@@ -45,13 +45,13 @@ class SQLiteTransaction(RemoteTables):
         """Return the name of a numbered store."""
         name = self._names.get(number)
         if name is None:
-            found = self._one("SELECT name FROM store WHERE number = ?", (number,))
+            found = self.sql.one("SELECT name FROM store WHERE number = ?", (number,))
             name = self._names[number] = str(found[0])
         return name
 
     def get_setting(self, name: str) -> bytes | None:
         """Read one of the journal's own settings."""
-        found = self._one("SELECT value FROM setting WHERE name = ?", (name,))
+        found = self.sql.one("SELECT value FROM setting WHERE name = ?", (name,))
         return None if found is None else found[0]
 
     def put_setting(self, name: str, value: bytes) -> None:
@@ -62,20 +62,18 @@ class SQLiteTransaction(RemoteTables):
     def next_position(self) -> int:
         """Return the position the next entry gets."""
         if self._next_position is None:
-            (highest,) = self._one("SELECT max(position) FROM entry")
+            (highest,) = self.sql.one("SELECT max(position) FROM entry")
             floor = int.from_bytes(self.get_setting(_POSITION_FLOOR) or b"")
             self._next_position = max(highest or 0, floor) + 1
         return self._next_position
 
     def highest_id(self, below: bytes) -> bytes:
         """Return the highest entry id held below a bound."""
-        kept = max((entry_id for entry_id in self._rows_by_id if entry_id < below), default=b"")
-        (highest,) = self._one("SELECT max(id) FROM entry")
+        kept = max((entry_id for _, entry_id in self._rows_by_id if entry_id < below), default=b"")
+        (highest,) = self.sql.one("SELECT max(id) FROM entry")
         if highest is not None and highest >= below:
             self.holds_far_id = True
-            found = self._one(
-                "SELECT id FROM entry WHERE id < ? ORDER BY id DESC LIMIT 1", (below,)
-            )
+            found = self.sql.one("SELECT id FROM entry WHERE id < ? ORDER BY id DESC LIMIT 1", (below,))
             highest = None if found is None else found[0]
         return max(kept, highest or b"")
 
@@ -90,69 +88,69 @@ class SQLiteTransaction(RemoteTables):
     def append_row(self, row: EntryRow) -> None:
         """Add an entry."""
         self._rows.append(row)
-        self._rows_by_id[row.id] = row
+        self._rows_by_id[row.store, row.id] = row
         self._next_position = row.position + 1
 
     def find_row(self, store: int | None, entry_id: bytes) -> EntryRow | None:
         """Look an entry up by id."""
-        kept = self._rows_by_id.get(entry_id)
-        if kept is not None and store in (None, kept.store):
-            return kept
-        if store is None:
-            query, values = f"SELECT {_ENTRY} FROM entry WHERE id = ? LIMIT 1", (entry_id,)
-        else:
-            query = f"SELECT {_ENTRY} FROM entry WHERE id = ? AND store = ?"
-            values = (entry_id, store)  # type: ignore[assignment]
-        found = self._one(query, values)
+        if self._rows_by_id:
+            for number in self._names if store is None else (store,):
+                kept = self._rows_by_id.get((number, entry_id))
+                if kept is not None:
+                    return kept
+        query = f"SELECT {ENTRY_COLUMNS} FROM entry WHERE id = ?"
+        found = self.sql.one(query, (entry_id,))
+        if found is not None and store not in (None, found[1]):
+            found = self.sql.one(f"{query} AND store = ?", (entry_id, store))
         return None if found is None else EntryRow._make(found)
 
     def held(self, store: int, ids: Sequence[bytes]) -> dict[bytes, HeldEntry]:
         """Return which of these ids are here."""
         self._write_rows()
         found: dict[bytes, HeldEntry] = {}
-        for some in id_batches(ids):
-            query = f"SELECT id, position, outbound FROM entry WHERE store = ? AND id IN ({marks(len(some))})"
-            for entry_id, position, outbound in self._all(query, (store, *some)):
-                found[entry_id] = HeldEntry(position, bool(outbound))
+        for some in batches(ids):
+            source = f"SELECT id, position, outbound FROM entry WHERE store = ? AND id IN ({marks(len(some))})"
+            text = "hex(id) || ',' || position || ',' || outbound"
+            for entry_id, position, outbound in self.sql.gather(text, source, (store, *some)):
+                found[bytes.fromhex(entry_id)] = HeldEntry(int(position), outbound == "1")
         return found
 
-    def _select(self, query: str, values: Sequence[Any]) -> list[EntryRow]:
+    def _select(self, source: str, values: Sequence[Any]) -> list[EntryRow]:
         self._write_rows()
-        return [EntryRow._make(found) for found in self._all(query, values)]
+        return [row for rows in self.sql.rows_sized(self.sql.sizes(source, values)) for row in rows]
 
     def rows_after(self, store: int | None, position: int, rows_max: int) -> list[EntryRow]:
         """List entries in local order."""
         if store is None:
-            query = f"SELECT {_ENTRY} FROM entry WHERE position > ? ORDER BY position LIMIT ?"
-            return self._select(query, (position, rows_max))
+            source = f"SELECT {_SIZED} FROM entry WHERE position > ? ORDER BY position LIMIT ?"
+            return self._select(source, (position, rows_max))
         # SQLite merges the two indexes row by row, so the limit bounds the cost.
-        query = (
-            f"SELECT {_ENTRY} FROM entry WHERE store = ?1 AND outbound AND position > ?2 UNION ALL "
-            f"SELECT {_ENTRY} FROM entry WHERE store = ?1 AND NOT outbound AND position > ?2 "
+        source = (
+            f"SELECT {_SIZED} FROM entry WHERE store = ?1 AND outbound AND position > ?2 UNION ALL "
+            f"SELECT {_SIZED} FROM entry WHERE store = ?1 AND NOT outbound AND position > ?2 "
             "ORDER BY position LIMIT ?3"
         )
-        return self._select(query, (store, position, rows_max))
+        return self._select(source, (store, position, rows_max))
 
     def rows_by_age(self, store: int, below: bytes, rows_max: int) -> list[EntryRow]:
         """List entries with an id below a bound, newest first."""
         bound = below or b"\xff" * 17
-        query = f"SELECT {_ENTRY} FROM entry WHERE id < ? AND store = ? ORDER BY id DESC LIMIT ?"
-        return self._select(query, (bound, store, rows_max))
+        source = f"SELECT {_SIZED} FROM entry WHERE id < ? AND store = ? ORDER BY id DESC LIMIT ?"
+        return self._select(source, (bound, store, rows_max))
 
     def rows_at(self, positions: Sequence[int]) -> list[EntryRow]:
         """Return the entries at these positions, in local order."""
-        rows: list[EntryRow] = []
-        for some in id_batches(sorted(positions)):
-            query = f"SELECT {_ENTRY} FROM entry WHERE position IN ({marks(len(some))}) ORDER BY position"
-            rows.extend(self._select(query, some))
-        return rows
+        sized: list[tuple[int, int]] = []
+        for some in batches(sorted(positions)):
+            source = f"SELECT {_SIZED} FROM entry WHERE position IN ({marks(len(some))})"
+            self._write_rows()
+            sized.extend(self.sql.sizes(source, some))
+        return [row for rows in self.sql.rows_sized(sorted(set(sized))) for row in rows]
 
     def version_rows(self, store: int, primary_key: str) -> list[EntryRow]:
         """List the versions of a key."""
-        query = (
-            f"SELECT {_ENTRY} FROM entry WHERE store = ? AND primary_key = ? AND keyed ORDER BY id"
-        )
-        return self._select(query, (store, primary_key))
+        source = f"SELECT {_SIZED} FROM entry WHERE store = ? AND primary_key = ? AND keyed ORDER BY id"
+        return self._select(source, (store, primary_key))
 
     def count_rows(self, store: int) -> int:
         """Count a store's entries."""
@@ -161,7 +159,7 @@ class SQLiteTransaction(RemoteTables):
             "SELECT (SELECT count(*) FROM entry WHERE store = ?1 AND outbound) + "
             "(SELECT count(*) FROM entry WHERE store = ?1 AND NOT outbound)"
         )
-        (count,) = self._one(query, (store,))
+        (count,) = self.sql.one(query, (store,))
         return int(count)
 
     def set_applied(self, position: int, *, applied: bool) -> None:
@@ -172,6 +170,6 @@ class SQLiteTransaction(RemoteTables):
         """Drop entries."""
         self._write_through()
         last = self.next_position() - 1
-        self._many("DELETE FROM entry WHERE position = ?", [(row.position,) for row in rows])
+        self.sql.delete("DELETE FROM entry WHERE position", [row.position for row in rows])
         if any(row.position == last for row in rows):
             self.put_setting(_POSITION_FLOOR, last.to_bytes(8))

@@ -74,9 +74,7 @@ class WriterThread:
         self._loop = asyncio.get_running_loop()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._stopped: asyncio.Future[None] = self._loop.create_future()
-        self._thread = threading.Thread(
-            target=self._run, name=f"journal {self._path.name}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name=f"journal {self._path.name}", daemon=True)
         self._thread.start()
         await self._started
 
@@ -106,7 +104,7 @@ class WriterThread:
     def nudge(self) -> None:
         """Look for other processes' commits from now on, because somebody follows."""
         if not self._is_stopping:
-            self.maintain(lambda connection: None)
+            self.maintain(lambda _connection: None)
 
     # -- in the thread -------------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -132,9 +130,7 @@ class WriterThread:
     def _serve(self) -> None:
         while True:
             try:
-                job = self._queue.get(
-                    timeout=FOREIGN_COMMIT_POLL_SECONDS if self._is_followed() else None
-                )
+                job = self._queue.get(timeout=FOREIGN_COMMIT_POLL_SECONDS if self._is_followed() else None)
             except queue.Empty:
                 self._look_for_foreign()
                 continue

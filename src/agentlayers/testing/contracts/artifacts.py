@@ -46,9 +46,7 @@ class ArtifactStoreContract:
             yield artifacts
 
     @pytest.mark.parametrize("content", ["", "text äöü", b"", b"\x00\xff\x01"])
-    async def test_what_was_put_is_got(
-        self, artifacts: ArtifactStore, content: str | bytes
-    ) -> None:
+    async def test_what_was_put_is_got(self, artifacts: ArtifactStore, content: str | bytes) -> None:
         """Content comes back in type and value, with every field."""
         put = await artifacts.put(
             _artifact(
@@ -73,9 +71,7 @@ class ArtifactStoreContract:
         assert await artifacts.list("s") == []
         assert await artifacts.delete("a") is False
 
-    async def test_a_second_put_replaces_the_first_in_its_place(
-        self, artifacts: ArtifactStore
-    ) -> None:
+    async def test_a_second_put_replaces_the_first_in_its_place(self, artifacts: ArtifactStore) -> None:
         """Overwriting keeps the artifact's place in the session and its former version."""
         await artifacts.put(_artifact("a", "old", created_at_ms=1))
         await artifacts.put(_artifact("b", created_at_ms=2))
@@ -88,9 +84,7 @@ class ArtifactStoreContract:
         assert [version.is_head for version in versions] == [False, True]
         assert await artifacts.conflicts() == []
 
-    async def test_a_deleted_artifact_is_gone_and_can_come_back(
-        self, artifacts: ArtifactStore
-    ) -> None:
+    async def test_a_deleted_artifact_is_gone_and_can_come_back(self, artifacts: ArtifactStore) -> None:
         """A deletion is a version like any other: the next put supersedes it."""
         await artifacts.put(_artifact("a", "old"))
 
@@ -107,14 +101,10 @@ class ArtifactStoreContract:
         assert shown is not None
         assert shown.content == "new"
 
-    async def test_one_name_in_two_sessions_is_two_artifacts(
-        self, artifacts: ArtifactStore
-    ) -> None:
+    async def test_one_name_in_two_sessions_is_two_artifacts(self, artifacts: ArtifactStore) -> None:
         """Names belong to their session; without one the last written is meant."""
         await artifacts.put(_artifact("a", "first"))
-        await artifacts.put(
-            ArtifactRecord(id="a", session_id="t", kind="file", content="second", created_at_ms=1)
-        )
+        await artifacts.put(ArtifactRecord(id="a", session_id="t", kind="file", content="second", created_at_ms=1))
         shown = await artifacts.get("a")
         first = await artifacts.get("a", "s")
 
@@ -124,24 +114,18 @@ class ArtifactStoreContract:
         assert await artifacts.delete("a", "t") is True
         assert await artifacts.get("a") == first
 
-    async def test_an_artifact_cannot_take_the_key_of_another(
-        self, artifacts: ArtifactStore
-    ) -> None:
+    async def test_an_artifact_cannot_take_the_key_of_another(self, artifacts: ArtifactStore) -> None:
         """The wire's key joins session and name with a colon, so two pairs may share one."""
         await artifacts.put(ArtifactRecord(id="c", session_id="a:b", kind="file", content="first"))
         with pytest.raises(UsageError, match="choose another id"):
-            await artifacts.put(
-                ArtifactRecord(id="b:c", session_id="a", kind="file", content="second")
-            )
+            await artifacts.put(ArtifactRecord(id="b:c", session_id="a", kind="file", content="second"))
 
         assert _names(await artifacts.list("a:b")) == ["c"]
         assert await artifacts.list("a") == []
         assert await artifacts.get("b:c", "a") is None
 
     @pytest.mark.parametrize("reverse", [False, True])
-    async def test_pages_cover_a_session_once(
-        self, artifacts: ArtifactStore, *, reverse: bool
-    ) -> None:
+    async def test_pages_cover_a_session_once(self, artifacts: ArtifactStore, *, reverse: bool) -> None:
         """Following next_cursor gives every artifact exactly once, and ends."""
         names = [f"artifact-{number}" for number in range(7)]
         for number, name in enumerate(names):
@@ -166,13 +150,11 @@ class ArtifactStoreContract:
         assert _names(await artifacts.list("s", limit=2, offset=1)) == ["1", "2"]
         assert await artifacts.list("s", offset=4) == []
 
-    async def test_concurrent_puts_of_one_name_are_no_conflict_on_one_replica(
-        self, artifacts: ArtifactStore
-    ) -> None:
+    async def test_concurrent_puts_of_one_name_are_no_conflict_on_one_replica(self, artifacts: ArtifactStore) -> None:
         """One replica has one order: each put saw the one before."""
         await asyncio.gather(*(artifacts.put(_artifact("a", str(n))) for n in range(20)))
 
-        assert len(await artifacts.versions("a")) == 20  # noqa: PLR2004  # one for each put
+        assert len(await artifacts.versions("a")) == 20  # one for each put
         assert await artifacts.conflicts() == []
         assert len(await artifacts.list("s")) == 1
 
@@ -183,13 +165,11 @@ class ArtifactStoreContract:
         await artifacts.put(ArtifactRecord(id="c", session_id="t", kind="file", content="x"))
         purged = await artifacts.purge_session("s")
 
-        assert purged == 2  # noqa: PLR2004  # the two put above
+        assert purged == 2  # the two put above
         assert await artifacts.list("s") == []
         assert _names(await artifacts.list("t")) == ["c"]
 
-    @pytest.mark.parametrize(
-        "content", ["x" * PAYLOAD_BYTES_MAX, b"x" * (PAYLOAD_BYTES_MAX * 3 // 4)]
-    )
+    @pytest.mark.parametrize("content", ["x" * PAYLOAD_BYTES_MAX, b"x" * (PAYLOAD_BYTES_MAX * 3 // 4)])
     async def test_content_that_is_too_large_is_refused_with_the_limit(
         self, artifacts: ArtifactStore, content: str | bytes
     ) -> None:

@@ -43,9 +43,7 @@ class AuditLogContract:
 
     async def test_each_event_is_recorded_with_its_fields(self, audit: AuditEventStore) -> None:
         """The typed helpers write the fields of the wire, and leave out what is not set."""
-        await audit.tool_use(
-            session_id="s", tool_name="Bash", status="success", tool_use_id="t1", duration_ms=1.5
-        )
+        await audit.tool_use(session_id="s", tool_name="Bash", status="success", tool_use_id="t1", duration_ms=1.5)
         await audit.permission_decision(session_id="s", tool_name="Bash", decision="deny")
         await audit.hook_event(hook="Stop", outcome="success")
         entries = await audit.entries()
@@ -75,10 +73,7 @@ class AuditLogContract:
     async def test_fifty_concurrent_writes_keep_fifty(self, audit: AuditEventStore) -> None:
         """Writes at once do not overwrite each other."""
         await asyncio.gather(
-            *(
-                audit.tool_use(session_id="s", tool_name=str(number), status="start")
-                for number in range(50)
-            )
+            *(audit.tool_use(session_id="s", tool_name=str(number), status="start") for number in range(50))
         )
 
         assert sorted(_tools(await audit.entries()), key=int) == [str(n) for n in range(50)]
@@ -98,9 +93,7 @@ class AuditLogContract:
 
     @pytest.mark.parametrize("reverse", [False, True])
     @pytest.mark.parametrize("event", [None, "tool_use"])
-    async def test_pages_cover_the_log_once(
-        self, audit: AuditEventStore, event: str | None, *, reverse: bool
-    ) -> None:
+    async def test_pages_cover_the_log_once(self, audit: AuditEventStore, event: str | None, *, reverse: bool) -> None:
         """Following next_cursor gives every entry exactly once, and ends."""
         names = [str(number) for number in range(7)]
         for name in names:
@@ -124,9 +117,7 @@ class AuditLogContract:
         with pytest.raises(UsageError, match="limit"):
             await audit.entries(limit=-1)
 
-    async def test_follow_yields_what_is_written_after_the_call(
-        self, audit: AuditEventStore
-    ) -> None:
+    async def test_follow_yields_what_is_written_after_the_call(self, audit: AuditEventStore) -> None:
         """Following begins at the call, and can be narrowed."""
         await audit.tool_use(session_id="s", tool_name="before", status="start")
         following = audit.follow("s", "tool_use")

@@ -20,24 +20,16 @@ __all__ = ["DurableServerStorageContract", "ServerStorageContract", "sealed_entr
 _EVERYTHING = {"entries_max": 10_000, "bytes_max": 1 << 30}
 
 
-def sealed_entries(
-    count: int, *, first: int = 0, size: int = 40, prefix: bytes = b"e"
-) -> list[EncryptedEntry]:
+def sealed_entries(count: int, *, first: int = 0, size: int = 40, prefix: bytes = b"e") -> list[EncryptedEntry]:
     """Return entries that look sealed, each with an id, a nonce and a ciphertext of its own."""
     entries = []
     for number in range(first, first + count):
         label = prefix + number.to_bytes(8, "big")
-        entries.append(
-            EncryptedEntry(
-                label.rjust(16, b"\x01"), label.rjust(12, b"\x02"), label.ljust(size, b"\xff")
-            )
-        )
+        entries.append(EncryptedEntry(label.rjust(16, b"\x01"), label.rjust(12, b"\x02"), label.ljust(size, b"\xff")))
     return entries
 
 
-def _as_read(
-    entries: Sequence[EncryptedEntry], *, first: int = 0
-) -> list[RemoteEncryptedEntry]:
+def _as_read(entries: Sequence[EncryptedEntry], *, first: int = 0) -> list[RemoteEncryptedEntry]:
     return [
         RemoteEncryptedEntry(first + index, entry.iv, entry.entry_id, entry.ciphertext)
         for index, entry in enumerate(entries)
@@ -52,9 +44,7 @@ class ServerStorageContract:
         assert await storage.head("tenant", "key") == 0
         assert await storage.read("tenant", "key", 0, **_EVERYTHING) == []
 
-    async def test_sequences_start_at_zero_and_are_contiguous(
-        self, storage: ServerStorage
-    ) -> None:
+    async def test_sequences_start_at_zero_and_are_contiguous(self, storage: ServerStorage) -> None:
         """The entries of two appends are numbered through."""
         first = await storage.append("tenant", "key", sealed_entries(3))
         second = await storage.append("tenant", "key", sealed_entries(2, first=3))
@@ -63,9 +53,7 @@ class ServerStorageContract:
         assert second.sequences == (3, 4)
         assert await storage.head("tenant", "key") == 5
 
-    async def test_new_entries_are_reported_with_their_sequences(
-        self, storage: ServerStorage
-    ) -> None:
+    async def test_new_entries_are_reported_with_their_sequences(self, storage: ServerStorage) -> None:
         """What subscribers are sent is what was stored now."""
         await storage.append("tenant", "key", sealed_entries(1))
         entries = sealed_entries(2, first=1)
@@ -154,9 +142,7 @@ class ServerStorageContract:
         assert appended.sequences == (2, 1, 3, 0)
         assert list(appended.new) == _as_read(new, first=2)
 
-    async def test_an_entry_twice_in_one_message_is_stored_once(
-        self, storage: ServerStorage
-    ) -> None:
+    async def test_an_entry_twice_in_one_message_is_stored_once(self, storage: ServerStorage) -> None:
         """Both places get the one number."""
         entries = sealed_entries(2)
 
@@ -235,27 +221,19 @@ class ServerStorageContract:
 
         assert heads == list(range(1, len(names) + 1))
 
-    async def test_concurrent_appends_to_one_key_get_every_number_once(
-        self, storage: ServerStorage
-    ) -> None:
+    async def test_concurrent_appends_to_one_key_get_every_number_once(self, storage: ServerStorage) -> None:
         """Writers that come together share nothing but the order."""
         batches = [sealed_entries(7, first=7 * number) for number in range(40)]
 
-        results = await asyncio.gather(
-            *(storage.append("tenant", "key", batch) for batch in batches)
-        )
+        results = await asyncio.gather(*(storage.append("tenant", "key", batch) for batch in batches))
 
         given = sorted(sequence for result in results for sequence in result.sequences)
         assert given == list(range(280))
         read = await storage.read("tenant", "key", 0, **_EVERYTHING)
         for batch, result in zip(batches, results, strict=True):
-            assert [read[sequence].entry_id for sequence in result.sequences] == [
-                entry.entry_id for entry in batch
-            ]
+            assert [read[sequence].entry_id for sequence in result.sequences] == [entry.entry_id for entry in batch]
 
-    async def test_concurrent_writers_of_the_same_entries_store_them_once(
-        self, storage: ServerStorage
-    ) -> None:
+    async def test_concurrent_writers_of_the_same_entries_store_them_once(self, storage: ServerStorage) -> None:
         """Replicas that relay the same entries at the same time agree on the numbers."""
         entries = sealed_entries(20)
 
@@ -269,9 +247,7 @@ class ServerStorageContract:
         assert sum(len(result.new) for result in results) == 20
         assert await storage.read("tenant", "key", 0, **_EVERYTHING) == _as_read(entries)
 
-    async def test_an_append_whose_caller_stopped_waiting_is_whole_or_absent(
-        self, storage: ServerStorage
-    ) -> None:
+    async def test_an_append_whose_caller_stopped_waiting_is_whole_or_absent(self, storage: ServerStorage) -> None:
         """A cancelled writer leaves no gap and no half batch."""
         task = asyncio.create_task(storage.append("tenant", "key", sealed_entries(3)))
         await asyncio.sleep(0)
@@ -339,8 +315,7 @@ class DurableServerStorageContract:
         """Closing waits for every append that was accepted."""
         async with reopen() as storage:
             tasks = [
-                asyncio.create_task(storage.append("tenant", "key", sealed_entries(1, first=n)))
-                for n in range(20)
+                asyncio.create_task(storage.append("tenant", "key", sealed_entries(1, first=n))) for n in range(20)
             ]
             await asyncio.sleep(0)
         results = await asyncio.gather(*tasks)

@@ -75,9 +75,7 @@ class SessionIndexContract:
             await index.touch(name, created_at_ms=min(at_ms, updated), updated_at_ms=updated)
         cursor, pages = None, []
         for _page in range(4):
-            page = await index.list_page(
-                order_by=order_by, direction=direction, limit=3, cursor=cursor
-            )
+            page = await index.list_page(order_by=order_by, direction=direction, limit=3, cursor=cursor)
             pages.append(_ids(list(page.items)))
             cursor = page.next_cursor
             if cursor is None:
@@ -117,16 +115,12 @@ class SessionIndexContract:
         assert await index.get("a") is None
 
     @pytest.mark.parametrize("at_ms", [-1, 2**53, True, 1.5])
-    async def test_a_time_that_is_none_is_refused(
-        self, index: SessionIndexStore, at_ms: int
-    ) -> None:
+    async def test_a_time_that_is_none_is_refused(self, index: SessionIndexStore, at_ms: int) -> None:
         """Times are whole milliseconds."""
         with pytest.raises(UsageError, match="milliseconds"):
             await index.touch("s", updated_at_ms=at_ms)
 
-    async def test_a_session_stays_until_its_last_holder_leaves(
-        self, index: SessionIndexStore
-    ) -> None:
+    async def test_a_session_stays_until_its_last_holder_leaves(self, index: SessionIndexStore) -> None:
         """Purging one store must not hide what another one has."""
         for holder in ("chat_history", "artifacts"):
             await index.journal.transact(

@@ -1,0 +1,170 @@
+"""
+Run statements on one connection in as few steps as possible, and translate what fails.
+
+Python's sqlite3 gives the interpreter lock back at every step, that is for every row, and may wait milliseconds to
+get it again while the event loop computes. So many rows are written by one statement with many rows, and read by
+one that returns them as one text.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from agentlayers.journal.primitives import EntryRow
+from agentlayers.journal.sqlite.connection import storage_error
+
+__all__ = ["ENTRY_COLUMNS", "Statements", "batches", "marks"]
+
+ENTRY_COLUMNS: Final = "position, store, id, event, primary_key, payload, outbound, origin, keyed, applied"
+_ENTRY_TEXT: Final = (
+    "position || ',' || store || ',' || hex(id) || ',' || hex(event) || ',' || hex(primary_key) || ',' || "
+    "hex(payload) || ',' || outbound || ',' || origin || ',' || keyed || ',' || applied"
+)
+_BATCH: Final = 512
+_GATHER_BYTES_MAX: Final = 8 * 1024 * 1024
+
+
+_Key = TypeVar("_Key")
+
+
+class Statements:
+    """The statements of one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection, self._path = connection, path
+
+    def one(self, query: str, values: Sequence[Any] = ()) -> Any:
+        """Return the first row, or :obj:`None`."""
+        # Translated here, because a projection must be able to tell the medium's failure from its own.
+        try:
+            return self._connection.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            raise storage_error(error, operation="read", path=self._path) from error
+
+    def all(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return all rows; for few."""
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise storage_error(error, operation="read", path=self._path) from error
+
+    def gather(self, text: str, source: str, values: Sequence[Any]) -> list[list[str]]:
+        """Return the rows of ``source`` as texts in one step; ``text`` joins their columns with commas."""
+        (found,) = self.one(f"SELECT group_concat({text}, ';') FROM ({source})", values)
+        return [row.split(",") for row in found.split(";")] if found else []
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Change something."""
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise storage_error(error, operation="write", path=self._path) from error
+
+    def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert many rows; ``into`` is a statement up to its values."""
+        if not rows:
+            return
+        row_marks = f"({marks(len(rows[0]))})"
+        for some in _powers_of_two(rows):
+            values = list(chain.from_iterable(some))
+            self.run(f"{into} VALUES {','.join([row_marks] * len(some))}", values)
+
+    def delete(self, where: str, keys: Sequence[Any], *before: Any) -> None:
+        """Delete by one column; ``where`` is a statement up to the list of its values."""
+        for some in batches(keys):
+            self.run(f"{where} IN ({marks(len(some))})", (*before, *some))
+
+    # -- entries -------------------------------------------------------------------------------------------
+    def rows_sized(self, sized: Sequence[tuple[int, int]]) -> Iterator[list[EntryRow]]:
+        """Read entries by (position, size), in this order, in batches that are bounded in bytes."""
+        for positions in _bounded(sized):
+            yield self._rows_at(positions)
+
+    def _rows_at(self, positions: Sequence[int]) -> list[EntryRow]:
+        if len(positions) == 1:
+            found = self.one(f"SELECT {ENTRY_COLUMNS} FROM entry WHERE position = ?", positions)
+            return [] if found is None else [EntryRow._make(found)]
+        rows = {}
+        for some in batches(positions):
+            source = f"SELECT {ENTRY_COLUMNS} FROM entry WHERE position IN ({marks(len(some))})"
+            for row in self.gather(_ENTRY_TEXT, source, some):
+                entry = _parse(row)
+                rows[entry.position] = entry
+        return [rows[position] for position in positions if position in rows]
+
+    def sizes(self, source: str, values: Sequence[Any]) -> list[tuple[int, int]]:
+        """Return (position, payload size) of the entries that ``source`` selects, in its order."""
+        return [(int(position), int(size)) for position, size in self.gather("position || ',' || size", source, values)]
+
+    # -- read models ---------------------------------------------------------------------------------------
+    def values_between(self, start: bytes, end: bytes, rows_max: int, *, reverse: bool) -> list[tuple[bytes, bytes]]:
+        """Read one page of a read model, in key order; it ends early when it gets large."""
+        order = "DESC" if reverse else "ASC"
+        source = f"SELECT key, length(value) AS size FROM value WHERE key >= ? AND key < ? ORDER BY key {order} LIMIT ?"
+        sized = [
+            (bytes.fromhex(key), int(size))
+            for key, size in self.gather("hex(key) || ',' || size", source, (start, end, rows_max))
+        ]
+        pairs: list[tuple[bytes, bytes]] = []
+        for some in _bounded(sized):
+            pairs.extend(self._values_of(some))
+        return pairs
+
+    def _values_of(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        if len(keys) == 1:
+            return self.all("SELECT key, value FROM value WHERE key = ?", keys)
+        found: dict[bytes, bytes] = {}
+        for some in batches(keys):
+            source = f"SELECT key, value FROM value WHERE key IN ({marks(len(some))})"
+            for key, value in self.gather("hex(key) || ',' || hex(value)", source, some):
+                found[bytes.fromhex(key)] = bytes.fromhex(value)
+        return [(key, found[key]) for key in keys if key in found]
+
+
+def _bounded(sized: Sequence[tuple[_Key, int]]) -> Iterator[list[_Key]]:
+    """Cut a list of (what, size) into batches that are bounded in number and bytes."""
+    batch: list[_Key] = []
+    bytes_total = 0
+    for what, size in sized:
+        bytes_total += size
+        if batch and (len(batch) >= _BATCH or bytes_total > _GATHER_BYTES_MAX):
+            yield batch
+            batch, bytes_total = [], size
+        batch.append(what)
+    if batch:
+        yield batch
+
+
+def _parse(row: list[str]) -> EntryRow:
+    position, store, entry_id, event, primary_key, payload, outbound, origin, keyed, applied = row
+    unhex = bytes.fromhex
+    return EntryRow(
+        int(position), int(store), unhex(entry_id), unhex(event).decode(), unhex(primary_key).decode(),
+        unhex(payload), outbound == "1", int(origin), keyed == "1", applied == "1",
+    )  # fmt: skip
+
+
+def marks(count: int) -> str:
+    """Return so many place holders."""
+    return ",".join("?" * count)
+
+
+def _powers_of_two(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut into few sizes, so that few statements are prepared, once each."""
+    start = 0
+    while start < len(rows):
+        size = min(_BATCH, 1 << (len(rows) - start).bit_length() - 1)
+        yield rows[start : start + size]
+        start += size
+
+
+def batches(items: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """Cut into few sizes, padded by repetition, for lists of values."""
+    for start in range(0, len(items), _BATCH):
+        some = tuple(items[start : start + _BATCH])
+        size = 1 << (len(some) - 1).bit_length()
+        yield some + some[-1:] * (size - len(some))
