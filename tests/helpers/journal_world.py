@@ -17,6 +17,8 @@ from agentlayers.protocol.payload import decode_payload
 from agentlayers.testing.contracts.event_journal_world import REMOTE, ManualClock, notes, shown, stock_put
 
 KEYS = ("k", "l")
+TICKS = (-0.002, 0.0, 0.001, 0.003, -7_200.0, 7_300.0, 1.0, -86_400.0)
+"""Seconds a clock moves: within a millisecond, and further than ids of others may pull ours."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class World:
         elif step.kind == "compact":
             await journal.compact("notes", ByKey())
         elif step.kind == "tick":
-            self.clock.advance((step.number - 3) / 1000)
+            self.clock.advance(TICKS[step.number % len(TICKS)])
 
     async def push(self, journal: EventJournal) -> None:
         """Append what is pending to the log."""

@@ -1,35 +1,18 @@
-"""Logs of the command line: structlog to standard error, behind one redaction processor."""
+"""Logs of the command line: what the package's loggers say, on standard error."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Final, Literal
+from datetime import UTC, datetime
+from typing import Literal
 
 import structlog
 
-__all__ = ["LogFormat", "configure_logs", "redact"]
+__all__ = ["LogFormat", "configure_logs"]
 
 LogFormat = Literal["text", "json"]
-
-_SECRET_WORDS: Final = ("token", "secret", "password", "private_key", "authorization", "root_key", "api_key")
-_REDACTED: Final = "[redacted]"
-
-
-def redact(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace the value of every field whose name speaks of a secret, nested mappings included."""
-    for key, value in event.items():
-        event[key] = _redacted(key, value)
-    return event
-
-
-def _redacted(key: str, value: object) -> object:
-    if any(word in str(key).lower() for word in _SECRET_WORDS):
-        return _REDACTED
-    if isinstance(value, Mapping):
-        return {inner: _redacted(inner, item) for inner, item in value.items()}
-    return value
 
 
 def configure_logs(*, verbosity: int = 0, log_format: LogFormat = "text") -> None:
@@ -41,21 +24,27 @@ def configure_logs(*, verbosity: int = 0, log_format: LogFormat = "text") -> Non
         log_format: ``text`` for people, ``json`` for machines: one object per line.
     """
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            redact,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("agentlayers").setLevel(level)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    event = getattr(record, "agentlayers", None) or {"event": record.getMessage()}
+    moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    return {"timestamp": moment, "level": record.levelname.lower(), "logger": record.name, **event}
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(_fields(record), default=repr)
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(self._renderer(None, record.levelname.lower(), _fields(record)))

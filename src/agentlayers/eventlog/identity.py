@@ -23,17 +23,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import structlog
-
 from agentlayers.errors import IdentityError
 from agentlayers.limits import IDENTITY_FILE_BYTES_MAX, PUBLIC_KEY_BYTES_MAX
+from agentlayers.logs import get_logger
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
 
 __all__ = ["Identity"]
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """Errors of a medium without links, where a file is made in place."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from agentlayers.journal.event_journal import Commit
+from agentlayers.logs import get_logger
 
 __all__ = ["CommitHub", "Follower"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 class Follower:

@@ -10,21 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import structlog
-
 from agentlayers.errors import StorageError
 from agentlayers.journal.causality import NO_STATE, Conflict, KeyState, with_version
 from agentlayers.journal.conflict_policy import Resolution, Version
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.event_journal import Observation, StoreSchema
 from agentlayers.journal.primitives import EntryRow, UnappliedRow
+from agentlayers.logs import get_logger
 
 if TYPE_CHECKING:
     from agentlayers.journal.transaction import JournalTransaction
 
 __all__ = ["apply_rows", "conflict_of", "emit", "report_conflicts", "retry_unapplied"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 _ERROR_TEXT_MAX = 500
 

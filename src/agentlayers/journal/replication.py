@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import structlog
-
 from agentlayers.errors import MalformedMessageError
 from agentlayers.journal import projection
 from agentlayers.journal.conflict_policy import Version
@@ -27,6 +25,7 @@ from agentlayers.journal.event_journal import (
 )
 from agentlayers.journal.primitives import EntryRow, QuarantinedRow, RemoteRow
 from agentlayers.limits import ENTRY_ID_BYTES, PAYLOAD_BYTES_MAX
+from agentlayers.logs import get_logger
 
 if TYPE_CHECKING:
     from agentlayers.journal.transaction import JournalTransaction
@@ -45,7 +44,7 @@ __all__ = [
     "write_from_remote",
 ]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 HORIZON_FLOOR = "horizon_floor:"
 """Setting per store: highest milliseconds of an id that was compacted and is remembered no longer."""

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import structlog
-
 from agentlayers.errors import StorageError
 from agentlayers.journal.causality import NO_STATE
 from agentlayers.journal.compaction import Candidate, Selector
@@ -23,13 +21,14 @@ from agentlayers.journal.primitives import EntryRow
 from agentlayers.journal.projection import emit
 from agentlayers.journal.replication import HORIZON_FLOOR
 from agentlayers.limits import COMPACTION_STEP_ROWS_MAX, HORIZON_WINDOW_SECONDS
+from agentlayers.logs import get_logger
 
 if TYPE_CHECKING:
     from agentlayers.journal.transaction import JournalTransaction
 
 __all__ = ["Dropped", "Selection", "drop", "forget_horizon", "report_compaction"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 _DAY_MILLIS: Final = 86_400_000
 _HORIZON_DAYS: Final = int(HORIZON_WINDOW_SECONDS * 1000) // _DAY_MILLIS

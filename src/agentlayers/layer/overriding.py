@@ -42,6 +42,8 @@ def override_part(
     if replacement is not end:
         end.override(replacement)
     compiler.origins[id(replacement)] = override.origin
+    for key in [key for key, (other, _override) in compiler.overridden.items() if other == name]:
+        del compiler.overridden[key]  # an outer override of the same part
     compiler.overridden[id(replacement)] = (name, override)
     compiler.keep(replacement)
     if service is not None:

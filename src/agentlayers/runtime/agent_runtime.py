@@ -11,10 +11,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
-import structlog
-
 from agentlayers.errors import AgentLayersError, BackendError, ScriptError, StateError, UsageError
 from agentlayers.limits import RECORD_WAIT_SECONDS_MAX
+from agentlayers.logs import get_logger
 from agentlayers.runtime.backend import AgentBackend, BackendQuery, Prompt
 from agentlayers.runtime.chat_history import ChatHistory
 from agentlayers.runtime.hook_audit import HookAudit
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentRuntime", "open_runtime"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 @final
@@ -349,8 +348,8 @@ async def open_runtime(
     """
     Open a runtime on what the graph has, with defaults for what it has not.
 
-    Without ``settings`` they are read from the environment, over ``defaults`` (as YAML gives them). While the runtime is open, the retention of
-    its stores is enforced on the schedule of ``storage_config``.
+    Without ``settings`` they are read from the environment, over ``defaults`` (as YAML gives them). While
+    the runtime is open, the retention of its stores is enforced on the schedule of ``storage_config``.
     """
     async with AsyncExitStack() as parts:
         if supervisor is None:

@@ -11,9 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
-import structlog
-
 from agentlayers.errors import AgentError
+from agentlayers.logs import get_logger
 from agentlayers.runtime.background_writer import BackgroundWriter
 from agentlayers.runtime.hooks import HookMatcher, merge_hooks, read_decision
 from agentlayers.runtime.message import AgentMessage
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditTrail"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 AUDITED_EVENTS: Final = (
     "PreToolUse", "PostToolUse", "PostToolUseFailure", "Notification", "UserPromptSubmit", "SessionStart",

@@ -10,13 +10,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar, final
 
-import structlog
-
 from agentlayers.errors import AgentLayersError
+from agentlayers.logs import get_logger
 
 __all__ = ["BackgroundWriter"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -12,9 +12,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-import structlog
-
 from agentlayers.limits import RECORD_WAIT_SECONDS_MAX
+from agentlayers.logs import get_logger
 from agentlayers.runtime.background_writer import BackgroundWriter
 from agentlayers.runtime.frames import new_uuid
 from agentlayers.runtime.message import AgentMessage
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatHistory", "ChatRecorder"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 @final

@@ -169,9 +169,6 @@ class AgentRuntimeContainer(LayerContainer):
         artifacts=_store(ArtifactStore),
         audit_log=_store(AuditEventStore),
         agent_backend={"scripted": singleton(ScriptedBackend)},
-        query_supervisor={
-            "from_env": resource(supervisor_from_env),
-            "with": resource(QuerySupervisor),
-        },
+        query_supervisor={"default": resource(supervisor_from_env)},
         runtime={"default": resource(open_runtime)},
     )

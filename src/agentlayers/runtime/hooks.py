@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, final
 
-import structlog
-
 from agentlayers.errors import UsageError
+from agentlayers.logs import get_logger
 
 __all__ = [
     "HOOK_EVENTS",
@@ -29,7 +28,7 @@ __all__ = [
     "run_hooks",
 ]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 HOOK_EVENTS: Final = (
     "PreToolUse", "PostToolUse", "PostToolUseFailure", "Notification", "UserPromptSubmit", "SessionStart",

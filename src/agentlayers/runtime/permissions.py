@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, final
 
-import structlog
-
+from agentlayers.logs import get_logger
 from agentlayers.runtime.hooks import HookDecision, run_hooks
 from agentlayers.runtime.options import QueryOptions
 
 __all__ = ["Permission", "ToolPermissionContext", "ask_permission"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 _WRITING_TOOLS: Final = frozenset({"write_file", "run_command"})
 

@@ -13,16 +13,15 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, final
 
-import structlog
-
 from agentlayers.errors import QueryTimeoutError, StateError
+from agentlayers.logs import get_logger
 from agentlayers.runtime.backend import BackendQuery, Prompt
 from agentlayers.runtime.message import AgentMessage, user_message
 from agentlayers.runtime.tap import MessageTap, QueryEnd, Receipt
 
 __all__ = ["QueryHandle", "QueryStatus"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 MESSAGES_BUFFERED_MAX: Final = 1024
 """Messages kept for a caller that does not read; past it the agent waits, until it is interrupted or closed."""

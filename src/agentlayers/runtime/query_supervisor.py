@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
 
-import structlog
-
 from agentlayers.errors import (
     QueryPendingCanceledError,
     QueryPendingTimeoutError,
     QueryQueueFullError,
     StateError,
 )
+from agentlayers.logs import get_logger
 from agentlayers.runtime.backend import BackendQuery, Prompt
 from agentlayers.runtime.broadcast import Broadcast
 from agentlayers.runtime.frames import new_uuid
@@ -46,7 +45,7 @@ __all__ = [
     "QuerySupervisorStats",
 ]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 DURATION_BOUNDS_MS: Final = (50, 100, 250, 500, 1000, 2000, 5000, 10_000, 30_000)
 """Upper bounds of the duration histogram, as in the reference."""

@@ -125,12 +125,12 @@ class SupervisorSettings(_Settings):
         interrupt_grace_seconds: How long an interrupted query may take to say its last messages.
     """
 
-    concurrency_limit: int = Field(4, ge=1)
-    pending_queue_capacity: int = Field(64, ge=0)
+    concurrency_limit: int = Field(default=4, ge=1)
+    pending_queue_capacity: int = Field(default=64, ge=0)
     pending_queue_strategy: QueueStrategy = "suspend"
     max_pending_time: Seconds | None = 30.0
     emit_events: bool = False
-    event_buffer_capacity: int = Field(256, ge=1)
+    event_buffer_capacity: int = Field(default=256, ge=1)
     event_buffer_strategy: QueueStrategy = "sliding"
     metrics_enabled: bool = False
     tracing_enabled: bool = False
@@ -166,7 +166,7 @@ class RuntimeSettings(_Settings):
     default_options: dict[str, Any] = Field(default_factory=dict)
     query_timeout: Seconds | None = None
     first_message_timeout: Seconds | None = None
-    retry_max_retries: int = Field(0, ge=0)
+    retry_max_retries: int = Field(default=0, ge=0)
     retry_base_delay: Seconds = 1.0
     retry_max_delay: Seconds = 30.0
     record_input: bool = True

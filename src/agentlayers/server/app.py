@@ -15,7 +15,6 @@ from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import structlog
 from aiohttp import web
 
 from agentlayers.errors import (
@@ -27,6 +26,7 @@ from agentlayers.errors import (
     StorageError,
 )
 from agentlayers.limits import CONNECTIONS_MAX, FRAME_BYTES_MAX
+from agentlayers.logs import get_logger
 from agentlayers.protocol.messages import (
     CAPABILITY_ACK_THROUGH,
     CAPABILITY_ENTRY_NONCES,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SyncServer"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 STOP_SECONDS_MAX: Final = 5.0
 """How long stopping may take to store and send what is under way, before connections are cut."""

@@ -11,10 +11,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-import structlog
-
 from agentlayers.errors import AccessError, LimitExceededError, StorageError
 from agentlayers.limits import CONNECT_TIMEOUT_SECONDS, KIB, MESSAGE_BYTES_MAX, OUTBOX_BYTES_MAX
+from agentlayers.logs import get_logger
 from agentlayers.protocol.events import (
     AuthenticateReceived,
     ChangesRequested,
@@ -34,7 +33,7 @@ from agentlayers.server.outbox import STALL_SECONDS_MAX, Outbox
 
 __all__ = ["Connection"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 WRITES_IN_FLIGHT_MAX: Final = 64
 """Writes of one connection that are not committed yet; when reached, its socket is not read."""

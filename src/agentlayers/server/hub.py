@@ -16,10 +16,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-import structlog
-
 from agentlayers.errors import StorageCorruptionError, StorageError
 from agentlayers.limits import CHANGES_BATCH_BYTES_MAX, CHANGES_BATCH_ENTRIES_MAX
+from agentlayers.logs import get_logger
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
 from agentlayers.protocol.server_session import encode_changes_frames
 from agentlayers.server.broadcast import Broadcast
@@ -28,7 +27,7 @@ from agentlayers.server.subscription import Peer, PendingAck, Subscription
 
 __all__ = ["Hub", "Key"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 IDLE_CHANNELS_MAX: Final = 1024
 """Keys without subscribers whose head is remembered, so that a writer does not cost a look-up each time."""

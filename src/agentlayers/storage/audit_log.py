@@ -9,6 +9,7 @@ written by the journal's observer in the transaction that caused them, and never
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from itertools import islice
 from typing import Any, ClassVar, Final
 
 from agentlayers.errors import UnknownEventError, UsageError
@@ -33,6 +34,7 @@ from agentlayers.storage.following import decoded_changes
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.pagination import Page, parse_cursor, range_behind
 from agentlayers.storage.payload_field import peek_text
+from agentlayers.storage.reading import stored_entries
 from agentlayers.storage.retention import kept_by
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
@@ -212,16 +214,10 @@ class AuditEventStore(JournaledStore):
         wanted = None if limit is None else limit + 1
 
         def work(tx: JournalTransaction) -> list[AuditEntry]:
-            found: list[AuditEntry] = []
-            for key, tag in tx.scan(start, end, reverse=reverse):
-                if event is not None and tag != event.encode():
-                    continue
-                stored = tx.stored_entry(key[-ENTRY_ID_BYTES:])
-                if stored is not None:
-                    found.append(_decode(stored))
-                if wanted is not None and len(found) >= wanted:
-                    break
-            return found
+            rows = tx.scan(start, end, reverse=reverse, limit=wanted if session_id is None else None)
+            keys = (key for key, tag in rows if event is None or tag == event.encode())
+            entry_ids = [key[-ENTRY_ID_BYTES:] for key in islice(keys, wanted)]
+            return [_decode(stored) for stored in stored_entries(tx, _STORE, entry_ids)]
 
         found = await self.log.read(work)
         items = tuple(found if limit is None else found[:limit])

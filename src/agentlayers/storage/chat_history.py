@@ -44,6 +44,7 @@ from agentlayers.storage.following import decoded_changes
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.pagination import Page
 from agentlayers.storage.payload_field import peek_text, required_text
+from agentlayers.storage.reading import stored_entries
 from agentlayers.storage.retention import drop_entries, kept_by, report_dropped
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
@@ -245,7 +246,8 @@ class ChatHistoryStore(JournaledStore):
         wanted = None if limit is None else limit + 1
 
         def work(tx: JournalTransaction) -> builtins.list[ChatEvent]:
-            found = (_read(tx, entry_id) for entry_id in entry_ids(tx, start, end, reverse=reverse, limit=wanted))
+            places = builtins.list(entry_ids(tx, start, end, reverse=reverse, limit=wanted))
+            found = (_decode(stored) for stored in stored_entries(tx, STORE, places))
             return [event for event in found if event is not None]
 
         found = await self.log.read(work)
@@ -342,11 +344,6 @@ def _checked_message(message: object) -> Mapping[str, Any]:
 
 def _session_of(entry: Entry) -> str:
     return peek_text(entry.payload, "sessionId")
-
-
-def _read(tx: JournalTransaction, entry_id: bytes) -> ChatEvent | None:
-    stored = tx.stored_entry(entry_id)
-    return None if stored is None else _decode(stored)
 
 
 def _decode(stored: StoredEntry) -> ChatEvent | None:

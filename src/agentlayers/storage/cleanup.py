@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import structlog
-
 from agentlayers.errors import AgentLayersError
 from agentlayers.journal.compaction import CompactionReport
 from agentlayers.layer import Layer
+from agentlayers.logs import get_logger
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
@@ -21,7 +20,7 @@ from agentlayers.storage.storage_config import StorageConfig
 
 __all__ = ["CleanupReport", "StorageCleanup"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar, cast
 
-import structlog
-
 from agentlayers.errors import ProtocolError
 from agentlayers.journal.entry import StoredEntry
+from agentlayers.logs import get_logger
 
 __all__ = ["decoded_changes"]
 
 T = TypeVar("T")
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 async def decoded_changes(

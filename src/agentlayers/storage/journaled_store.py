@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import ClassVar, Self
 
-import structlog
-
 from agentlayers.errors import AgentLayersError, StateError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.eventlog.identity import Identity
@@ -21,6 +19,7 @@ from agentlayers.journal.compaction import CompactionReport, CompactionStrategy,
 from agentlayers.journal.conflict_policy import ConflictPolicy, LastWriteWins
 from agentlayers.journal.event_journal import EventJournal, StoreSchema
 from agentlayers.layer import Layer
+from agentlayers.logs import get_logger
 from agentlayers.storage.own_journal import (
     memory_journal_layer,
     private_sync_layer,
@@ -33,7 +32,7 @@ from agentlayers.sync.service import SyncService
 
 __all__ = ["JournaledStore"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 class JournaledStore(abc.ABC):

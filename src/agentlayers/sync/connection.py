@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Final
 
-import structlog
-
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import AccessError, AgentLayersError
+from agentlayers.logs import get_logger
 from agentlayers.sync.link import Link
 from agentlayers.sync.registration import Registration
 from agentlayers.sync.schedule import Schedule
@@ -31,7 +30,7 @@ REFUSED_RETRY_SECONDS: Final = 30.0
 _PATIENCE_MAX: Final = 16.0
 """Backlogs of a stock server that keeps breaking the connection are waited for up to so much longer."""
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 class ConnectionWorker:

@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import CryptoError, ProtocolError
 from agentlayers.journal.entry import Entry, RemoteEntry
 from agentlayers.journal.event_journal import Acknowledgement, RemoteWriteResult
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.logs import get_logger
 from agentlayers.protocol.entry_codec import decode_entry
 from agentlayers.protocol.messages import RemoteEncryptedEntry
 from agentlayers.sync.inbox import Acknowledged, Inbox, Received
@@ -30,7 +29,7 @@ from agentlayers.sync.signal import Signal
 
 __all__ = ["Pull"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 _ENTRIES_PER_TRANSACTION_MAX: Final = 2048
 """Enough to share the cost of a commit, and soon enough opened not to hold up the loop."""

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import ConnectionLostError
 from agentlayers.journal.event_journal import RemoteState
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.logs import get_logger
 from agentlayers.protocol.client_session import ClientSession
 from agentlayers.protocol.events import AckReceived, ChangesReceived
 from agentlayers.sync.inbox import Acknowledged, Received
@@ -28,7 +27,7 @@ STOCK_GAP_SECONDS: Final = 30.0
 STOCK_QUIET_SECONDS: Final = 0.25
 """A stock server does not say where its backlog ends: so long without Changes counts as the end."""
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 class Replication:

@@ -14,12 +14,11 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import structlog
-
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import ConnectionLostError, StateError, TransportError
 from agentlayers.eventlog.event_log import EventLog
+from agentlayers.logs import get_logger
 from agentlayers.sync.connection import ConnectionWorker
 from agentlayers.sync.connection_pool import ConnectionPool, OnHello
 from agentlayers.sync.link import Link
@@ -48,7 +47,7 @@ _NO_SERVER: Final = (
     "or call connect_websocket(url)"
 )
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 class SyncService:

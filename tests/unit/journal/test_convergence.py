@@ -36,9 +36,7 @@ POLICIES: list[ConflictPolicy] = [
     Merge(lambda values: {"v": [value.get("v") for value in values]}),
 ]
 KINDS = ("put", "put", "delete", "stock", "sync", "sync", "compact", "tick")
-STEPS = st.lists(
-    st.builds(Step, st.sampled_from(KINDS), st.integers(0, 2), st.integers(0, 7)), min_size=2, max_size=14
-)
+STEPS = st.lists(st.builds(Step, st.sampled_from(KINDS), st.integers(0, 2), st.integers(0, 7)), min_size=2, max_size=14)
 
 
 def memory_world(policy: Callable[[], ConflictPolicy]) -> World:

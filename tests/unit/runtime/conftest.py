@@ -26,7 +26,7 @@ class Stores:
 
     async def history(self, session_id: str) -> list[tuple[str, str]]:
         """What is recorded of a session, as (source, type) or (source, text)."""
-        found = []
+        found: list[tuple[str, str]] = []
         for event in await self.chat.list(session_id):
             message = event.message
             content = message.get("message", {}).get("content") if message["type"] != "result" else None

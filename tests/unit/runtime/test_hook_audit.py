@@ -114,7 +114,7 @@ async def test_a_tool_that_is_interrupted_ends_as_interrupted(stores: Stores, le
     async with asyncio.timeout(10), runtime(stores, sleep).query("x") as turn:
         async for message in turn:
             if message.tool_uses:
-                while len(await stores.audited("tool_use")) < 1:
+                while len(await stores.audited("tool_use")) < 1:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 if leave_early:
                     break

@@ -301,7 +301,7 @@ async def test_a_missing_first_message_times_out() -> None:
     handle = await opened(query)
     handle.expire_after(first_message_seconds=0.02, query_seconds=None)
 
-    with pytest.raises(QueryTimeoutError, match="no first message within 0.02 s"):
+    with pytest.raises(QueryTimeoutError, match=r"no first message within 0\.02 s"):
         await asyncio.wait_for(anext(handle), 5)
 
     await handle.aclose()
@@ -326,14 +326,11 @@ async def test_a_long_query_times_out_and_is_watched_to_its_end() -> None:
     query = FakeQuery(INIT, said("a"))
     handle = await opened(query, watcher)
     handle.expire_after(first_message_seconds=None, query_seconds=0.05)
-    read: list[AgentMessage] = []
 
     with pytest.raises(QueryTimeoutError, match=r"query q: no end of the query within 0\.05 s"):
-        async for message in handle:
-            read.append(message)
+        await handle.collect()
 
     await handle.aclose()
-    assert 2 == len(read)
     assert ["system", "a", "result", "gone timed_out", "ended timed_out s"] == watcher.seen
 
 

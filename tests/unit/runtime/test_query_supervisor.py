@@ -159,7 +159,7 @@ async def test_a_waiter_that_is_cancelled_as_it_is_granted_gives_the_slot_back()
         third, _ = await submitted(owner, FakeQuery(INIT))
 
         finish(first)
-        while owner.stats.pending == 2:
+        while owner.stats.pending == 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
         waiting.cancel()  # its slot is granted, but it has not run since
         await asyncio.gather(waiting, return_exceptions=True)

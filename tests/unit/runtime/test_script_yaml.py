@@ -123,7 +123,7 @@ def test_errors_have_a_line_and_what_would_be_right(text: str, expected: str) ->
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
 
-    with pytest.raises(ScriptError, match="missing.yaml: cannot read the script"):
+    with pytest.raises(ScriptError, match=r"missing\.yaml: cannot read the script"):
         Script.load(tmp_path / "missing.yaml")
     with pytest.raises(ScriptError, match="not UTF-8 text"):
         Script.load(tmp_path / "binary")

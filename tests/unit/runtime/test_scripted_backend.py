@@ -1,4 +1,5 @@
 """The scripted agent: the messages of a real one, with tools that really run."""
+# ruff: noqa: ASYNC240
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

@@ -1,4 +1,5 @@
 """Tools that really run: files inside one directory, commands with bounds."""
+# ruff: noqa: ASYNC240, ASYNC110
 
 import asyncio
 import os

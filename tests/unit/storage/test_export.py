@@ -131,6 +131,8 @@ def test_an_export_can_be_narrowed_to_stores(directory: Path) -> None:
 
 async def test_a_running_replica_can_be_read(tmp_path: Path) -> None:
     async with open_replica(SQLiteJournal(tmp_path)) as replica:
+        header = json.loads(next(iter(export_lines(tmp_path))))
+        assert header["replica"] == replica.journal.replica_id
         await replica.chat.append("s", {"n": 1})
         reading = read_entries(tmp_path)
         first = next(reading)

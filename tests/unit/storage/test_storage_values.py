@@ -14,6 +14,7 @@ from agentlayers.storage.artifact import ArtifactRecord, artifact_key
 from agentlayers.storage.audit_event import audit_key, audit_payload
 from agentlayers.storage.chat_event import SEQUENCE_MAX, ChatEvent, check_source
 from agentlayers.storage.pagination import format_cursor, parse_cursor
+from agentlayers.storage.payload_field import peek_text
 
 ID = bytes(range(16))
 CHAT = {
@@ -234,3 +235,25 @@ def test_cursors_are_url_safe_and_come_back(place: bytes) -> None:
 def test_a_cursor_that_is_none_is_refused(cursor: str) -> None:
     with pytest.raises(UsageError, match="cursor"):
         parse_cursor(cursor)
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        (encode_payload({"first": [1, {"sessionId": "inner"}], "sessionId": "s"}), "s"),
+        (encode_payload({"sessionId": 3}), ""),
+        (encode_payload({"other": "s"}), ""),
+        (encode_payload({"sessionId": "s"})[:-1], ""),
+        (b"", ""),
+        (b"\xc1", ""),
+        (b"\x01", ""),
+    ],
+)
+def test_one_text_is_read_without_the_rest(payload: bytes, text: str) -> None:
+    assert peek_text(payload, "sessionId") == text
+
+
+def test_a_large_payload_is_peeked_into() -> None:
+    payload = encode_payload({"content": "x" * 2_000_000, "sessionId": "s"})
+
+    assert peek_text(payload, "sessionId") == "s"

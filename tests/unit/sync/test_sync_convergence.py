@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 
+from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.transport.memory import MemoryTransport
-from helpers.sync_world import IDENTITY, SmallServer, replica
+from helpers.sync_world import IDENTITY, Replica, SmallServer, replica
 
 CHAT = IDENTITY.for_store("chat_history").public_key
 
@@ -24,6 +27,9 @@ async def test_replicas_converge_whatever_happens_to_their_connections(
     transports = [MemoryTransport(server.serve) for _ in range(3)]
     async with contextlib.AsyncExitStack() as stack:
         replicas = [await stack.enter_async_context(replica(t)) for t in transports]
+        violations: list[str] = []
+        for one in replicas:
+            watch_cursor(one, server, violations)
         for _ in range(40):
             one = random.choice(replicas)
             action = random.choice(
@@ -64,3 +70,22 @@ async def test_replicas_converge_whatever_happens_to_their_connections(
         assert counts == [len(stored)] * 3
         assert all(one.sync.status.pending == 0 for one in replicas)
         assert not server.failures
+        assert not violations
+
+
+def watch_cursor(one: Replica, server: SmallServer, violations: list[str]) -> None:
+    """Check after each transaction that everything below the cursor is held: a crash may come now."""
+    real = one.journal.transact
+
+    def check(tx: JournalTransaction) -> None:
+        cursor = tx.remote_state("chat_history", server.remote_id).next_sequence
+        for stored in server.journals.get(CHAT, ()):
+            if stored.sequence < cursor and tx.entry(stored.entry_id) is None:
+                violations.append(f"{stored.sequence} is missing below {cursor}")
+
+    async def checked(work: Callable[[JournalTransaction], Any]) -> Any:
+        result = await real(work)
+        await one.journal.read(check)
+        return result
+
+    one.journal.transact = checked  # type: ignore[method-assign]

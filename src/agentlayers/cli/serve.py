@@ -1,0 +1,125 @@
+"""``agentlayers serve``: the sync server, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+
+from agentlayers.errors import SettingsError
+
+if TYPE_CHECKING:
+    from agentlayers.layer import Layer
+    from agentlayers.server.app import SyncServer
+
+__all__ = ["command"]
+
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""SQLite's thread gives up the interpreter lock at every step; waiting 5 ms to get it back each time is too long."""
+
+
+def command(
+    preset: Annotated[
+        str, typer.Argument(metavar="[PRESET|FILE]", help="Graph of the server: a preset's name or a YAML file.")
+    ] = "server",
+    data: Annotated[
+        Path | None, typer.Option(help="Directory of the journals, made if missing. (preset: ./agentlayers-server)")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Interface to listen on. (preset: 127.0.0.1)")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the WebSocket; 0 picks a free one. (preset: 8787)")
+    ] = None,
+    tcp_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Listen on TCP too; 0 picks a free port. (preset: off)")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Token clients must show. Others may see it here: prefer --token-file.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File that holds the token.")] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Listen beyond loopback without a token, on a network you trust.")
+    ] = False,
+) -> None:
+    """
+    Run a sync server: journals of several replicas, on SQLite, over WebSocket and TCP.
+
+    Replicas reach it at /event-log (the tenant "default") or /event-log/TENANT. It cannot read what it keeps.
+    When ready it prints a line "listening on ..." for each address; SIGTERM and SIGINT stop it cleanly.
+
+    The token may also come from AGENTLAYERS_TOKEN. Beyond loopback a token is required unless --open is given.
+
+    Examples:
+
+      agentlayers serve --data ./server-data
+
+      agentlayers serve --data /var/lib/agentlayers --host 0.0.0.0 --token-file /etc/agentlayers/token --tcp-port 8788
+    """
+    layer = _layer(preset, data, _token(token, token_file), {"host": host, "port": port, "tcp_port": tcp_port}, open_)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    asyncio.run(_serve(layer))
+
+
+def _token(token: str | None, token_file: Path | None) -> str | None:
+    if token is not None and token_file is not None:
+        raise SettingsError(setting="--token", expected="one of --token and --token-file, not both", secret=True)
+    if token_file is None:
+        return token if token is not None else os.environ.get("AGENTLAYERS_TOKEN") or None
+    try:
+        text = token_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        expected = f"a readable file with the token in it ({reason})"
+        raise SettingsError(setting="--token-file", value=str(token_file), expected=expected) from error
+    if not text:
+        raise SettingsError(setting="--token-file", value=str(token_file), expected="a file with a token in it")
+    return text
+
+
+def _layer(
+    preset: str,
+    data: Path | None,
+    token: str | None,
+    addresses: dict[str, str | int | None],
+    is_open: bool,
+) -> Layer:
+    """Read the graph and lay what the command line says over it."""
+    from agentlayers.layer import load_layers
+    from agentlayers.server import Authenticator, ServerContainer, ServerStorage, SyncServer
+
+    container = load_layers(preset, container=ServerContainer, containers={"server": ServerContainer})
+    given = {name: value for name, value in addresses.items() if value is not None}
+    if is_open:
+        given["open"] = True
+    slots: dict[str, Layer] = {}
+    if data is not None:
+        slots["storage"] = ServerStorage.layer_sqlite(data)
+    if token is not None:
+        slots["auth"] = Authenticator.layer_tokens({"*": token})
+    if given:
+        container = load_layers(yaml.safe_dump({"server": given}), container=container)
+    return container.layer(outputs=(SyncServer,), **slots)
+
+
+async def _serve(layer: Layer) -> None:
+    from agentlayers.server.app import SyncServer
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with layer.build(SyncServer) as server:
+        _announce(server)
+        await stopping.wait()
+
+
+def _announce(server: SyncServer) -> None:
+    for url in (server.websocket_url, server.tcp_url):
+        if url is not None:
+            sys.stdout.write(f"listening on {url}\n")
+    sys.stdout.flush()
