@@ -164,7 +164,7 @@ def _draw(plan: Plan) -> Graph:
                 plan.blueprint.origin(name, provider),
             )
     for part in plan.parts.values():
-        if not isinstance(part.provider, _TRANSPARENT):
+        if not _is_transparent(plan, part):
             _draw_with_private(plan, part, nodes)
     return Graph(nodes)
 
@@ -173,10 +173,14 @@ def _draw_with_private(plan: Plan, part: Part, nodes: dict[str, Node]) -> None:
     stack = [part]
     while stack:
         current = stack.pop()
-        if current.name not in nodes and not isinstance(current.provider, _TRANSPARENT):
+        if current.name not in nodes and not _is_transparent(plan, current):
             nodes[current.name] = _node(plan, current)
         inline = [child for child in current.children if child.parent is current and "." in child.name]
         stack.extend(reversed([child for child in inline if child.name not in nodes]))
+
+
+def _is_transparent(plan: Plan, part: Part) -> bool:
+    return isinstance(part.provider, _TRANSPARENT) or plan.is_written_inline(part)
 
 
 def _node(plan: Plan, part: Part) -> Node:
@@ -219,6 +223,8 @@ def _reference(plan: Plan, provider: Any) -> Any:
         provider, text = effective(step[0]), step[1]
         path = text + path
     part = plan.parts.get(id(provider))
+    if part is not None and plan.is_written_inline(part) and not path:
+        return _literal(provider.provides)
     return Reference(part.name if part is not None else "?", path)
 
 

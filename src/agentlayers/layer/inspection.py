@@ -232,7 +232,8 @@ def type_accepts(hint: Any, offered: Any) -> bool:
 
 
 def _accepts_one(candidate: Any, offered: type[Any]) -> bool:
-    if not isinstance(candidate, type) or typing.get_origin(candidate) is not None:
+    candidate = typing.get_origin(candidate) or candidate
+    if not isinstance(candidate, type):
         return True
     if getattr(candidate, "_is_protocol", False) or candidate in {object, Any}:
         return True

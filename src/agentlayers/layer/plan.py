@@ -115,6 +115,11 @@ class Plan:
         """Find the node of a root or output, as overriding stood when the plan was made."""
         return self._ends.get(id(provider))
 
+    def is_written_inline(self, part: Part) -> bool:
+        """Tell whether a part is a plain value inside an argument, which needs no node of its own."""
+        key = id(part.provider)
+        return part.kind == "value" and key not in self._slots and key not in self.blueprint.compiler.hints
+
     # -- discovery ---------------------------------------------------------------------------------
     def _visit(self, root: Provider) -> None:
         if id(root) in self.parts:

@@ -66,6 +66,7 @@ class _Writer:
         self.services = container_services(container)
         self.names = {id(provider): name for name, provider in container.providers.items()}
         self.problems: list[LayerError] = []
+        self._written: set[int] = set()
 
     def same(self, name: str, written: Any) -> bool:
         try:
@@ -79,7 +80,7 @@ class _Writer:
             return {"ref": self.names[id(provider)]}
         provider = effective(provider)
         if isinstance(provider, providers.Configuration):
-            return dict(provider() or {}) or _ABSENT
+            return self._value(provider() or {}, {}) or _ABSENT
         if isinstance(provider, providers.Dependency):
             return _ABSENT
         return self._expression(provider, self.catalogue.get(name, {}), top=True)
@@ -102,6 +103,10 @@ class _Writer:
         if not isinstance(provider, providers.Singleton | providers.Resource):
             message = f"a {type(provider).__name__} provider cannot be written as YAML"
             raise _UnnamedError(message)
+        if id(provider) in self._written:
+            message = f"one {qualified_name(provider.provides)} is used in two places; give it a slot of its own"
+            raise _UnnamedError(message)
+        self._written.add(id(provider))
         name = self._name(provider, entries)
         make: Any = provider.provides
         hints = {p.name: p.hint for p in parameters_of(make) or ()}
@@ -162,6 +167,9 @@ class _Writer:
         if isinstance(value, list | tuple):
             return [self._value(item, {}) for item in value]
         if isinstance(value, Mapping):
+            if list(value) == ["ref"]:
+                message = "a mapping whose only key is 'ref' would be read as a reference"
+                raise _UnnamedError(message)
             return {str(key): self._value(item, {}) for key, item in value.items()}
         message = f"a value of {qualified_name(type(value))} cannot be written as YAML"
         raise _UnnamedError(message)

@@ -61,6 +61,12 @@ class Broadcast(Generic[T]):
             self._subscribers.add(subscriber)
         return self._events(subscriber)
 
+    def stop_waiting(self) -> None:
+        """From now on drop the oldest event instead of waiting for a slow subscriber."""
+        self._strategy = "sliding"
+        for subscriber in self._subscribers:
+            subscriber.room.set()
+
     def close(self) -> None:
         """End every subscription after what it has buffered."""
         self._closed = True

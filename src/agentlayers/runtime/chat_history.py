@@ -139,8 +139,7 @@ class ChatRecorder(MessageTap):
     @property
     def is_behind(self) -> bool:
         """A message waited longer than allowed and is still not durable, or was given up."""
-        while self._waits and self._waits[0][1].done():
-            self._waits.popleft()
+        self._forget_done()
         return bool(self._waits) and self._waits[0][0] <= asyncio.get_running_loop().time()
 
     @property
@@ -165,6 +164,7 @@ class ChatRecorder(MessageTap):
             return None
         done = await self._writer.put(_Recorded(self._session_id, self._source, message.raw))
         deadline = asyncio.get_running_loop().time() + self._wait_seconds
+        self._forget_done()
         self._waits.append((deadline, done))
         return Receipt(done, None if self._strict else deadline, strict=self._strict)
 
@@ -187,6 +187,10 @@ class ChatRecorder(MessageTap):
         elif self._held:
             logger.warning("input_not_recorded", reason="the query ended before it named a session")
         await self._writer.aclose()
+
+    def _forget_done(self) -> None:
+        while self._waits and self._waits[0][1].done():
+            self._waits.popleft()
 
     async def _release_held(self) -> None:
         while self._held:

@@ -261,9 +261,13 @@ def read_decision(event: str, output: Mapping[str, Any]) -> tuple[_Behavior, str
             _BEHAVIORS.get(choice.get("behavior")),
             str(choice.get("message") or general_reason),
             choice.get("interrupt") is True,
-            choice.get("updatedInput"),
+            _mapping_or_none(choice.get("updatedInput")),
         )
     if (behavior := _BEHAVIORS.get(specific.get("permissionDecision"))) is not None:
         reason = str(specific.get("permissionDecisionReason") or general_reason)
-        return behavior, reason, False, specific.get("updatedInput")
-    return _LEGACY.get(output.get("decision")), general_reason, False, specific.get("updatedInput")
+        return behavior, reason, False, _mapping_or_none(specific.get("updatedInput"))
+    return _LEGACY.get(output.get("decision")), general_reason, False, _mapping_or_none(specific.get("updatedInput"))
+
+
+def _mapping_or_none(value: Any) -> Mapping[str, Any] | None:
+    return value if isinstance(value, Mapping) else None

@@ -160,7 +160,7 @@ async def _ask_caller(
     if behavior == "allow":
         return Permission(
             granted=True,
-            input=arguments if updated is None else updated,
+            input=updated if isinstance(updated, Mapping) else arguments,
             source="can_use_tool",
             stop=stop,
         )

@@ -27,6 +27,11 @@ class QueryInput:
         self._changed = asyncio.Condition()
         self._closed = False
 
+    @property
+    def is_waiting(self) -> bool:
+        """A message waits for the agent."""
+        return bool(self._messages)
+
     async def send(self, message: Mapping[str, Any]) -> None:
         """
         Queue one message, waiting for room.

@@ -386,6 +386,7 @@ class QuerySupervisor:
     async def aclose(self) -> None:
         """Refuse new queries, tell those that wait, end those that run; nothing is left when this returns."""
         self._closed = True
+        self._events.stop_waiting()
         for waiter in (*self._pending, *self._suspended):
             if not waiter.granted.done():
                 waiter.granted.set_exception(QueryPendingCanceledError(query_id=waiter.query_id))

@@ -138,6 +138,7 @@ class ScriptedQuery(BackendQuery):
         self._input = QueryInput(streaming=not isinstance(prompt, str))
         self._interrupted = asyncio.Event()
         self._in_turn = False
+        self._begun = False
         self._messages: AsyncGenerator[AgentMessage, None] | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._closed = False
@@ -159,7 +160,8 @@ class ScriptedQuery(BackendQuery):
 
     async def interrupt(self) -> None:
         """Stop the running turn, and the tool in it."""
-        if self._in_turn:
+        # A prompt that waits is as good as running: its turn ends before it does anything.
+        if self._in_turn or not self._begun or self._input.is_waiting:
             self._interrupted.set()
 
     async def set_model(self, model: str | None) -> None:
@@ -189,6 +191,7 @@ class ScriptedQuery(BackendQuery):
     async def _play(self) -> AsyncGenerator[AgentMessage, None]:
         self._feeder = asyncio.create_task(self._feed(), name="scripted-input")
         while (prompt := await self._input.get()) is not None:
+            self._begun = True
             async with contextlib.aclosing(self._turn(_prompt_text(prompt))) as messages:
                 async for message in messages:
                     yield message
@@ -211,7 +214,6 @@ class ScriptedQuery(BackendQuery):
         await self._input.close()
 
     async def _turn(self, prompt: str) -> AsyncGenerator[AgentMessage, None]:
-        self._interrupted.clear()
         self._in_turn = True
         turn = self._progress.next_turn(self._script, prompt)
         state = _TurnState(prompt, self._progress.prompts, time.monotonic())
@@ -239,6 +241,7 @@ class ScriptedQuery(BackendQuery):
                 )
         finally:
             self._in_turn = False
+            self._interrupted.clear()
         yield self._result(state, ended)
 
     def _result(self, state: _TurnState, ended: _TurnEnded) -> AgentMessage:

@@ -235,12 +235,12 @@ async def test_tap_of_several_services_gets_all_of_them() -> None:
         assert seen == [app.get(Pool), app.get(Clock)]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     pass
 
 
 def _refuse() -> Pool:
-    raise Refused("no")
+    raise RefusedError("no")
 
 
 async def test_catch_builds_the_substitute() -> None:
@@ -273,7 +273,7 @@ async def test_catch_takes_only_the_errors_it_names() -> None:
     cause: BaseException | None = caught.value
     while isinstance(cause, LayerStartError):
         cause = cause.__cause__
-    assert isinstance(cause, Refused)
+    assert isinstance(cause, RefusedError)
 
 
 async def test_catch_closes_what_the_failed_layer_had_opened() -> None:
@@ -285,7 +285,7 @@ async def test_catch_closes_what_the_failed_layer_had_opened() -> None:
         log.append("close clock")
 
     def refuse(clock: Clock) -> Pool:
-        raise Refused
+        raise RefusedError
 
     def instead(_error: Exception) -> Layer:
         log.append("instead")
@@ -299,7 +299,7 @@ async def test_catch_closes_what_the_failed_layer_had_opened() -> None:
 
 async def test_the_substitute_may_need_what_the_failed_layer_needed() -> None:
     def refuse(clock: Clock) -> Pool:
-        raise Refused
+        raise RefusedError
 
     def from_clock(clock: Clock) -> Pool:
         return Pool(url=str(clock.now()))
@@ -399,7 +399,7 @@ async def test_a_chain_of_a_thousand_layers_is_put_together_without_recursion() 
 
     layer = Layer.factory(Link)
     for _ in range(1000):
-        layer = Layer.factory(Link, lambda before: Link(before), before=layer)
+        layer = Layer.factory(Link, Link, before=layer)
     async with layer.build(Link) as link:
         length = 0
         while link.before is not None:

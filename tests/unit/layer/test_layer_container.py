@@ -102,7 +102,7 @@ async def test_several_bases_follow_the_method_resolution_order() -> None:
 
 
 def test_slots_that_would_need_each_other_in_a_circle_are_refused_at_once() -> None:
-    with pytest.raises(LayerValidationError, match="repo -> pool -> repo|pool -> repo -> pool"):
+    with pytest.raises(LayerValidationError, match=r"repo -> pool -> repo|pool -> repo -> pool"):
 
         class Circle(Base):
             pool = providers.Singleton(Pool, url=Base.repo)
@@ -123,7 +123,7 @@ async def test_nested_containers_follow_a_replacement() -> None:
         repo = providers.Singleton(Repo, pool=database.pool)
 
     class Inner(Outer):
-        database = providers.Container(OtherDatabase, url=Outer.url)
+        database: Any = providers.Container(OtherDatabase, url=Outer.url)
 
     async with Outer.build(Repo) as repo:
         assert (type(repo.pool), repo.pool.url) == (Pool, "nested")
@@ -295,11 +295,11 @@ async def test_two_slots_of_one_service_are_filled_by_name_only() -> None:
 def test_an_unknown_slot_is_refused_with_a_suggestion() -> None:
     with pytest.raises(LayerValidationError, match="Base has no slot 'pol'; did you mean 'pool'"):
         Base.layer(pol=Pool())
+
+    class Clock:
+        pass
+
     with pytest.raises(LayerValidationError, match="Base has no slot for Clock"):
-
-        class Clock:
-            pass
-
         App(Base.layer((Clock,))).check()
 
 
@@ -307,6 +307,7 @@ async def test_annotations_of_slots_may_be_evaluated_or_text() -> None:
     namespace: dict[str, Any] = {"__annotations__": {"pool": "providers.Provider[Pool]"}}
     namespace["pool"] = providers.Singleton(OtherPool)
     namespace["repo"] = providers.Singleton(Repo)
-    container: Any = type(LayerContainer)("Texts", (LayerContainer,), namespace)
+    metaclass: Any = type(LayerContainer)
+    container: Any = metaclass("Texts", (LayerContainer,), namespace)
     async with container.build(Repo) as repo:
         assert type(repo.pool) is OtherPool

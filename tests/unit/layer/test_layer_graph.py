@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Self
 
 from dependency_injector import providers
 
@@ -35,7 +35,7 @@ class Sync:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
 
-    async def __aenter__(self) -> Sync:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None: ...

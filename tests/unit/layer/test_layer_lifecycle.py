@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import anyio.abc
@@ -21,9 +21,8 @@ log: list[str] = []
 
 
 @pytest.fixture(autouse=True)
-def empty_log() -> Iterator[None]:
+def empty_log() -> None:
     log.clear()
-    yield
 
 
 class Part:
@@ -385,11 +384,11 @@ async def test_a_context_manager_sees_the_error_of_the_body() -> None:
     seen: list[Any] = []
 
     class Transaction:
-        async def __aenter__(self) -> Transaction:
+        async def __aenter__(self) -> Self:
             return self
 
-        async def __aexit__(self, kind: Any, error: Any, trace: Any) -> bool:
-            seen.append(kind)
+        async def __aexit__(self, *exc_info: object) -> bool:
+            seen.append(exc_info[0])
             return True  # swallows nothing: the error belongs to the app
 
     with pytest.raises(ValueError, match="body"):

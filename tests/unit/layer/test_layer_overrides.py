@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from dependency_injector import providers
@@ -21,7 +20,7 @@ opened: list[str] = []
 
 
 class Vault:
-    async def __aenter__(self) -> Vault:
+    async def __aenter__(self) -> Self:
         opened.append("vault")
         return self
 
@@ -33,7 +32,7 @@ class Pool:
 
     def __init__(self, vault: Vault) -> None: ...
 
-    async def __aenter__(self) -> Pool:
+    async def __aenter__(self) -> Self:
         opened.append("pool")
         return self
 
@@ -61,9 +60,8 @@ LAYER = Layer.factory(Repo).provide(Layer.scoped(Pool).provide(Layer.scoped(Vaul
 
 
 @pytest.fixture(autouse=True)
-def nothing_opened() -> Iterator[None]:
+def nothing_opened() -> None:
     opened.clear()
-    yield
 
 
 async def test_a_replaced_part_and_what_only_it_needs_never_start() -> None:
@@ -94,7 +92,7 @@ async def test_after_the_block_the_real_part_is_back() -> None:
 
 async def test_overrides_take_values_layers_and_providers_by_name_and_by_type() -> None:
     class Opened(FakePool):
-        async def __aenter__(self) -> Opened:
+        async def __aenter__(self) -> Self:
             opened.append("fake")
             return self
 

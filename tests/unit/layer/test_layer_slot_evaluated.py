@@ -34,7 +34,7 @@ async def test_the_service_is_read_from_the_source() -> None:
 
 def test_a_slot_that_breaks_its_promise_is_refused() -> None:
     class Broken(Evaluated):
-        port = providers.Singleton(User)
+        port = providers.Singleton(User)  # type: ignore[arg-type]
 
     with pytest.raises(Exception, match="port promises a Port and holds a User"):
         App(Broken).check()

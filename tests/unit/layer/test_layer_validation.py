@@ -160,12 +160,16 @@ def test_doubt_is_not_an_error() -> None:
 
     class Doubtful:
         def __init__(
-            self, anything: Any, untyped, readable: Readable, ratio: float, names: list[str], unknown: Nowhere  # noqa: F821
+            self,
+            anything: Any,
+            untyped,
+            readable: Readable,
+            ratio: float,
+            names: list[str],
+            unknown: Nowhere,  # noqa: F821
         ) -> None: ...
 
-    layer = Layer.factory(
-        Doubtful, anything=3, untyped=object(), readable=object(), ratio=1, names=["a"], unknown=None
-    )
+    layer = Layer.factory(Doubtful, anything=3, untyped=object(), readable=object(), ratio=1, names=["a"], unknown=None)
     App(layer).check()
 
 

@@ -299,3 +299,14 @@ async def test_durations_are_counted_when_metrics_are_on() -> None:
 
         assert 1 == sum(owner.metrics.buckets) == owner.metrics.buckets[0]
         assert owner.metrics.total_ms > 0
+
+
+async def test_closing_does_not_wait_for_a_follower_that_stopped_reading() -> None:
+    owner = supervisor(emit_events=True, event_buffer_capacity=1, event_buffer_strategy="suspend")
+    events = owner.events()
+    handle = await owner.submit(starting(FakeQuery(INIT)))
+
+    await asyncio.wait_for(owner.aclose(), 5)
+
+    assert "interrupted" == handle.status.state
+    assert isinstance(await anext(events), QueryCompleted)

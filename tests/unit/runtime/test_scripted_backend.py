@@ -484,3 +484,39 @@ async def test_a_script_file_is_read_at_the_first_start(tmp_path: Path) -> None:
 def test_what_is_no_script_is_refused() -> None:
     with pytest.raises(UsageError, match="script must be a Script"):
         ScriptedBackend(script=["x"])  # type: ignore[arg-type]
+
+
+async def test_an_interrupt_before_the_first_message_stops_the_turn_before_it_does_anything(tmp_path: Path) -> None:
+    query = await ScriptedBackend(one_turn(WRITE, repeat=True), directory=tmp_path).start("x", QueryOptions())
+
+    await query.interrupt()
+    messages = [message async for message in query]
+    await query.aclose()
+
+    assert ["system/init", "result/error_during_execution"] == kinds(messages)
+    assert not (tmp_path / "a.txt").exists()
+
+
+async def test_an_interrupt_while_nothing_waits_does_not_touch_the_next_prompt() -> None:
+    query = await ScriptedBackend().start(None, QueryOptions())
+    await query.send(user_message("one"))
+    results = []
+    async for message in query:
+        if message.is_result:
+            results.append(message.is_error)
+            if len(results) == 1:
+                await query.interrupt()
+                await query.send(user_message("two"))
+                await query.close_input()
+    await query.aclose()
+
+    assert [False, False] == results
+
+
+@pytest.mark.parametrize("updated", [None, "rubbish", ["x"]])
+async def test_a_replaced_input_that_is_none_is_ignored(tmp_path: Path, updated: Any) -> None:
+    hooks = {"PreToolUse": [HookMatcher(hooks=[hook(pre("allow", updatedInput=updated))])]}
+
+    await play(ScriptedBackend(one_turn(WRITE), directory=tmp_path), "x", hooks=hooks)
+
+    assert "x" == (tmp_path / "a.txt").read_text()

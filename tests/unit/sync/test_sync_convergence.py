@@ -79,9 +79,11 @@ def watch_cursor(one: Replica, server: SmallServer, violations: list[str]) -> No
 
     def check(tx: JournalTransaction) -> None:
         cursor = tx.remote_state("chat_history", server.remote_id).next_sequence
-        for stored in server.journals.get(CHAT, ()):
-            if stored.sequence < cursor and tx.entry(stored.entry_id) is None:
-                violations.append(f"{stored.sequence} is missing below {cursor}")
+        violations.extend(
+            f"{stored.sequence} is missing below {cursor}"
+            for stored in server.journals.get(CHAT, ())
+            if stored.sequence < cursor and tx.entry(stored.entry_id) is None
+        )
 
     async def checked(work: Callable[[JournalTransaction], Any]) -> Any:
         result = await real(work)

@@ -27,6 +27,13 @@ from helpers.sync_world import IDENTITY, SmallServer, replica
 CHAT = IDENTITY.for_store("chat_history")
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up sooner on a server that will never answer."""
+    monkeypatch.setattr(limits, "FLUSH_ON_CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr("agentlayers.transport.memory._CLOSE_SECONDS", 0.1)
+
+
 def sealed(
     entry_id: bytes, *, inner_id: bytes | None = None, key: bytes = CHAT.private_key
 ) -> EncryptedEntry:

@@ -55,6 +55,25 @@ async def test_each_store_has_a_connection_of_its_own() -> None:
     assert not server.failures
 
 
+async def test_a_server_that_is_no_longer_stock_gets_all_stores_over_one_connection_again() -> None:
+    """Which kind it is, each Hello tells anew."""
+    server = SmallServer(is_stock=True)
+    names = ("audit_log", "chat_history")
+    async with replica(MemoryTransport(server.serve), names=names) as one:
+        for name in names:
+            await one.until_pushed(name)
+        assert len(server.peers) == 2
+        server.is_stock = False
+        await server.drop()
+        for name in names:
+            await one.write("x", name)
+        await one.sync.sync_now()
+
+        assert len(server.peers) == 1
+        assert one.sync.status.pending == 0
+        assert not one.sync.status.is_stock
+
+
 async def test_a_lost_ack_is_settled_by_reading_and_never_by_sending_duplicates() -> None:
     """A stock server closes on a batch of duplicates only."""
     server = SmallServer(is_stock=True)
