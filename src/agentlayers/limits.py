@@ -117,7 +117,7 @@ ARTIFACT_INLINE_BYTES_MAX: Final = 1 * MIB
 HORIZON_WINDOW_SECONDS: Final = 365 * 86_400.0
 """How long the ids of compacted entries are remembered, so that nothing compacted comes back."""
 
-COMPACTION_STEP_ROWS_MAX: Final = 2_000
+COMPACTION_STEP_ROWS_MAX: Final = 512
 """Entries one transaction of compaction drops, so that appends never wait long for it."""
 
 BUSY_SECONDS_MAX: Final = 10.0

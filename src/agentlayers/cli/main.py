@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agentlayers.cli import demo, journal, serve
+from agentlayers.cli import demo, journal, serve, sync
 from agentlayers.cli.exit_status import ExitStatus, exit_status_of
 from agentlayers.cli.logs import LogFormat, configure_logs
 from agentlayers.errors import AgentLayersError
@@ -51,6 +51,7 @@ def options(
 
 app.command("demo")(demo.command)
 app.command("serve")(serve.command)
+app.command("sync")(sync.command)
 app.add_typer(journal.app, name="journal")
 
 

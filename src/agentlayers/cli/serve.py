@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from pathlib import Path
@@ -12,16 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from agentlayers.errors import SettingsError
+from agentlayers.cli.switch_interval import SWITCH_INTERVAL_SECONDS
+from agentlayers.cli.token import read_token
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
     from agentlayers.server.app import SyncServer
 
 __all__ = ["command"]
-
-SWITCH_INTERVAL_SECONDS = 0.0005
-"""SQLite's thread gives up the interpreter lock at every step; waiting 5 ms to get it back each time is too long."""
 
 
 def command(
@@ -54,31 +51,15 @@ def command(
 
     The token may also come from AGENTLAYERS_TOKEN. Beyond loopback a token is required unless --open is given.
 
-    Examples:
+    For instance:
 
       agentlayers serve --data ./server-data
 
       agentlayers serve --data /var/lib/agentlayers --host 0.0.0.0 --token-file /etc/agentlayers/token --tcp-port 8788
     """
-    layer = _layer(preset, data, _token(token, token_file), {"host": host, "port": port, "tcp_port": tcp_port}, open_)
+    layer = _layer(preset, data, read_token(token, token_file, variable="AGENTLAYERS_TOKEN"), {"host": host, "port": port, "tcp_port": tcp_port}, open_)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     asyncio.run(_serve(layer))
-
-
-def _token(token: str | None, token_file: Path | None) -> str | None:
-    if token is not None and token_file is not None:
-        raise SettingsError(setting="--token", expected="one of --token and --token-file, not both", secret=True)
-    if token_file is None:
-        return token if token is not None else os.environ.get("AGENTLAYERS_TOKEN") or None
-    try:
-        text = token_file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        expected = f"a readable file with the token in it ({reason})"
-        raise SettingsError(setting="--token-file", value=str(token_file), expected=expected) from error
-    if not text:
-        raise SettingsError(setting="--token-file", value=str(token_file), expected="a file with a token in it")
-    return text
 
 
 def _layer(

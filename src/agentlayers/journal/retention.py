@@ -56,15 +56,15 @@ class Selection:
         self._scopes: dict[str, Selector] = {}
         self._below = b""
 
-    def advance(self, tx: JournalTransaction) -> list[bytes]:
-        """Look at the next chunk and return the ids of what the strategy does not keep."""
+    def advance(self, tx: JournalTransaction) -> list[int]:
+        """Look at the next chunk and return the positions of what the strategy does not keep."""
         number = tx.store_number(self._schema.name)
         rows = tx.rows_by_age(number, self._below, COMPACTION_STEP_ROWS_MAX)
         self.is_done = len(rows) < COMPACTION_STEP_ROWS_MAX
         if rows:
             self._below = rows[-1].id
         now_ms = tx.now_ms()
-        return [row.id for row in rows if not self._keeps(tx, row, now_ms)]
+        return [row.position for row in rows if not self._keeps(tx, row, now_ms)]
 
     def _keeps(self, tx: JournalTransaction, row: EntryRow, now_ms: int) -> bool:
         entry = Entry(row.id, row.event, row.primary_key, row.payload)
@@ -91,14 +91,14 @@ def _is_head(tx: JournalTransaction, row: EntryRow) -> bool:
     return any(head.id == row.id for head in state.heads)
 
 
-def drop(tx: JournalTransaction, schema: StoreSchema, ids: Sequence[bytes]) -> Dropped:
+def drop(tx: JournalTransaction, schema: StoreSchema, positions: Sequence[int]) -> Dropped:
     """
     Drop selected entries as far as it is allowed now, with their part of the read model.
 
     What a current remote lacks stays, and so does every version of a key with such a one.
     """
     number = tx.store_number(schema.name)
-    rows = [row for row in (tx.find_row(number, entry_id) for entry_id in ids) if row is not None]
+    rows = tx.rows_at(positions)
     doomed: dict[int, EntryRow] = {}
     pending = _pending(tx, number, rows)
     held_back = 0

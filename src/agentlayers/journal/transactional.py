@@ -85,9 +85,9 @@ class TransactionalJournal(EventJournal):
         selection = retention.Selection(schema, strategy.selector)
         dropped, held_back, events = 0, 0, set[str]()
         while not selection.is_done:
-            ids = await self.read(selection.advance)
-            if ids:
-                step = await self.transact(partial(retention.drop, schema=schema, ids=ids))
+            positions = await self.read(selection.advance)
+            if positions:
+                step = await self.transact(partial(retention.drop, schema=schema, positions=positions))
                 dropped, held_back = dropped + step.entries, held_back + step.held_back
                 events |= step.events
         while await self.transact(lambda tx: retention.forget_horizon(tx, store)):

@@ -352,6 +352,8 @@ class SyncServer:
     async def _run(self, connection: Connection) -> None:
         with self._tracked_task():
             self._connections.add(connection)
+            if self._is_stopping:  # let in a moment before
+                connection.end(CloseReason.GOING_AWAY)
             try:
                 await connection.run()
             finally:

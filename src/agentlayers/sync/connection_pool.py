@@ -7,9 +7,10 @@ key behind another's. Which kind of server it is, ``Hello`` tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from agentlayers.errors import ConnectionLostError, StateError
 from agentlayers.sync.connection import ConnectionWorker
 from agentlayers.sync.link import Link
 from agentlayers.sync.registration import Registration
@@ -116,6 +117,33 @@ class ConnectionPool:
         loser = failed()
         if loser is not None and loser.error is not None:
             raise loser.error
+
+    async def settle(self, registrations: Sequence[Registration]) -> None:
+        """
+        Wait until nothing is pending and all the server had is here, connecting as often as it takes.
+
+        Raises:
+            AgentLayersError: What made an attempt to connect fail.
+        """
+        while True:
+            await self.until_connected()
+            try:
+                for registration in registrations:
+                    link, replication = await self._until_linked(registration)
+                    await link.while_open(replication.settle())
+                return
+            except ConnectionLostError:
+                # It was open and broke; the next attempt tells whether the server is still there.
+                continue
+
+    async def _until_linked(self, registration: Registration) -> tuple[Link, Replication]:
+        while (found := self.link_of(registration)) is None:
+            if not any(registration.public_key in worker.assigned for worker in self._workers):
+                raise StateError(f"store {registration.store!r} was closed meanwhile")
+            await self.until_connected()
+            if self.link_of(registration) is None:
+                await self._changed.wait()
+        return found
 
     def _arrange(self, worker: ConnectionWorker, link: Link) -> bool:
         """Spread or gather the stores as the server needs it; whether ``worker`` is needed."""

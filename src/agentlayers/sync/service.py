@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import ConnectionLostError, StateError, TransportError
+from agentlayers.errors import StateError, TransportError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.logs import get_logger
 from agentlayers.sync.connection import ConnectionWorker
 from agentlayers.sync.connection_pool import ConnectionPool, OnHello
-from agentlayers.sync.link import Link
 from agentlayers.sync.registration import Registration
-from agentlayers.sync.replication import Replication
 from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule
 from agentlayers.sync.signal import Signal
 from agentlayers.sync.status import QuarantinedEntry, SyncReport, SyncState, SyncStatus
@@ -299,7 +297,7 @@ class SyncService:
         before = {r.store: (r.sent, r.received) for r in enabled}
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._settle(enabled)
+                await self._pool.settle(enabled)
         except TimeoutError as error:
             raise TransportError(
                 f"sync with {self._transport.url} was not complete within {timeout_seconds:g} s; "
@@ -310,30 +308,6 @@ class SyncService:
             received={r.store: r.received - before[r.store][1] for r in enabled},
             seconds=asyncio.get_running_loop().time() - started,
         )
-
-    async def _settle(self, registrations: list[Registration]) -> None:
-        while True:
-            await self._pool.until_connected()
-            try:
-                for registration in registrations:
-                    link, replication = await self._until_linked(registration)
-                    await link.while_open(replication.settle())
-                return
-            except ConnectionLostError:
-                # It was open and broke; the next attempt tells whether the server is still there.
-                continue
-
-    async def _until_linked(self, registration: Registration) -> tuple[Link, Replication]:
-        found = self._pool.link_of(registration)
-        while found is None:
-            if self._registrations.get(registration.store) is not registration:
-                raise StateError(f"store {registration.store!r} was closed meanwhile")
-            await self._pool.until_connected()
-            found = self._pool.link_of(registration)
-            if found is None:
-                await self._changed.wait()
-                found = self._pool.link_of(registration)
-        return found
 
     def _require_server(self) -> None:
         if not self._is_open:

@@ -16,6 +16,8 @@ from agentlayers.layer.errors import (
     UnusedOverrideError,
 )
 
+pytest_plugins = ["pytester"]
+
 opened: list[str] = []
 
 

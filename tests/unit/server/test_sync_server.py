@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from agentlayers.errors import StorageUnavailableError
 from agentlayers.limits import OUTBOX_BYTES_MAX, PUBLIC_KEY_BYTES_MAX
@@ -266,20 +266,20 @@ async def test_a_restart_keeps_remote_id_and_sequences(tmp_path: Path, connect: 
     assert [ack.sequence_numbers for ack in acks] == [(0, 1), (1, 2)]
 
 
-async def test_no_secret_is_logged(storage: ServerStorage, connect: Connect) -> None:
+async def test_no_secret_is_logged(storage: ServerStorage, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     """Neither tokens, right or wrong, nor keys nor ciphertext."""
     auth = Authenticator.single_token("right-token")
-    with structlog.testing.capture_logs() as logs:
-        async with SyncServer(storage, auth=auth, port=0, tcp_port=0) as server:
-            async with connect(server, token="right-token") as client:
-                await client.hello()
-                await client.follow("secret-key")
-                await client.write(sealed_entries(1), "secret-key")
-                await client.socket.send(b"\xc1secret-key")
-                await client.closed()
-            await refused(connect, server)
+    caplog.set_level(logging.DEBUG)
+    async with SyncServer(storage, auth=auth, port=0, tcp_port=0) as server:
+        async with connect(server, token="right-token") as client:
+            await client.hello()
+            await client.follow("secret-key")
+            await client.write(sealed_entries(1), "secret-key")
+            await client.socket.send(b"\xc1secret-key")
+            await client.closed()
+        await refused(connect, server)
 
-    text = repr(logs)
+    text = repr([vars(record) for record in caplog.records])
     assert "authentication_failed" in text
     assert not any(secret in text for secret in ("right-token", "wrong-token", "secret-key"))
 
@@ -385,3 +385,30 @@ async def test_stopping_does_not_wait_for_ever_for_a_peer_that_never_reads(
 
         assert took < 2
         assert server.connection_count == 0
+
+
+async def test_a_peer_that_is_being_let_in_while_the_server_stops_is_not_kept(
+    storage: ServerStorage, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is not yet among those that stopping closes."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+    real = storage.tenant
+
+    async def slow(tenant: str) -> Any:
+        asked.set()
+        await answer.wait()
+        return await real(tenant)
+
+    async def connect_anyway(server: SyncServer) -> None:
+        async with connect(server) as client:
+            await client.closed()
+
+    monkeypatch.setattr(storage, "tenant", slow)
+    async with asyncio.timeout(5):
+        async with SyncServer(storage, port=0, tcp_port=0) as server:
+            client = asyncio.create_task(connect_anyway(server))
+            await asked.wait()
+            asyncio.get_running_loop().call_later(0.1, answer.set)
+        await asyncio.gather(client, return_exceptions=True)
+
+    assert server.connection_count == 0

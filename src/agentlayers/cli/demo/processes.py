@@ -125,7 +125,8 @@ class ServerProcess(_Process):
             ProcessLostError: It ended instead.
         """
         arguments = ["-m", "agentlayers", "serve", "--data", str(self._data), "--host", "127.0.0.1"]
-        arguments += ["--port", str(self._port), "--tcp-port", str(self._tcp_port), "--token-file", str(self._token_file)]
+        arguments += ["--port", str(self._port), "--tcp-port", str(self._tcp_port)]
+        arguments += ["--token-file", str(self._token_file)]
         process = await self._spawn(arguments, {})
         async with asyncio.timeout(START_SECONDS_MAX):
             while not (self._port and self._tcp_port and self._drain is not None):
@@ -161,7 +162,7 @@ class ReplicaProcess(_Process):
         self._ids = itertools.count(1)
         self._reader: asyncio.Task[None] | None = None
 
-    async def start(self, *, preset: str, url: str, token_file: Path) -> None:
+    async def start(self, *, preset: str, url: str, token: str) -> None:
         """
         Start the replica and wait until its stores are open; it connects by itself.
 
@@ -172,7 +173,7 @@ class ReplicaProcess(_Process):
             ["-m", "agentlayers.cli.demo.replica", "--preset", preset],
             {
                 "SYNC_URL": url,
-                "SYNC_TOKEN": token_file.read_text(encoding="utf-8").strip(),
+                "SYNC_TOKEN": token,
                 "AGENTLAYERS_STORAGE_DIRECTORY": str(self.directory),
             },
         )

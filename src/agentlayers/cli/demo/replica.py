@@ -3,7 +3,7 @@ The replica process of the demo: an agent application like any other, driven by 
 
 Standard input takes one command a line (``{"id": 1, "do": "append", ...}``), standard output gives one
 answer a line (``{"reply": 1, ...}``) and, in between, notices: ``acknowledged`` once an entry of this
-replica is durable, ``followed`` when a message of another replica reached this one's read model.
+replica is durable, ``received`` once one of another replica is durable and projected here.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
 
 from agentlayers.cli.logs import configure_logs
+from agentlayers.cli.switch_interval import SWITCH_INTERVAL_SECONDS
 from agentlayers.errors import AgentLayersError
+from agentlayers.journal.event_journal import EventJournal
 from agentlayers.layer.app import App
 from agentlayers.runtime.agent_runtime import AgentRuntime
 from agentlayers.runtime.presets import load_preset
 from agentlayers.storage.chat_history import ChatHistoryStore
-from agentlayers.storage.digest import journal_digest
-from agentlayers.journal.event_journal import EventJournal
+from agentlayers.storage.digest import is_synced, journal_digest
 from agentlayers.sync.service import SyncService
 
 __all__ = ["main"]
+
+CONVERSATION: Final = Path(__file__).with_name("conversation.yaml")
 
 
 class Replica:
@@ -55,18 +61,21 @@ class Replica:
             result = {"error": str(error)}
         say({"reply": identifier, **result})
 
-    async def report_local_entries(self) -> None:
-        """Tell the parent of each entry written here; a change is published only once it is durable."""
+    async def report_entries(self) -> None:
+        """Tell the parent of each synced entry; the journal publishes a change only once it is durable."""
         async for stored in self._journal.changes():
-            key = "acknowledged" if stored.is_local else "received"
-            say({key: stored.entry.id.hex(), "store": stored.store, "at": time.monotonic()})
+            if is_synced(stored):
+                key = "acknowledged" if stored.is_local else "received"
+                say({key: stored.entry.id.hex(), "store": stored.store, "at": time.monotonic()})
 
-    async def _converse(self, session: str, prompt: str) -> dict[str, Any]:
-        types = []
-        async with self._runtime.query(prompt, session_id=session) as turn:
-            async for message in turn:
-                types.append(message.type)
-        return {"messages": types}
+    async def _converse(self, session: str, prompts: list[str]) -> dict[str, Any]:
+        messages = tools = 0
+        for prompt in prompts:
+            async with self._runtime.query(prompt, session_id=session) as turn:
+                async for message in turn:
+                    messages += 1
+                    tools += len(message.tool_uses)
+        return {"messages": messages, "tools": tools}
 
     async def _append(self, session: str, texts: list[str]) -> dict[str, Any]:
         for text in texts:
@@ -104,10 +113,11 @@ async def _serve(preset: str) -> None:
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     reader = asyncio.StreamReader(limit=4 * 1024 * 1024)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with load_preset(preset).build() as app:
+    layers = {"extends": preset, "agent_backend": {"scripted": {"script": str(CONVERSATION)}}}
+    async with load_preset(yaml.safe_dump(layers)).build() as app:
         replica = Replica(app)
         async with asyncio.TaskGroup() as tasks:
-            reporting = tasks.create_task(replica.report_local_entries())
+            reporting = tasks.create_task(replica.report_entries())
             await asyncio.sleep(0)
             say({"ready": True})
             reading = tasks.create_task(_read_commands(reader, replica, tasks))
@@ -126,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="agentlayers.cli.demo.replica", description=__doc__)
     parser.add_argument("--preset", required=True)
     configure_logs()
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     asyncio.run(_serve(parser.parse_args().preset))
 
 

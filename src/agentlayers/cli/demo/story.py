@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ QUIET_SECONDS_MAX: Final = 30.0
 _POLL_SECONDS: Final = 0.05
 SESSION: Final = "shared-session"
 AGENT_SESSION: Final = "agent-session"
+PROMPTS: Final = ["Sort this week's temperatures.", "Which day was the warmest?"]
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class AcknowledgedLog:
     def __init__(self, path: Path) -> None:
         self.entries: dict[str, str] = {}
         self.latencies: list[float] = []
+        self._is_timing = True
         self._written_at: dict[str, float] = {}
         self._received_at: dict[str, float] = {}
         self._file = path.open("a", encoding="utf-8")
@@ -60,8 +63,14 @@ class AcknowledgedLog:
         elif (identifier := message.get("received")) is not None:
             self._pair(identifier, self._received_at, message["at"])
 
+    def keep_latencies(self) -> None:
+        """Measure no further: what follows is slow on purpose."""
+        self._is_timing = False
+
     def _pair(self, identifier: str, times: dict[str, float], at: float) -> None:
         """Note a time; with both known (the receiver's notice may come first) a latency results."""
+        if not self._is_timing:
+            return
         times.setdefault(identifier, at)
         if identifier in self._written_at and identifier in self._received_at:
             self.latencies.append(self._received_at.pop(identifier) - self._written_at.pop(identifier))
@@ -111,6 +120,7 @@ class Story:
     _server: ServerProcess = field(init=False)
     _a: ReplicaProcess = field(init=False)
     _b: ReplicaProcess = field(init=False)
+    _token: str = field(init=False, repr=False)
 
     async def play(self) -> None:
         """Run all phases, then stop every process, however it went."""
@@ -145,7 +155,8 @@ class Story:
         self.log = AcknowledgedLog(self.directory / "acknowledged.jsonl")
         token_file = self.directory / "token"
         token_file.touch(mode=0o600)
-        token_file.write_text(f"demo-{random.SystemRandom().getrandbits(128):032x}", encoding="utf-8")
+        self._token = secrets.token_urlsafe(24)
+        token_file.write_text(self._token, encoding="utf-8")
         self._server = ServerProcess(
             data=self.server_directory,
             log_path=self.directory / "server.log",
@@ -170,7 +181,7 @@ class Story:
 
     async def _start_replica(self, replica: ReplicaProcess) -> None:
         preset = "synced-tcp" if self.transport == "tcp" else "synced"
-        await replica.start(preset=preset, url=self._server.url, token_file=self.directory / "token")
+        await replica.start(preset=preset, url=self._server.url, token=self._token)
 
     @asynccontextmanager
     async def _phase(self, name: str) -> AsyncIterator[Phase]:
@@ -188,12 +199,13 @@ class Story:
             await self._server.start()
             await asyncio.gather(self._start_replica(self._a), self._start_replica(self._b))
         async with self._phase("A holds an agent conversation, B follows live") as phase:
-            answer = await self._a.ask("converse", session=AGENT_SESSION, prompt="Keep a note of today's temperature.")
+            answer = await self._a.ask("converse", session=AGENT_SESSION, prompts=PROMPTS)
             await self._quiet()
-            phase.note = f"{len(answer['messages'])} messages, with tool calls"
+            phase.note = f"{answer['messages']} messages, {answer['tools']} tool calls"
         async with self._phase("A and B append to one session at once"):
             await asyncio.gather(self._append(self._a), self._append(self._b))
             await self._quiet()
+        self.log.keep_latencies()
         async with self._phase("B goes offline, both append, B comes back"):
             await self._b.ask("offline")
             await asyncio.gather(self._append(self._a), self._append(self._b))

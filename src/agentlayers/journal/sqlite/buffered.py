@@ -9,6 +9,7 @@ really has to go to the database, so a projection that touches nothing but its r
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -68,6 +69,7 @@ class BufferedTransaction(JournalTransaction):
         self._rows_by_id: dict[tuple[int, bytes], EntryRow] = {}
         self._states: dict[tuple[int, str], KeyState] = {}
         self._values: dict[bytes, bytes | None] = {}
+        self._value_keys: list[bytes] | None = None  # sorted; only once something was scanned
         self._undo: list[_Change] = []
         self._savepoints: list[_Savepoint] = []
         self._next_position: int | None = None
@@ -160,6 +162,7 @@ class BufferedTransaction(JournalTransaction):
             target, key, before = self._undo.pop()
             if before is _ABSENT:
                 target.pop(key, None)
+                self._value_keys = None
             else:
                 target[key] = before
 
@@ -197,6 +200,8 @@ class BufferedTransaction(JournalTransaction):
     def put_value(self, key: bytes, value: bytes | None) -> None:
         """Write or delete one value of a read model."""
         values = self._values
+        if self._value_keys is not None and key not in values:
+            insort(self._value_keys, key)
         if self._savepoints:
             self._undo.append(_Change(values, key, values.get(key, _ABSENT)))
         values[key] = value
@@ -205,7 +210,9 @@ class BufferedTransaction(JournalTransaction):
         self, start: bytes, end: bytes, *, reverse: bool, rows_max: int | None
     ) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over values in key order, as they are when the scan starts to read each page."""
-        kept = sorted((key for key in self._values if start <= key < end), reverse=reverse)
+        kept = self._kept_keys(start, end)
+        if reverse:
+            kept.reverse()
         found_max = None if rows_max is None else rows_max + len(kept)
         found = self._scan_database(start, end, reverse=reverse, rows_max=found_max)
         pairs = found if not kept else self._merged(found, kept, reverse=reverse)
@@ -213,6 +220,12 @@ class BufferedTransaction(JournalTransaction):
             if rows_max is not None and count >= rows_max:
                 return
             yield pair
+
+    def _kept_keys(self, start: bytes, end: bytes) -> list[bytes]:
+        keys = self._value_keys
+        if keys is None:
+            keys = self._value_keys = sorted(self._values)
+        return keys[bisect_left(keys, start) : bisect_left(keys, end)]
 
     def _scan_database(
         self, start: bytes, end: bytes, *, reverse: bool, rows_max: int | None

@@ -1,0 +1,138 @@
+"""``agentlayers sync``: exchange a replica's journals with a server, once or for as long as it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentlayers.cli.switch_interval import SWITCH_INTERVAL_SECONDS
+from agentlayers.cli.token import read_token
+from agentlayers.errors import SettingsError
+
+if TYPE_CHECKING:
+    from agentlayers.runtime.containers import AgentRuntimeContainer
+    from agentlayers.sync.service import SyncService
+    from agentlayers.sync.status import SyncReport, SyncStatus
+
+__all__ = ["command"]
+
+STORES = ("audit_log", "chat_history", "artifacts")
+
+
+def command(
+    directory: Annotated[Path, typer.Argument(help="Directory of the replica, the one that holds journal.sqlite.")],
+    to: Annotated[str, typer.Option(help="Server: ws://, wss://, tcp:// or tls:// address.")],
+    token: Annotated[
+        str | None, typer.Option(help="Token the server asks for. Others may see it here: prefer --token-file.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File that holds the token.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Tenant of the server. (default: the URL's, or 'default')")] = None,
+    store: Annotated[
+        list[str] | None, typer.Option(help=f"Only this store ({', '.join(STORES)}); may be repeated.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch/--once", help="Stay connected and show the status until stopped.")
+    ] = False,
+) -> None:
+    """
+    Send what the server does not have and fetch what this replica does not have.
+
+    Safe beside an application that uses the same directory. With --once (the default) it ends when both sides hold
+    the same and says how much went each way; with --watch it goes on, and connects again after any interruption.
+
+    The token may also come from SYNC_TOKEN. Replicas share data only if they share an identity: the file "identity"
+    in their directories.
+    """
+    container = _container(directory, to, read_token(token, token_file, variable="SYNC_TOKEN"), tenant, store)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    if watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_watch(container))
+        return
+    report = asyncio.run(_once(container))
+    for name in report.sent:
+        typer.echo(f"{name:14} sent {report.sent[name]:>8}   received {report.received[name]:>8}")
+    typer.echo(f"in {report.seconds:.2f} s with {to.split('?')[0]}")
+
+
+def _container(
+    directory: Path, to: str, token: str | None, tenant: str | None, stores: list[str] | None
+) -> type[AgentRuntimeContainer]:
+    from dependency_injector import providers
+
+    from agentlayers.runtime.containers import IDENTITY_FILE, AgentRuntimeContainer
+    from agentlayers.storage.journal_file import journal_files
+    from agentlayers.storage.storage_config import StorageConfig
+    from agentlayers.sync.service import SyncService
+
+    journal_files(directory)
+    if not (directory / IDENTITY_FILE).exists():
+        expected = f"a replica's directory; its file {IDENTITY_FILE!r}, without which nothing can be encrypted, is missing"
+        raise SettingsError(setting="DIRECTORY", value=str(directory), expected=expected)
+    unknown = [name for name in stores or () if name not in STORES]
+    if unknown:
+        raise SettingsError(setting="--store", value=unknown[0], expected=f"one of {', '.join(STORES)}")
+    flags = {name: not stores or name in stores for name in STORES}
+
+    class Replica(AgentRuntimeContainer):
+        storage_config = providers.Object(StorageConfig.from_environment().model_copy(update={"directory": directory}))
+        transport = providers.Object(_transport(to, token, tenant))
+        sync = providers.Resource(SyncService, stores=flags)
+
+    return Replica
+
+
+def _transport(to: str, token: str | None, tenant: str | None) -> Any:
+    from agentlayers.transport.tcp import TCPTransport
+    from agentlayers.transport.websocket import WebSocketTransport
+
+    kind = TCPTransport if to.startswith(("tcp://", "tls://")) else WebSocketTransport
+    return kind(to, token, tenant)
+
+
+async def _once(container: type[AgentRuntimeContainer]) -> SyncReport:
+    from agentlayers.sync.service import SyncService
+
+    async with container.layer(outputs=STORES).build() as app:
+        return await app.get(SyncService).sync_now()
+
+
+async def _watch(container: type[AgentRuntimeContainer]) -> None:
+    from agentlayers.sync.service import SyncService
+
+    async with container.layer(outputs=STORES).build() as app:
+        showing = asyncio.current_task()
+        assert showing is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, showing.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await _show(app.get(SyncService))
+
+
+async def _show(sync: SyncService) -> None:
+    """Show the status: one live line on a terminal, a line for each change elsewhere."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    if not console.is_terminal:
+        async for status in sync.status_stream():
+            console.print(_line(status), highlight=False, soft_wrap=True)
+        return
+    with Live(console=console, refresh_per_second=8) as live:
+        async for status in sync.status_stream():
+            live.update(_line(status))
+
+
+def _line(status: SyncStatus) -> str:
+    stores = " ".join(
+        f"{name} +{store.received}/-{store.sent}" for name, store in status.stores.items() if store.enabled
+    )
+    trouble = f"; {status.last_error}" if status.last_error else ""
+    return f"{status.state} {status.url}: {status.pending} pending; received/sent {stores}{trouble}"

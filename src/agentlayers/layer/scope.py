@@ -1,0 +1,187 @@
+"""
+Request scopes: what lives for one request, made once in it and closed at its end.
+
+In a container these are the ``ContextLocalSingleton`` and ``ContextLocalResource`` slots; a layer given as ``using``
+is a child of the app, and everything in it lives for the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+
+from dependency_injector import providers
+
+from agentlayers.errors import StateError
+from agentlayers.layer.lifecycle import Lifecycle
+from agentlayers.layer.plan import Part
+from agentlayers.layer.resolver import Cache, Resolver
+from agentlayers.layer.view import View
+
+if TYPE_CHECKING:
+    from agentlayers.layer.app import App
+
+__all__ = ["Scope", "ScopePlan", "current_scope"]
+
+T = TypeVar("T")
+
+_current: ContextVar[tuple[Scope, ...]] = ContextVar("agentlayers_scopes", default=())
+
+
+class ScopePlan:
+    """What all scopes of one kind share: the graph, and the compiled functions."""
+
+    def __init__(self, view: View, app_view: View, parts: list[Part]) -> None:
+        self.view, self.app_view = view, app_view
+        self.resolver = Resolver(view.plan, view.constants, parts, _refuse)
+        self.parts = [part for part in parts if part.kind in {"request", "singleton", "resource"}]
+        self.functions: dict[Any, Callable[[Cache], Any]] = {}
+        self.opened: dict[tuple[Any, ...], list[Part]] = {}
+
+    def function(self, key: Any) -> Callable[[Cache], Any]:
+        """Give the function for a service or part."""
+        found = self.functions.get(key)
+        if found is None:
+            found = self.functions[key] = self.resolver.function(self.view.part(key))
+        return found
+
+    def to_open(self, wanted: tuple[Any, ...]) -> list[Part]:
+        """List the parts of a request that have to be opened for what is wanted, with what they need in between."""
+        found = self.opened.get(wanted)
+        if found is None:
+            found = self.opened[wanted] = self._collect(wanted)
+        return found
+
+    def _collect(self, wanted: tuple[Any, ...]) -> list[Part]:
+        mine = set(self.parts)
+        reached: set[Part] = set()
+        stack = [self.view.part(key) for key in wanted]
+        while stack:
+            part = stack.pop()
+            if part not in reached:
+                reached.add(part)
+                stack.extend(part.children)
+        resources = [p for p in reached if p in mine and isinstance(p.provider, providers.BaseResource)]
+        if not resources:
+            return []
+        return [part for part in self.view.plan.order if part in reached and part in mine]
+
+
+def _refuse(part: Part) -> NoReturn:
+    message = f"{part.name} has to be opened for the request; ask for what needs it: async with app.scope(...)"
+    raise StateError(message)
+
+
+class Scope:
+    """
+    One request.
+
+    Use it as ``with`` when nothing has to be opened, and as ``async with`` otherwise. Inside, ``app.get`` gives the
+    request's parts too.
+    """
+
+    __slots__ = ("_cache", "_functions", "_lifecycle", "_plan", "_wanted", "app", "is_open")
+
+    def __init__(self, app: App, plan: ScopePlan, wanted: tuple[Any, ...]) -> None:
+        self.app = app
+        self._plan, self._wanted = plan, wanted
+        self._cache: Cache = {}
+        self._functions = plan.functions
+        self._lifecycle: Lifecycle | None = None
+        self.is_open = False
+
+    @overload
+    def get(self, key: str) -> Any: ...
+    @overload
+    def get(self, key: Callable[..., T]) -> T: ...
+    def get(self, key: Any) -> Any:
+        """
+        Give a service or part of the request or of the app.
+
+        Raises:
+            StateError: The scope is not open, or the part needs a resource that was not asked for.
+            ServiceNotFoundError: There is no such part.
+        """
+        if not self.is_open:
+            message = "the scope is not open; a request's parts are there inside its block"
+            raise StateError(message)
+        function = self._functions.get(key)
+        if function is None:
+            function = self._plan.function(key)
+        return function(self._cache)
+
+    def made(self, part: Part) -> Any:
+        """Give one part of the request."""
+        return self._plan.resolver.function(part)(self._cache)
+
+    # -- life -----------------------------------------------------------------------------------------------------
+    def __enter__(self) -> Self:
+        if self._plan.to_open(self._wanted):
+            message = "this scope opens resources; write async with"
+            raise StateError(message)
+        self._begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    async def __aenter__(self) -> Self:
+        self._begin()
+        parts = self._plan.to_open(self._wanted)
+        if parts:
+            try:
+                await self._open(parts)
+            except BaseException:
+                self._end()
+                raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._lifecycle is not None:
+                await self._lifecycle.stop(error)
+        finally:
+            self._end()
+
+    async def _open(self, parts: list[Part]) -> None:
+        resolver, cache = self._plan.resolver, self._cache
+
+        def bind(part: Part, value: Any) -> None:
+            cache[resolver.numbers[part]] = value
+
+        def call(part: Part) -> Any:
+            return resolver.opener(part)(cache)
+
+        self._lifecycle = Lifecycle(parts, bind, call=call, all_parts=True)
+        await self._lifecycle.start()
+
+    def _begin(self) -> None:
+        if self.is_open:
+            message = "this scope is open already; make another for another request"
+            raise StateError(message)
+        self.is_open = True
+        self._plan.app_view.users += 1
+        _current.set((*_current.get(), self))
+
+    def _end(self) -> None:
+        self.is_open = False
+        self._cache = {}
+        _current.set(tuple(scope for scope in _current.get() if scope is not self))
+        view = self._plan.app_view
+        view.users -= 1
+        if not view.users:
+            view.unused()
+
+
+def current_scope(app: App) -> Scope | None:
+    """Give the innermost scope of ``app`` in this task."""
+    for scope in reversed(_current.get()):
+        if scope.app is app:
+            return scope
+    return None
