@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentlayers import AgentRuntime
-from agentlayers.runtime.presets import load_text
+from agentlayers.runtime.presets import load_preset
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -43,7 +43,8 @@ async def test_layers_as_values_answer_a_query(capsys: pytest.CaptureFixture[str
 
 async def test_the_declarative_container_answers_a_query() -> None:
     app = run(PYTHON[1])["App"]
-    async with app.build(AgentRuntime, config={"sync": {"url": "ws://127.0.0.1:9/event-log"}}) as runtime:
+    app.config.from_dict({"sync": {"url": "ws://127.0.0.1:9/event-log"}})
+    async with app.build(AgentRuntime) as runtime:
         async with runtime.query("hello") as turn:
             texts = [message.text async for message in turn]
 
@@ -51,7 +52,7 @@ async def test_the_declarative_container_answers_a_query() -> None:
 
 
 async def test_the_yaml_answers_a_query() -> None:
-    async with load_text(YAML[0]).build(AgentRuntime) as runtime, runtime.query("hello") as turn:
+    async with load_preset(YAML[0]).build(AgentRuntime) as runtime, runtime.query("hello") as turn:
         texts = [message.text async for message in turn]
 
     assert any("hello" in text for text in texts)

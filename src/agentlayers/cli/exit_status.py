@@ -6,7 +6,7 @@ from enum import IntEnum
 
 from agentlayers import errors
 
-__all__ = ["ExitStatus", "exit_status_of"]
+__all__ = ["ExitStatus", "exit_status_of", "root_fault"]
 
 
 class ExitStatus(IntEnum):
@@ -38,6 +38,18 @@ _STATUS_OF = (
     (errors.UsageError, ExitStatus.CONFIGURATION),
     (errors.ConfigurationError, ExitStatus.CONFIGURATION),
 )
+
+
+def root_fault(error: errors.AgentLayersError) -> errors.AgentLayersError:
+    """
+    Return what made a graph fail to start, for whoever asked for the command and not for the graph.
+
+    An error without a known cause is its own.
+    """
+    cause = error.__cause__
+    if isinstance(error, errors.LayerError) and isinstance(cause, errors.AgentLayersError):
+        return root_fault(cause)
+    return error
 
 
 def exit_status_of(error: errors.AgentLayersError) -> ExitStatus:

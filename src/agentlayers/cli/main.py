@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agentlayers.cli import demo, journal, serve, sync
-from agentlayers.cli.exit_status import ExitStatus, exit_status_of
+from agentlayers.cli.exit_status import ExitStatus, exit_status_of, root_fault
 from agentlayers.cli.logs import LogFormat, configure_logs
 from agentlayers.errors import AgentLayersError
 
@@ -81,5 +81,6 @@ def _first_leaf(group: BaseExceptionGroup[AgentLayersError]) -> AgentLayersError
 
 
 def _fail(error: AgentLayersError) -> None:
-    typer.echo(f"error: {error}", err=True)
-    sys.exit(exit_status_of(error))
+    fault = root_fault(error)
+    typer.echo(f"error: {fault}", err=True)
+    sys.exit(exit_status_of(fault))

@@ -57,7 +57,8 @@ def command(
 
       agentlayers serve --data /var/lib/agentlayers --host 0.0.0.0 --token-file /etc/agentlayers/token --tcp-port 8788
     """
-    layer = _layer(preset, data, read_token(token, token_file, variable="AGENTLAYERS_TOKEN"), {"host": host, "port": port, "tcp_port": tcp_port}, open_)
+    found = read_token(token, token_file, variable="AGENTLAYERS_TOKEN")
+    layer = _layer(preset, data, found, {"host": host, "port": port, "tcp_port": tcp_port}, open_)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     asyncio.run(_serve(layer))
 

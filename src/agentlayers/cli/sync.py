@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,7 +74,7 @@ def _container(
 
     journal_files(directory)
     if not (directory / IDENTITY_FILE).exists():
-        expected = f"a replica's directory; its file {IDENTITY_FILE!r}, without which nothing can be encrypted, is missing"
+        expected = f"a replica's directory with the file {IDENTITY_FILE!r}, which holds the key of its journals"
         raise SettingsError(setting="DIRECTORY", value=str(directory), expected=expected)
     unknown = [name for name in stores or () if name not in STORES]
     if unknown:
@@ -97,22 +98,31 @@ def _transport(to: str, token: str | None, tenant: str | None) -> Any:
 
 
 async def _once(container: type[AgentRuntimeContainer]) -> SyncReport:
+    async with _opened(container) as sync:
+        return await sync.sync_now()
+
+
+@contextlib.asynccontextmanager
+async def _opened(container: type[AgentRuntimeContainer]) -> AsyncIterator[SyncService]:
+    """Open the replica's stores, which take part in the sync by themselves."""
+    from agentlayers.storage.artifacts import ArtifactStore
+    from agentlayers.storage.audit_log import AuditEventStore
+    from agentlayers.storage.chat_history import ChatHistoryStore
     from agentlayers.sync.service import SyncService
 
-    async with container.layer(outputs=STORES).build() as app:
-        return await app.get(SyncService).sync_now()
+    wanted = (SyncService, AuditEventStore, ChatHistoryStore, ArtifactStore)
+    async with container.layer(outputs=wanted).build() as app:
+        yield app.get(SyncService)
 
 
 async def _watch(container: type[AgentRuntimeContainer]) -> None:
-    from agentlayers.sync.service import SyncService
-
-    async with container.layer(outputs=STORES).build() as app:
+    async with _opened(container) as sync:
         showing = asyncio.current_task()
         assert showing is not None
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, showing.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            await _show(app.get(SyncService))
+            await _show(sync)
 
 
 async def _show(sync: SyncService) -> None:

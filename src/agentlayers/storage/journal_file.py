@@ -36,9 +36,9 @@ def journal_files(directory: Path) -> list[Path]:
     Raises:
         StorageUnavailableError: There is no such directory or file, or no journal in it.
     """
-    if directory.is_file():
-        return [directory]
     with translated("read", directory):
+        if directory.is_file():
+            return [directory]
         if not directory.is_dir():
             raise _unavailable(directory, "there is no such directory; give the one that holds journal.sqlite")
         found = sorted(path for path in directory.iterdir() if path.suffix == ".sqlite" and path.is_file())

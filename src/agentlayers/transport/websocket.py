@@ -139,7 +139,8 @@ class WebSocketTransport(Transport):
         if isinstance(error, aiohttp.WSServerHandshakeError):
             if error.status in (401, 403):
                 given = "refused the token" if self._token else "asks for a token"
-                return AuthenticationError(f"{self._url} {given} (HTTP {error.status})")
+                hint = "give the one the server was started with"
+                return AuthenticationError(f"{self._url} {given} (HTTP {error.status}); {hint}")
             return ConnectError(url=self._url, reason=f"the server answered HTTP {error.status}")
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return ConnectError(url=self._url, reason=describe_failure(error.certificate_error))

@@ -98,7 +98,7 @@ class Report:
             table.add_row(phase.name, str(phase.acknowledged), f"{phase.seconds:.2f}", phase.note)
         if self.latency_ms:
             shown = ", ".join(f"{name} {value:g} ms" for name, value in self.latency_ms.items())
-            table.caption = f"from durable on one replica to durable and projected on the other, while nothing failed: {shown}"
+            table.caption = f"from durable on one replica to durable on the other, while nothing failed: {shown}"
         return table
 
     def _processes(self) -> Table:
