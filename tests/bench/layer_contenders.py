@@ -115,19 +115,24 @@ def by_hand() -> Contender:
 
 
 # -- agentlayers --------------------------------------------------------------------------------------------------------
-def _our_app() -> Any:
+def _ours(*, scoped: bool) -> Callable[[], Any]:
     layer = import_module("agentlayers.layer")
+    containers = import_module("agentlayers.layer.container")
     providers = import_module("dependency_injector.providers")
+    once_a_request = providers.ContextLocalSingleton if scoped else providers.Factory
 
-    class Container(layer.LayerContainer):  # type: ignore[name-defined, misc]
-        config: Any = providers.Singleton(Config)
-        pool: Any = providers.Resource(open_pool_async)
-        repo: Any = providers.Factory(Repo)
-        a: Any = providers.Factory(ServiceA)
-        b: Any = providers.Factory(ServiceB)
-        app: Any = providers.Factory(App)
+    def build() -> Any:
+        class Container(containers.LayerContainer):  # type: ignore[name-defined, misc]
+            config: Any = providers.Singleton(Config)
+            pool: Any = providers.Resource(open_pool_async)
+            repo: Any = once_a_request(Repo)
+            a: Any = providers.Factory(ServiceA)
+            b: Any = providers.Factory(ServiceB)
+            app: Any = providers.Factory(App)
 
-    return layer.App(Container)
+        return layer.App(Container)
+
+    return build
 
 
 async def _our_open(app: Any) -> App:
@@ -147,14 +152,44 @@ async def _our_warm(app: Any, count: int) -> None:
 
 
 def agentlayers_get() -> Contender:
-    import_module("agentlayers.layer").App  # noqa: B018 - loads what building needs
+    """Factories without a scope, as dependency-injector has them."""
 
     async def request(app: Any, count: int) -> None:
         get = app.get
         for _ in range(count):
             get(App)
 
-    return Contender(_our_app, _our_open, _our_close, _our_warm, request, makes=5)
+    return Contender(_ours(scoped=False), _our_open, _our_close, _our_warm, request, makes=5)
+
+
+def agentlayers_scope() -> Contender:
+    """A scope for each request, one Repo in it."""
+
+    async def opened(app: Any) -> App:
+        await app.start()
+        with app.scope() as scope:
+            made: App = scope.get(App)
+            return made
+
+    async def request(app: Any, count: int) -> None:
+        for _ in range(count):
+            with app.scope() as scope:
+                scope.get(App)
+
+    return Contender(_ours(scoped=True), opened, _our_close, _our_warm, request)
+
+
+def agentlayers_async_scope() -> Contender:
+    """The same, for requests that may open something."""
+
+    async def request(app: Any, count: int) -> None:
+        for _ in range(count):
+            async with app.scope() as scope:
+                scope.get(App)
+
+    contender = agentlayers_scope()
+    contender.request = request
+    return contender
 
 
 # -- dependency-injector ------------------------------------------------------------------------------------------------
@@ -353,7 +388,6 @@ def that_depends() -> Contender:
 
     def build() -> Any:
         class Container(library.BaseContainer):  # type: ignore[name-defined, misc]
-            default_scope = None
             config = providers.Singleton(Config)
             pool = providers.Resource(open_pool_async, config=config.cast)
             repo = providers.Factory(Repo, pool=pool.cast)
@@ -377,7 +411,7 @@ def that_depends() -> Contender:
 
     async def request(container: Any, count: int) -> None:
         for _ in range(count):
-            async with library.container_context():
+            async with library.container_context(container):
                 await container.app.resolve()
 
     return Contender(build, opened, close, warm, request, makes=5)
@@ -428,21 +462,17 @@ def modern_di() -> Contender:
 def svcs() -> Contender:
     library = import_module("svcs")
 
-    async def make_app(scope: Any) -> App:
-        return App(await scope.aget(ServiceA), await scope.aget(ServiceB))
+    async def make_app(svcs_container: Any) -> App:
+        return App(await svcs_container.aget(ServiceA), await svcs_container.aget(ServiceB))
 
-    async def make_a(scope: Any) -> ServiceA:
-        return ServiceA(await scope.aget(Repo))
+    async def make_a(svcs_container: Any) -> ServiceA:
+        return ServiceA(await svcs_container.aget(Repo))
 
-    async def make_b(scope: Any) -> ServiceB:
-        return ServiceB(await scope.aget(Repo))
+    async def make_b(svcs_container: Any) -> ServiceB:
+        return ServiceB(await svcs_container.aget(Repo))
 
-    def make_repo(scope: Any) -> Repo:
-        return Repo(scope.get(Pool))
-
-    make_repo.__annotations__["svcs_container"] = library.Container
-    for make in (make_app, make_a, make_b, make_repo):
-        make.__annotations__["scope"] = library.Container
+    def make_repo(svcs_container: Any) -> Repo:
+        return Repo(svcs_container.get(Pool))
 
     def build() -> Any:
         registry = library.Registry()
@@ -476,3 +506,125 @@ def svcs() -> Contender:
     return Contender(build, opened, close, warm, request)
 
 
+CONTENDERS: dict[str, tuple[str, Callable[[], Contender]]] = {
+    "by hand": ("", by_hand),
+    "agentlayers get": ("agentlayers.layer", agentlayers_get),
+    "agentlayers scope": ("agentlayers.layer", agentlayers_scope),
+    "agentlayers async scope": ("agentlayers.layer", agentlayers_async_scope),
+    "dependency-injector sync": ("dependency_injector", di_sync),
+    "dependency-injector async": ("dependency_injector", di_async),
+    "dishka sync": ("dishka", dishka_sync),
+    "dishka async": ("dishka", dishka_async),
+    "wireup sync": ("wireup", wireup_sync),
+    "wireup async": ("wireup", wireup_async),
+    "that-depends async": ("that_depends", that_depends),
+    "modern-di": ("modern_di", modern_di),
+    "svcs async": ("svcs", svcs),
+}
+"""What is compared, and the package each needs."""
+
+IMPORTS = {
+    "agentlayers.layer": ("agentlayers.layer.app", "agentlayers.layer.container"),
+    "dependency_injector": ("dependency_injector.containers", "dependency_injector.providers"),
+    "that_depends": ("that_depends",),
+}
+"""What an application has to import to wire something, where it is more than the package itself."""
+
+
+def rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def check(app: App, contender: Contender) -> Pool:
+    """A contender that makes something else is not a contender."""
+    assert isinstance(app, App)
+    assert (app.a.repo is app.b.repo) == (contender.makes == 4)
+    pool = app.a.repo.pool
+    assert pool.is_open
+    assert pool is app.b.repo.pool
+    return pool
+
+
+async def rate(work: Callable[[Any, int], Awaitable[None]], held: Any, count: int) -> float:
+    await work(held, max(1, count // 20))
+    begun = time.perf_counter()
+    await work(held, count)
+    return count / (time.perf_counter() - begun) / 1000
+
+
+async def calibrated(work: Callable[[Any, int], Awaitable[None]], held: Any, seconds: float) -> float:
+    """Give thousands per second, over about so many seconds."""
+    return await rate(work, held, max(100, int(1000 * seconds * await rate(work, held, 200))))
+
+
+async def measure(contender: Contender, scale: float) -> dict[str, float]:
+    builds, colds = [], []
+    for _ in range(max(3, int(30 * scale))):
+        begun = time.perf_counter()
+        held = contender.build()
+        built = time.perf_counter()
+        app = await contender.open(held)
+        opened = time.perf_counter()
+        builds.append(built - begun)
+        colds.append(opened - built)
+        pool = check(app, contender)
+        await contender.close(held)
+        assert not pool.is_open
+    held = contender.build()
+    await contender.open(held)
+    figures = {
+        "build_us": statistics.median(builds) * 1e6,
+        "cold_us": statistics.median(colds) * 1e6,
+        "warm_k_per_s": await calibrated(contender.warm, held, 0.4 * scale),
+        "request_k_per_s": await calibrated(contender.request, held, scale),
+        "objects_per_request": contender.makes,
+    }
+    await contender.close(held)
+    return figures
+
+
+# -- a chain ------------------------------------------------------------------------------------------------------------
+async def measure_chain(length: int, rounds: int) -> dict[str, float]:
+    """Start and stop a chain of resources, each needing the one before."""
+    layers = import_module("agentlayers.layer")
+
+    async def link(before: object = None) -> AsyncIterator[object]:
+        yield object()
+
+    kinds: list[type[Any]] = [type(f"Link{number}", (), {}) for number in range(length)]
+    layer = layers.Layer.scoped(kinds[0], link)
+    for kind in kinds[1:]:
+        layer = layers.Layer.scoped(kind, link, before=layer)
+    plans, starts, stops = [], [], []
+    for _ in range(rounds):
+        app = layers.App(layer)
+        begun = time.perf_counter()
+        layers.App(layer).check()
+        planned = time.perf_counter()
+        await app.start()
+        started = time.perf_counter()
+        await app.close()
+        stops.append(time.perf_counter() - started)
+        starts.append(started - planned)
+        plans.append(planned - begun)
+    names = ("check_ms", "start_ms", "stop_ms")
+    figures = zip(names, (plans, starts, stops), strict=True)
+    return {name: statistics.median(values) * 1000 for name, values in figures}
+
+
+def main() -> None:
+    name, scale = sys.argv[1], float(sys.argv[2])
+    if name == "chain":
+        print(json.dumps(asyncio.run(measure_chain(400, max(2, int(10 * scale))))))
+        return
+    package, make = CONTENDERS[name]
+    begun = time.perf_counter()
+    for module in IMPORTS.get(package, (package,) if package else ()):
+        import_module(module)
+    imported = time.perf_counter() - begun
+    figures = asyncio.run(measure(make(), scale))
+    print(json.dumps({"import_ms": imported * 1000, **figures, "rss_mb": rss_mb()}))
+
+
+if __name__ == "__main__":
+    main()

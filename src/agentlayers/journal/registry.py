@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random as random_module
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentlayers.errors import StateError
 from agentlayers.journal.event_journal import Observation, StoreSchema
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JournalRegistry"]
 
+_REPLICA_ID: Final = "replica_id"
 Observer = Callable[["JournalTransaction", Observation], None]
 
 
@@ -39,6 +40,19 @@ class JournalRegistry:
     def now_ms(self) -> int:
         """Return the clock in whole milliseconds."""
         return int(self.clock() * 1000)
+
+    def load_replica_id(self, tx: JournalTransaction) -> None:
+        """Take the replica's name from the journal, or give it one."""
+        kept = tx.get_setting(_REPLICA_ID)
+        if kept is None:
+            self.renew_replica_id(tx)
+        else:
+            self.replica_id = kept.decode()
+
+    def renew_replica_id(self, tx: JournalTransaction) -> None:
+        """Take a new name, kept with the journal."""
+        self.replica_id = self.new_replica_id()
+        tx.put_setting(_REPLICA_ID, self.replica_id.encode())
 
     def new_replica_id(self) -> str:
         """Return a fresh random name: 64 bits, because it travels with every keyed entry."""

@@ -120,7 +120,8 @@ class _Arrival:
         reason = _unusable(entry)
         if keyed and not reason:
             try:
-                self.versions[entry.id] = self.tx.version_from(self.schema, row)
+                version = self.versions[entry.id] = self.tx.version_from(self.schema, row)
+                self._check_author(version)
             except (MalformedMessageError, ValueError, TypeError) as error:
                 reason = f"payload of a keyed event is no map: {type(error).__name__}"
         if reason:
@@ -128,6 +129,12 @@ class _Arrival:
             return
         self.tx.append_row(row)
         self.rows.append(row)
+
+    def _check_author(self, version: Version) -> None:
+        # Written under our name, but not by this journal as it is: it was restored from a backup, or copied and
+        # both go on. "Highest seen" of one name must never cover what another wrote, so we take a new name.
+        if version.replica == self.tx.registry.replica_id:
+            self.tx.renew_replica_id()
 
     def _set_aside(self, sequence: int, entry: Entry, reason: str) -> None:
         row = QuarantinedRow(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from agentlayers.errors import StateError, StorageCorruptionError, UsageError
 from agentlayers.journal import projection, replication
 from agentlayers.journal.causality import CAUSAL_KEY, NO_STATE, Conflict, causal_payload, version_of
@@ -31,6 +33,8 @@ from agentlayers.limits import PAYLOAD_BYTES_MAX
 from agentlayers.protocol.payload import decode_payload, encode_payload
 
 __all__ = ["JournalTransaction"]
+
+logger = structlog.get_logger()
 
 
 class JournalTransaction(JournalPrimitives):
@@ -255,6 +259,17 @@ class JournalTransaction(JournalPrimitives):
         """Let compaction disregard a remote; :obj:`False` when it is not known."""
         self.require_writable()
         return replication.retire_remote(self, store, remote_id)
+
+    def renew_replica_id(self) -> str:
+        """
+        Take a new name in causal summaries, as a restored or copied journal must; returns it.
+
+        Done by itself as soon as a version arrives that was written under our name elsewhere.
+        """
+        self.require_writable()
+        self.registry.renew_replica_id(self)
+        logger.warning("replica_id_renewed", replica_id=self.registry.replica_id)
+        return self.registry.replica_id
 
     def quarantine(
         self,

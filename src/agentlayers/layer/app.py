@@ -7,21 +7,27 @@ After the start every service is an ordinary object and every look-up is synchro
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from dependency_injector import providers
 
 from agentlayers.errors import StateError
-from agentlayers.layer.blueprint import Blueprint, make_blueprint
-from agentlayers.layer.compiler import service_label
-from agentlayers.layer.errors import ServiceNotFoundError
+from agentlayers.layer.app_override import AppOverride, override_view
+from agentlayers.layer.layer import Layer
 from agentlayers.layer.lifecycle import Lifecycle
-from agentlayers.layer.override import active_overrides, override_target
+from agentlayers.layer.override import (
+    active_overrides,
+    ambient_overrides,
+    collect_overrides,
+    with_ambient_overrides,
+)
 from agentlayers.layer.plan import Part, Plan
-from agentlayers.layer.validation import check
+from agentlayers.layer.scope import Scope, ScopePlan, current_scope
+from agentlayers.layer.view import View, plan_view
 
 __all__ = ["App"]
 
@@ -33,14 +39,13 @@ class App:
     """
     The running form of a layer or a container.
 
-    Use it as ``async with``, or call :meth:`start` and :meth:`close`. An app runs once; to run
-    again, make another from the same layer.
+    Use it as ``async with``, or call :meth:`start` and :meth:`close`. An app runs once; to run again, make another
+    from the same layer.
 
     Args:
         target: A layer or a container class.
-        wanted: The services (or names) to start; everything the target offers when left out. Only
-            what they need
-            is started.
+        wanted: The services (or names) to start; everything the target offers when left out. Only what they need is
+            started.
 
     Attributes:
         state: ``new``, ``starting``, ``running``, ``closing`` or ``closed``.
@@ -50,14 +55,15 @@ class App:
         self.target = target
         self.wanted = wanted
         self.state: State = "new"
-        self._blueprint: Blueprint | None = None
-        self._plan: Plan | None = None
-        self._lifecycle: Lifecycle | None = None
-        self._values: dict[Any, Any] = {}
-        self._calls: dict[Any, Callable[[], Any]] = {}
+        self._view: View | None = None
+        self._lifecycles: list[Lifecycle] = []
+        self._open_overrides: list[AppOverride] = []
+        self._scope_plans: dict[Any, ScopePlan] = {}
         self._ended: asyncio.Future[None] | None = None
+        self._ambient: Any = ()
+        self._refreshing = asyncio.Lock()
 
-    # -- life --------------------------------------------------------------------------------------
+    # -- life -----------------------------------------------------------------------------------------------------
     async def start(self) -> None:
         """
         Check the graph and open what is wanted.
@@ -73,16 +79,17 @@ class App:
         self.state = "starting"
         self._ended = asyncio.get_running_loop().create_future()
         try:
-            plan = self.check()
-            for part in plan.order:
-                if part.kind != "coroutine":
-                    part.provider.disable_async_mode()  # nothing is ever a Future here
-            self._lifecycle = Lifecycle(plan.order, _bind)
-            await self._lifecycle.start()
+            self._ambient = ambient_overrides()
+            view = plan_view(self.target, self.wanted, active_overrides(self))
+            self._bind_requests(view)
+            lifecycle = Lifecycle([part for part in view.plan.order if part.is_started], view.bind)
+            self._lifecycles.append(lifecycle)
+            await lifecycle.start()
         except BaseException:
             self._finish()
             raise
-        self._index(plan)
+        view.finish()
+        self._view = view
         self.state = "running"
 
     def check(self) -> Plan:
@@ -92,20 +99,11 @@ class App:
         Raises:
             LayerValidationError: With everything that is wrong.
         """
-        blueprint = make_blueprint(self.target)
-        overrides = active_overrides(self)
-        if overrides:
-            blueprint.apply(overrides, Plan(blueprint).named)
-        wanted = [blueprint.find(key) for key in self.wanted] or blueprint.wanted
-        plan = Plan(blueprint, wanted)
-        check(plan)
-        self._blueprint, self._plan = blueprint, plan
-        return plan
+        return plan_view(self.target, self.wanted, active_overrides(self)).plan
 
     async def close(self, error: BaseException | None = None) -> None:
         """
-        Close everything in reverse; a second call does nothing, a call while starting makes the
-        start fail.
+        Close everything in reverse; a second call does nothing, a call while starting makes the start fail.
 
         Args:
             error: Why the app ends, handed to the resources.
@@ -114,8 +112,8 @@ class App:
             ExceptionGroup: With every error of every resource that failed to close.
         """
         if self.state == "starting":
-            assert self._lifecycle is not None
-            self._lifecycle.abort(StateError("the app was closed while it was starting"))
+            for lifecycle in self._lifecycles:
+                lifecycle.abort(StateError("the app was closed while it was starting"))
         if self.state in {"starting", "closing"}:
             assert self._ended is not None
             await asyncio.shield(self._ended)
@@ -124,16 +122,34 @@ class App:
             self.state = "closed"
             return
         self.state = "closing"
-        assert self._lifecycle is not None
         try:
-            await self._lifecycle.stop(error)
+            await self._close_everything(error)
         finally:
             self._finish()
 
+    async def _close_everything(self, error: BaseException | None) -> None:
+        """Close what overrides and refreshes have opened, newest first, then the rest; keep all errors."""
+        failures: list[BaseException] = []
+        cancelled: BaseException | None = None
+        opened: list[AppOverride | Lifecycle] = [*self._lifecycles, *self._open_overrides]
+        for closing in reversed(opened):
+            try:
+                await closing.stop(error)
+            except BaseExceptionGroup as group:
+                failures.extend(group.exceptions)
+            except asyncio.CancelledError as interrupted:
+                cancelled = interrupted
+        if cancelled is not None:
+            raise cancelled
+        if failures:
+            message = "some layers failed to close"
+            raise BaseExceptionGroup(message, failures)
+
     def _finish(self) -> None:
         self.state = "closed"
-        self._values.clear()
-        self._calls.clear()
+        if self._view is not None:
+            self._view.forget()
+        self._scope_plans.clear()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
@@ -147,10 +163,7 @@ class App:
         return self
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close(error)
 
@@ -158,7 +171,7 @@ class App:
         """Start and close the app around a block that gets one service."""
         return _Serving(self, service)
 
-    # -- look-up -----------------------------------------------------------------------------------
+    # -- look-up --------------------------------------------------------------------------------------------------
     @overload
     def get(self, key: str) -> Any: ...
     @overload
@@ -169,66 +182,171 @@ class App:
 
         Raises:
             ServiceNotFoundError: The app has no such service, or did not start it.
-            StateError: The app is not running.
+            StateError: The app is not running, or the service belongs to a request and no scope is open.
         """
-        try:
-            return self._values[key]
-        except KeyError:
-            pass
-        call = self._calls.get(key)
-        return call() if call is not None else self._look_up(key)()
+        return self.view.get(key)
 
-    def _look_up(self, key: Any) -> Callable[[], Any]:
-        if self.state != "running":
+    @property
+    def view(self) -> View:
+        """The graph as this task sees it."""
+        if self.state != "running" or self._view is None:
             message = f"the app is {self.state}; services are there while it runs"
             raise StateError(message)
-        assert self._blueprint is not None
-        assert self._plan is not None
-        part = self._plan.part_of(self._blueprint.find(key))
-        if part is None:
-            label = service_label(key)
-            wanted = ", ".join(service_label(w) for w in self.wanted)
-            message = f"{label} was not started: {wanted or 'what was asked for'} does not need it"
-            raise ServiceNotFoundError(message, hint=f"ask for it as well: App(..., {label})")
-        call: Callable[[], Any] = part.provider
-        self._calls[key] = call
-        return call
+        return override_view(self) or self._view
 
-    def _index(self, plan: Plan) -> None:
-        """Prepare the look-ups, so that the common ones are one dictionary access."""
-        blueprint = plan.blueprint
-        for key, provider in [*blueprint.roots.items(), *blueprint.outputs.items()]:
-            part = plan.part_of(provider)
-            if part is None:
-                continue
-            if part.is_started or part.kind == "value":
-                self._values[key] = part.provider()
-            else:
-                self._calls[key] = part.provider
-
-    # -- overrides ---------------------------------------------------------------------------------
-    def override(
-        self, overrides: Mapping[type[Any] | str, object] | None = None, /, **by_name: object
-    ) -> AbstractContextManager[None]:
+    @property
+    def container(self) -> Any:
         """
-        Replace parts inside the ``with`` block, for this task only.
+        The private dependency-injector container of an app made from one, every resource bound to its value.
 
-        Before the start, the replaced part and what only it needs are never started.
+        For ``wire()`` and code that calls providers; what is changed on it is seen by this app only.
         """
-        return override_target(self, overrides, by_name)
+        compiled = self.view.plan.blueprint.container
+        if compiled is None:
+            message = "this app is made of layers and has no container"
+            raise StateError(message)
+        return compiled.instance
 
-    # -- operating ---------------------------------------------------------------------------------
+    # -- requests -------------------------------------------------------------------------------------------------
+    def scope(self, *wanted: Any, using: Layer | None = None) -> Scope:
+        """
+        Open a request: ``with app.scope() as request: request.get(Handler)``.
+
+        Args:
+            wanted: What the request will ask for, so that the resources it needs are opened (``async with``).
+            using: A layer whose parts live for the request and may need the app's services.
+
+        Raises:
+            LayerValidationError: The layer is wrong, or needs what the app does not offer.
+        """
+        view = self.view
+        key = (view, using)
+        plan = self._scope_plans.get(key)
+        if plan is None:
+            plan = self._scope_plans[key] = self._plan_scope(view, using)
+        return Scope(self, plan, wanted)
+
+    def _plan_scope(self, view: View, using: Layer | None) -> ScopePlan:
+        if using is None:
+            return ScopePlan(view, view, view.request_parts)
+        feeds = [
+            Layer.succeed(service, view.get(service))
+            for service in view.plan.blueprint.outputs
+            if (part := view.plan.part_of(view.plan.blueprint.outputs[service])) is not None
+            and (part.is_started or part.kind == "value")
+        ]
+        fed = using.provide_merge(*(feed for feed in feeds if feed.outputs[0] not in using.outputs))
+        child = with_ambient_overrides(self._ambient, lambda: plan_view(fed, (), active_overrides(using)))
+        return ScopePlan(child, view, [part for part in child.plan.order if part.is_started])
+
+    def _bind_requests(self, view: View) -> None:
+        """Let request parts be found by whoever calls their provider inside a scope."""
+        for part in view.request_parts:
+            part.provider.override(providers.Callable(self._request_value, part.name))
+
+    def _request_value(self, name: str) -> Any:
+        scope = current_scope(self)
+        if scope is None:
+            message = f"{name} belongs to a request; open one: with app.scope() as request"
+            raise StateError(message)
+        return scope.made(name)
+
+    # -- overrides ------------------------------------------------------------------------------------------------
+    def override(self, overrides: Mapping[type[Any] | str, object] | None = None, /, **by_name: object) -> AppOverride:
+        """
+        Replace parts inside the block, for this task (or thread) and those it starts.
+
+        Before the start, the replaced part and what only it needs are never started. On a running app, whatever
+        depends on the replaced part is built anew for the block and dropped with it; ``async with`` is needed if a
+        resource is among that.
+        """
+        return AppOverride(self, collect_overrides(overrides, by_name))
+
+    def derive(self, view: View, overrides: tuple[Any, ...], changed: tuple[str, ...]) -> tuple[View, list[Part]]:
+        """
+        Make another view of a running app.
+
+        Args:
+            view: What to start from.
+            overrides: What to replace.
+            changed: Names of parts to build anew.
+
+        Returns:
+            The view, and the parts that have to be built for it.
+        """
+        made = with_ambient_overrides(self._ambient, lambda: plan_view(self.target, self.wanted, overrides))
+        self._bind_requests(made)
+        return made, made.take_over(view, changed)
+
+    def track(self, override: AppOverride, *, is_open: bool) -> None:
+        """Remember an open override, so that closing the app closes what it opened."""
+        if is_open:
+            self._open_overrides.append(override)
+        elif override in self._open_overrides:
+            self._open_overrides.remove(override)
+
+    def drop(self, view: View) -> None:
+        """Forget a view that an override made."""
+        self._scope_plans = {key: plan for key, plan in self._scope_plans.items() if key[0] is not view}
+
+    # -- operating ------------------------------------------------------------------------------------------------
+    async def refresh(self, *keys: Any) -> None:
+        """
+        Build parts anew, with everything that depends on them, and change over at once.
+
+        Requests under way keep what they have; the old parts are closed when the last of them has ended. What does
+        not depend on the parts is left alone.
+
+        Args:
+            keys: Services or names.
+
+        Raises:
+            LayerStartError: A new part failed; the app goes on with the old ones.
+        """
+        async with self._refreshing:
+            old = self.view
+            if old is not self._view:
+                message = "an app cannot be refreshed inside an override"
+                raise StateError(message)
+            names = tuple(old.part(key).name for key in keys)
+            made, parts = self.derive(old, old.overrides, names)
+            lifecycle = Lifecycle(parts, made.bind)
+            await lifecycle.start()
+            made.finish()
+            before, self._lifecycles = self._lifecycles, [*self._lifecycles, lifecycle]
+            self._view = made
+            self._scope_plans = {key: plan for key, plan in self._scope_plans.items() if key[0] is not old}
+            await old.wait_idle()
+            replaced = {part.name for part in parts}
+            for earlier in reversed(before):
+                await earlier.stop(only=replaced)
+
     @property
     def timings(self) -> Mapping[str, tuple[float, float | None]]:
         """Seconds each part took to start and, once closed, to stop."""
-        if self._lifecycle is None:
-            return {}
-        stopped = self._lifecycle.stop_seconds
-        return {name: (seconds, stopped.get(name)) for name, seconds in self._lifecycle.start_seconds.items()}
+        return {
+            name: (seconds, lifecycle.stop_seconds.get(name))
+            for lifecycle in self._lifecycles
+            for name, seconds in lifecycle.start_seconds.items()
+        }
 
+    async def health(self) -> dict[str, Any]:
+        """
+        Ask every started part that has a ``health`` method, async or not.
 
-def _bind(part: Part, value: Any) -> None:
-    part.provider.override(providers.Object(value))
+        Returns:
+            What each said by part name; an error counts as what was said.
+        """
+        said: dict[str, Any] = {}
+        for name, value in self.view.values.items():
+            ask = getattr(type(value), "health", None)
+            if callable(ask):
+                try:
+                    answer = ask(value)
+                    said[name] = await answer if inspect.isawaitable(answer) else answer
+                except Exception as error:  # noqa: BLE001 - a part that cannot say is what we want to know
+                    said[name] = error
+        return said
 
 
 class _Serving(AbstractAsyncContextManager[Any]):
@@ -240,9 +358,6 @@ class _Serving(AbstractAsyncContextManager[Any]):
         return self._app.get(self._service)
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._app.close(error)

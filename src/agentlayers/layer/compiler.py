@@ -59,8 +59,8 @@ class CompiledContainer:
     written.
     """
 
-    def __init__(self, cls: Any, slots: dict[str, Provider], services: dict[str, Any]) -> None:
-        self.cls, self.slots, self.services = cls, slots, services
+    def __init__(self, cls: Any, slots: dict[str, Provider], services: dict[str, Any], instance: Any = None) -> None:
+        self.cls, self.slots, self.services, self.instance = cls, slots, services, instance
         promised = {name: service for name, service in services.items() if service is not None}
         self.offers = Offers((name, service, slots[name]) for name, service in promised.items())
         self.known = {getattr(service, "__name__", ""): service for service in promised.values()}
@@ -227,7 +227,7 @@ class Compiler:
         if isinstance(value, list | tuple) and any(isinstance(item, Layer) for item in value):
             items = []
             for item in value:
-                items.append((yield from self._argument(item, None, environment)))
+                items.append((yield from self._argument(item, None, environment)))  # noqa: PERF401 - it yields
             return providers.List(*items)
         if isinstance(value, dict) and any(isinstance(item, Layer) for item in value.values()):
             entries = {}
@@ -360,7 +360,7 @@ class Compiler:
         """Make a private instance of a container class."""
         instance = instantiate(cls)
         self._alive.append(instance)
-        compiled = CompiledContainer(cls, dict(instance.providers), container_services(cls))
+        compiled = CompiledContainer(cls, dict(instance.providers), container_services(cls), instance)
         for name, provider in compiled.slots.items():
             self.services[id(provider)] = compiled.services[name]
         return compiled

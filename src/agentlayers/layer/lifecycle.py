@@ -12,7 +12,7 @@ import asyncio
 import contextvars
 import inspect
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 from dependency_injector import providers
@@ -31,23 +31,34 @@ class Lifecycle:
     Args:
         parts: In dependency order; parts they need that are not among them are there already.
         bind: Called with each part and its value as soon as it is built.
+        call: Makes a part; its provider is called when left out.
+        needs: What each part waits for; as planned when left out.
 
     Attributes:
         start_seconds: How long each part took to start, by name.
         stop_seconds: How long each resource took to stop, by name.
     """
 
-    def __init__(self, parts: Iterable[Part], bind: Callable[[Part, Any], None]) -> None:
-        self.parts = [part for part in parts if part.is_started]
+    def __init__(
+        self,
+        parts: Iterable[Part],
+        bind: Callable[[Part, Any], None],
+        *,
+        call: Callable[[Part], Any] | None = None,
+        needs: Mapping[Part, tuple[Part, ...]] | None = None,
+    ) -> None:
+        self.parts = list(parts)
+        self._needs = {part: part.needs for part in self.parts} if needs is None else needs
+        self._call = call or _call_part
         self.start_seconds: dict[str, float] = {}
         self.stop_seconds: dict[str, float] = {}
         self._bind = bind
         self._dependents: dict[Part, list[Part]] = {part: [] for part in self.parts}
         self._waiting: dict[Part, int] = {}
         for part in self.parts:
-            needs = [need for need in part.needs if need in self._dependents]
-            self._waiting[part] = len(needs)
-            for need in needs:
+            present = [need for need in self._needs[part] if need in self._dependents]
+            self._waiting[part] = len(present)
+            for need in present:
                 self._dependents[need].append(part)
         self._owners: dict[Part, ResourceOwner] = {}
         self._built: list[Part] = []
@@ -115,7 +126,7 @@ class Lifecycle:
         began = self._loop.time()
         if not isinstance(part.provider, providers.BaseResource):
             try:
-                made = self._context.copy().run(call_provider, part.provider)
+                made = self._context.copy().run(self._call, part)
             except BaseException as error:  # noqa: BLE001 - a constructor may raise anything
                 self._part_failed(part, error)
                 return
@@ -125,7 +136,7 @@ class Lifecycle:
                 return
             self._own(part, lambda: _awaited(part.provider, made), began)
             return
-        self._own(part, lambda: call_provider(part.provider), began)
+        self._own(part, lambda: self._call(part), began)
 
     def _own(self, part: Part, open_it: Callable[[], Any], began: float) -> None:
         self._running += 1
@@ -192,39 +203,40 @@ class Lifecycle:
         return raised
 
     # -- stop --------------------------------------------------------------------------------------
-    async def stop(self, error: BaseException | None = None) -> None:
+    async def stop(self, error: BaseException | None = None, only: Collection[str] | None = None) -> None:
         """
         Close everything in reverse, whatever fails on the way.
 
         Args:
             error: Why the app ends, handed to the resources.
+            only: Close only the parts of these names; whatever needs them has to be among them, or closed.
 
         Raises:
             ExceptionGroup: With every error of every resource that failed to close.
         """
-        await uninterrupted(self._close_all(error))
+        await uninterrupted(self._close_all(error, only))
         if self._teardown:
             failures, self._teardown = self._teardown, []
             message = "some layers failed to close"
             raise BaseExceptionGroup(message, failures)
 
-    async def _close_all(self, error: BaseException | None) -> None:
+    async def _close_all(self, error: BaseException | None, only: Collection[str] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._why = error
-        self._left = dict.fromkeys(self._built, 0)
-        for part in self._built:
-            for need in part.needs:
+        leaving = [part for part in self._built if only is None or part.name in only]
+        self._left = dict.fromkeys(leaving, 0)
+        for part in leaving:
+            for need in self._needs[part]:
                 if need in self._left:
                     self._left[need] += 1
         self._all_closed = self._loop.create_future()
-        self._closing = deque(part for part in reversed(self._built) if not self._left[part])
-        self._open_count = len(self._built)
+        self._closing = deque(part for part in reversed(leaving) if not self._left[part])
+        self._open_count = len(leaving)
         self._drain_closing()
         if self._open_count:
             await self._all_closed
-        self._built.clear()
-        tasks = [owner.task for owner in self._owners.values() if owner.task is not None]
-        self._owners.clear()
+        self._built = [part for part in self._built if part not in self._left]
+        tasks = [owner.task for part in leaving if (owner := self._owners.pop(part, None)) and owner.task]
         if tasks:
             await asyncio.wait(tasks)
 
@@ -240,7 +252,7 @@ class Lifecycle:
 
     def _gone(self, part: Part) -> None:
         self._open_count -= 1
-        for need in part.needs:
+        for need in self._needs[part]:
             if need in self._left:
                 self._left[need] -= 1
                 if not self._left[need]:
@@ -257,6 +269,10 @@ class Lifecycle:
             self.stop_seconds[part.name] = self._loop.time() - began
             self._gone(part)
             self._drain_closing()
+
+
+def _call_part(part: Part) -> Any:
+    return call_provider(part.provider)
 
 
 class _Failed(Exception):  # noqa: N818 - never leaves this module; it only wakes the starter

@@ -7,15 +7,26 @@ tasks and threads outside never see it. Builds read it; nothing global is change
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from agentlayers.layer.origin import Origin, caller_origin
 
-__all__ = ["Override", "active_overrides", "collect_overrides", "override_target"]
+__all__ = [
+    "Override",
+    "active_overrides",
+    "ambient_overrides",
+    "collect_overrides",
+    "override_target",
+    "overriding",
+    "with_ambient_overrides",
+]
+
+T = TypeVar("T")
+Ambient = tuple[tuple[object, tuple["Override", ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +57,12 @@ def override_target(
     by_name: Mapping[str, object],
 ) -> AbstractContextManager[None]:
     """Replace parts of every build of ``target`` inside the block."""
-    return _overriding((target, collect_overrides(overrides, by_name)))
+    return overriding((target, collect_overrides(overrides, by_name)))
 
 
 @contextmanager
-def _overriding(entry: tuple[object, tuple[Override, ...]]) -> Iterator[None]:
+def overriding(entry: tuple[object, tuple[Override, ...]]) -> Iterator[None]:
+    """Let overrides that were collected count inside the block."""
     _active.set((*_active.get(), entry))
     try:
         yield
@@ -71,3 +83,17 @@ def active_overrides(target: object) -> tuple[Override, ...]:
         ):
             found.extend(overrides)
     return tuple(found)
+
+
+def ambient_overrides() -> Ambient:
+    """Give all overrides that count here and now, for :func:`with_ambient_overrides`."""
+    return _active.get()
+
+
+def with_ambient_overrides(ambient: Ambient, work: Callable[[], T]) -> T:
+    """Do something under the overrides that counted at another time, such as when the app started."""
+    token = _active.set(ambient)
+    try:
+        return work()
+    finally:
+        _active.reset(token)

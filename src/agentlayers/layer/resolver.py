@@ -8,6 +8,7 @@ provider) is left to dependency-injector, with the same result.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -49,27 +50,29 @@ class Resolver:
         self.numbers = {part: number for number, part in enumerate(plan.order)}
         self._names: dict[str, Any] = {"MISSING": _MISSING}
         self._functions: dict[Part, str] = {}
+        self._lock = threading.RLock()
+        self._openers: dict[Part, Callable[[Cache], Any]] = {}
         self._compiled: dict[Part, Callable[[Cache], Any]] = {}
 
     def function(self, part: Part) -> Callable[[Cache], Any]:
         """Give the function that makes (or finds) a part."""
         found = self._compiled.get(part)
         if found is None:
-            found = self._compiled[part] = self._build(part)
+            found = self._compiled[part] = self._build(f"get{self.numbers[part]}", part, self._expression)
         return found
 
-    def constructor(self, part: Part) -> Callable[[Cache], Any]:
-        """Give the function that makes a part anew, whatever the cache holds of it."""
-        name = f"make{self.numbers[part]}"
-        self._define(name, f"return {self._call(part, 0)}")
-        made: Callable[[Cache], Any] = self._names[name]
-        return made
+    def opener(self, part: Part) -> Callable[[Cache], Any]:
+        """Give the function that calls what a part is made by, whatever the cache holds of it."""
+        found = self._openers.get(part)
+        if found is None:
+            found = self._openers[part] = self._build(f"open{self.numbers[part]}", part, self._made_by)
+        return found
 
-    def _build(self, part: Part) -> Callable[[Cache], Any]:
-        name = f"get{self.numbers[part]}"
-        self._define(name, f"return {self._expression(part, 0)}")
-        made: Callable[[Cache], Any] = self._names[name]
-        return made
+    def _build(self, name: str, part: Part, write: Callable[[Part, int], str]) -> Callable[[Cache], Any]:
+        with self._lock:  # the names of constants are counted
+            self._define(name, f"return {write(part, 0)}")
+            made: Callable[[Cache], Any] = self._names[name]
+            return made
 
     def _define(self, name: str, body: str) -> None:
         source = f"def {name}(cache):\n    {body}\n"
@@ -117,6 +120,10 @@ class Resolver:
         if part in self._scoped and isinstance(provider, providers.BaseResource) and self._guard is not None:
             guard, guarded = self._constant(self._guard), self._constant(part)
             return f"{guard}({guarded})"
+        return self._made_by(part, depth)
+
+    def _made_by(self, part: Part, depth: int) -> str:
+        provider: Any = part.provider
         kind = type(provider)
         if kind in _CALLS and self._is_plain_call(provider):
             return f"{self._constant(provider.provides)}({self._arguments(part, depth)})"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 from dependency_injector import providers
 
 from agentlayers.errors import StateError
+from agentlayers.layer.errors import ServiceNotFoundError
 from agentlayers.layer.lifecycle import Lifecycle
 from agentlayers.layer.plan import Part
 from agentlayers.layer.resolver import Cache, Resolver
@@ -37,6 +38,8 @@ class ScopePlan:
         self.view, self.app_view = view, app_view
         self.resolver = Resolver(view.plan, view.constants, parts, _refuse)
         self.parts = [part for part in parts if part.kind in {"request", "singleton", "resource"}]
+        self.needs = _needs(view.plan.order, set(self.parts))
+        self.by_name = {part.name: part for part in self.parts}
         self.functions: dict[Any, Callable[[Cache], Any]] = {}
         self.opened: dict[tuple[Any, ...], list[Part]] = {}
 
@@ -44,8 +47,17 @@ class ScopePlan:
         """Give the function for a service or part."""
         found = self.functions.get(key)
         if found is None:
-            found = self.functions[key] = self.resolver.function(self.view.part(key))
+            found = self.functions[key] = self._find(key)
         return found
+
+    def _find(self, key: Any) -> Callable[[Cache], Any]:
+        try:
+            return self.resolver.function(self.view.part(key))
+        except ServiceNotFoundError:
+            if self.view is self.app_view:
+                raise
+            self.app_view.part(key)  # a child sees what its app has
+            return lambda _cache: self.app_view.get(key)
 
     def to_open(self, wanted: tuple[Any, ...]) -> list[Part]:
         """List the parts of a request that have to be opened for what is wanted, with what they need in between."""
@@ -67,6 +79,17 @@ class ScopePlan:
         if not resources:
             return []
         return [part for part in self.view.plan.order if part in reached and part in mine]
+
+
+def _needs(order: list[Part], parts: set[Part]) -> dict[Part, tuple[Part, ...]]:
+    """Gather for each part of a request those of the same request it waits for."""
+    reach: dict[Part, dict[Part, None]] = {}
+    for part in order:
+        found: dict[Part, None] = {}
+        for child in part.children:
+            found.update({child: None} if child in parts else reach.get(child, {}))
+        reach[part] = found
+    return {part: tuple(reach[part]) for part in parts}
 
 
 def _refuse(part: Part) -> NoReturn:
@@ -112,9 +135,9 @@ class Scope:
             function = self._plan.function(key)
         return function(self._cache)
 
-    def made(self, part: Part) -> Any:
-        """Give one part of the request."""
-        return self._plan.resolver.function(part)(self._cache)
+    def made(self, name: str) -> Any:
+        """Give one part of the request by its name in the graph."""
+        return self._plan.resolver.function(self._plan.by_name[name])(self._cache)
 
     # -- life -----------------------------------------------------------------------------------------------------
     def __enter__(self) -> Self:
@@ -158,7 +181,7 @@ class Scope:
         def call(part: Part) -> Any:
             return resolver.opener(part)(cache)
 
-        self._lifecycle = Lifecycle(parts, bind, call=call, all_parts=True)
+        self._lifecycle = Lifecycle(parts, bind, call=call, needs=self._plan.needs)
         await self._lifecycle.start()
 
     def _begin(self) -> None:
@@ -166,17 +189,14 @@ class Scope:
             message = "this scope is open already; make another for another request"
             raise StateError(message)
         self.is_open = True
-        self._plan.app_view.users += 1
+        self._plan.app_view.enter()
         _current.set((*_current.get(), self))
 
     def _end(self) -> None:
         self.is_open = False
         self._cache = {}
         _current.set(tuple(scope for scope in _current.get() if scope is not self))
-        view = self._plan.app_view
-        view.users -= 1
-        if not view.users:
-            view.unused()
+        self._plan.app_view.leave()
 
 
 def current_scope(app: App) -> Scope | None:

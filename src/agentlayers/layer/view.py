@@ -7,6 +7,7 @@ touch. Views are private copies of the graph, so nothing is ever overridden for 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -34,12 +35,14 @@ class View:
         overrides: What was replaced in it.
         values: By part name, for those that were built here or taken over from another view.
         users: How many scopes are working with it.
+        idle: Done as soon as no scope works with it, if somebody waits for that.
     """
 
     def __init__(self, plan: Plan, wanted: Sequence[Any], overrides: tuple[Override, ...] = ()) -> None:
         self.plan, self.wanted, self.overrides = plan, wanted, overrides
         self.values: dict[str, Any] = {}
         self.users = 0
+        self.idle: asyncio.Future[None] | None = None
         self.request_parts = [part for part in plan.order if part.kind == "request"]
         self._constants: dict[Part, Any] = {}
         self._ready: dict[Any, Any] = {}
@@ -72,6 +75,22 @@ class View:
             return self._ready[key]
         except KeyError:
             return self._maker(key)()
+
+    def enter(self) -> None:
+        """Count a scope in."""
+        self.users += 1
+
+    def leave(self) -> None:
+        """Count a scope out."""
+        self.users -= 1
+        if not self.users and self.idle is not None and not self.idle.done():
+            self.idle.set_result(None)
+
+    async def wait_idle(self) -> None:
+        """Wait until no scope works with the view."""
+        if self.users:
+            self.idle = asyncio.get_running_loop().create_future()
+            await self.idle
 
     def forget(self) -> None:
         """Let go of all values."""
@@ -144,13 +163,12 @@ class View:
             The parts that have to be built here, in dependency order.
         """
         known = {part.name: part for part in other.plan.order}
+        present = {id(override) for _name, override in other.plan.blueprint.overridden.values()}
         touched: set[Part] = set()
         to_build: list[Part] = []
         for part in self.plan.order:
             before = known.get(part.name)
-            is_new = part.name in changed or id(part.provider) in self.plan.blueprint.overridden
-            if is_new and before is not None and not self._is_new_override(part, other):
-                is_new = part.name in changed
+            is_new = part.name in changed or self._is_newly_overridden(part, present)
             if is_new or before is None or before.kind != part.kind or any(c in touched for c in part.children):
                 touched.add(part)
             if not part.is_started:
@@ -162,10 +180,9 @@ class View:
                 to_build.append(part)
         return to_build
 
-    def _is_new_override(self, part: Part, other: View) -> bool:
-        """Tell whether an override was not yet there in the other view."""
-        _name, override = self.plan.blueprint.overridden[id(part.provider)]
-        return override not in other.overrides
+    def _is_newly_overridden(self, part: Part, present: Collection[int]) -> bool:
+        _name, override = self.plan.blueprint.overridden.get(id(part.provider), ("", None))
+        return override is not None and id(override) not in present
 
 
 def plan_view(target: Any, wanted: Sequence[Any], overrides: tuple[Override, ...]) -> View:

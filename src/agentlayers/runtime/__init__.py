@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from agentlayers.runtime.hooks import HOOK_EVENTS, HookContext, HookMatcher, merge_hooks
     from agentlayers.runtime.message import AgentMessage, ToolResult, ToolUse, user_message
     from agentlayers.runtime.options import QueryOptions
-    from agentlayers.runtime.query_handle import QueryHandle, QueryStatus
-    from agentlayers.runtime.query_supervisor import (
+    from agentlayers.runtime.query_event import (
         QueryCompleted,
         QueryEvent,
         QueryQueued,
         QueryStarted,
         QueryStartFailed,
-        QuerySupervisor,
-        QuerySupervisorStats,
     )
+    from agentlayers.runtime.query_handle import QueryHandle
+    from agentlayers.runtime.query_status import QueryStatus
+    from agentlayers.runtime.query_supervisor import QuerySupervisor, QuerySupervisorStats
     from agentlayers.runtime.script import (
         CallTool,
         Delay,
@@ -99,11 +99,10 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "hooks": ("HOOK_EVENTS", "HookContext", "HookMatcher", "merge_hooks"),
     "message": ("AgentMessage", "ToolResult", "ToolUse", "user_message"),
     "options": ("QueryOptions",),
-    "query_handle": ("QueryHandle", "QueryStatus"),
-    "query_supervisor": (
-        "QueryCompleted", "QueryEvent", "QueryQueued", "QueryStartFailed", "QueryStarted", "QuerySupervisor",
-        "QuerySupervisorStats",
-    ),
+    "query_event": ("QueryCompleted", "QueryEvent", "QueryQueued", "QueryStartFailed", "QueryStarted"),
+    "query_handle": ("QueryHandle",),
+    "query_status": ("QueryStatus",),
+    "query_supervisor": ("QuerySupervisor", "QuerySupervisorStats"),
     "script": ("CallTool", "Delay", "Fail", "Interrupt", "Say", "Script", "Think", "Turn"),
     "scripted": ("ScriptedBackend",),
     "settings": ("RuntimeSettings", "SupervisorSettings"),

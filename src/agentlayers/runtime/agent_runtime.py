@@ -19,8 +19,9 @@ from agentlayers.runtime.chat_history import ChatHistory
 from agentlayers.runtime.hook_audit import HookAudit
 from agentlayers.runtime.message import AgentMessage
 from agentlayers.runtime.options import QueryOptions, merge_options
+from agentlayers.runtime.query_event import QueryEvent
 from agentlayers.runtime.query_handle import QueryHandle
-from agentlayers.runtime.query_supervisor import QueryEvent, QuerySupervisor, QuerySupervisorStats
+from agentlayers.runtime.query_supervisor import QuerySupervisor, QuerySupervisorStats
 from agentlayers.runtime.settings import RuntimeSettings, SupervisorSettings
 from agentlayers.runtime.tap import MessageTap
 from agentlayers.runtime.tool_artifacts import ToolArtifacts

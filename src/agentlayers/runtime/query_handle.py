@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Self, final
+from typing import Any, Final, Self, final
 
 from agentlayers.errors import QueryTimeoutError, StateError
 from agentlayers.logs import get_logger
 from agentlayers.runtime.backend import BackendQuery, Prompt
+from agentlayers.runtime.late_tap import LateTap
 from agentlayers.runtime.message import AgentMessage, user_message
+from agentlayers.runtime.query_status import QueryState, QueryStatus
 from agentlayers.runtime.tap import MessageTap, QueryEnd, Receipt
 
 __all__ = ["QueryHandle", "QueryStatus"]
@@ -25,31 +26,6 @@ logger = get_logger(__name__)
 
 MESSAGES_BUFFERED_MAX: Final = 1024
 """Messages kept for a caller that does not read; past it the agent waits, until it is interrupted or closed."""
-
-QueryState = Literal["starting", "running", "completed", "failed", "interrupted", "timed_out"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class QueryStatus:
-    """
-    How a query is doing.
-
-    Attributes:
-        state: ``starting``, ``running``, or how it ended.
-        session_id: The last session a message named; empty before the first.
-        messages: Messages the agent sent so far.
-        recording_behind: A message was yielded before it was durable, and still is not.
-        recording_pending: Messages not durable yet.
-        recording_error: Why the last attempt to record failed; empty when it succeeded.
-    """
-
-    state: QueryState
-    session_id: str
-    messages: int
-    recording_behind: bool
-    recording_pending: int
-    recording_error: str
 
 
 @final
@@ -83,7 +59,7 @@ class QueryHandle:
         self._session_id = ""
         self._count = 0
         self._buffer: deque[tuple[AgentMessage, list[Receipt]]] = deque()
-        self._late: list[_LateTap] = []
+        self._late: list[LateTap] = []
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._unbounded = False
@@ -194,7 +170,7 @@ class QueryHandle:
         """
         if self._taps_ended and not self._buffer:
             raise StateError(f"query {self.query_id} has ended; a tap must be attached before")
-        late = _LateTap(tap, list(self._buffer))
+        late = LateTap(tap, list(self._buffer))
         self._taps.append(late)
         self._late.append(late)
 
@@ -413,55 +389,6 @@ class QueryHandle:
         if self._query is None or self._gone or self._discarding:
             raise StateError(f"query {self.query_id} does not run (it is {self._state})")
         return self._query
-
-
-@final
-class _LateTap(MessageTap):
-    """A tap attached late: it is shown what is buffered before anything new."""
-
-    def __init__(self, tap: MessageTap, backlog: list[tuple[AgentMessage, list[Receipt]]]) -> None:
-        self._tap = tap
-        self._backlog = backlog
-        self._order = asyncio.Lock()
-        self._has_ended = False
-
-    @property
-    def pending(self) -> int:
-        return self._tap.pending + len(self._backlog)
-
-    @property
-    def is_behind(self) -> bool:
-        return self._tap.is_behind
-
-    @property
-    def error(self) -> Exception | None:
-        return self._tap.error
-
-    async def catch_up(self) -> None:
-        # Both the reader and the owner task come here; the lock keeps the order of messages.
-        if not self._backlog:
-            return
-        async with self._order:
-            while self._backlog:
-                message, receipts = self._backlog[0]
-                receipt = await self._tap.received(message)
-                if receipt is not None:
-                    receipts.append(receipt)
-                self._backlog.pop(0)
-
-    async def received(self, message: AgentMessage) -> Receipt | None:
-        await self.catch_up()
-        return await self._tap.received(message)
-
-    async def sent(self, message: Mapping[str, Any]) -> None:
-        await self.catch_up()
-        await self._tap.sent(message)
-
-    async def ended(self, end: QueryEnd) -> None:
-        if not self._has_ended:
-            self._has_ended = True
-            await self.catch_up()
-            await self._tap.ended(end)
 
 
 async def _quietly(call: Awaitable[Any], what: str, query_id: str) -> Any:

@@ -27,6 +27,13 @@ from agentlayers.logs import get_logger
 from agentlayers.runtime.backend import BackendQuery, Prompt
 from agentlayers.runtime.broadcast import Broadcast
 from agentlayers.runtime.frames import new_uuid
+from agentlayers.runtime.query_event import (
+    QueryCompleted,
+    QueryEvent,
+    QueryQueued,
+    QueryStarted,
+    QueryStartFailed,
+)
 from agentlayers.runtime.query_handle import QueryHandle
 from agentlayers.runtime.settings import SupervisorSettings
 from agentlayers.runtime.tap import MessageTap
@@ -35,12 +42,7 @@ if TYPE_CHECKING:
     from agentlayers.layer import Layer
 
 __all__ = [
-    "QueryCompleted",
-    "QueryEvent",
     "QueryMetrics",
-    "QueryQueued",
-    "QueryStartFailed",
-    "QueryStarted",
     "QuerySupervisor",
     "QuerySupervisorStats",
 ]
@@ -51,45 +53,6 @@ DURATION_BOUNDS_MS: Final = (50, 100, 250, 500, 1000, 2000, 5000, 10_000, 30_000
 """Upper bounds of the duration histogram, as in the reference."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class QueryQueued:
-    """A query waits for a slot."""
-
-    query_id: str
-    submitted_at: float
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class QueryStarted:
-    """A query's agent runs."""
-
-    query_id: str
-    started_at: float
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class QueryCompleted:
-    """A query's agent is gone."""
-
-    query_id: str
-    completed_at: float
-    status: Literal["success", "failure", "interrupted"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class QueryStartFailed:
-    """A query's agent could not be started; ``error`` is the code of the error."""
-
-    query_id: str
-    failed_at: float
-    error: str
-
-
-QueryEvent = QueryQueued | QueryStarted | QueryCompleted | QueryStartFailed
 _STATUS: Final[dict[str, Literal["success", "failure", "interrupted"]]] = {
     "completed": "success", "failed": "failure", "interrupted": "interrupted", "timed_out": "interrupted",
 }  # fmt: skip

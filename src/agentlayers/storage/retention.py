@@ -32,7 +32,8 @@ def drop_entries(tx: JournalTransaction, schema: StoreSchema, entry_ids: Sequenc
     Returns:
         How many entries were dropped.
     """
-    return retention.drop(tx, schema, entry_ids).entries
+    held = tx.held(tx.store_number(schema.name), entry_ids)
+    return retention.drop(tx, schema, sorted(entry.position for entry in held.values())).entries
 
 
 def report_dropped(tx: JournalTransaction, store: str, dropped: int, events: Sequence[str]) -> None:

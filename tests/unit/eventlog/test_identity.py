@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from agentlayers.errors import IdentityError, UsageError
 from agentlayers.eventlog.identity import Identity
@@ -276,16 +275,16 @@ def test_where_there_are_no_links_the_file_is_made_in_place(tmp_path: Path, monk
         IDENTITY.save(tmp_path / "identity")
 
 
-def test_a_file_open_to_others_is_warned_of(tmp_path: Path) -> None:
+def test_a_file_open_to_others_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "identity"
     IDENTITY.save(path)
     path.chmod(0o644)
 
-    with structlog.testing.capture_logs() as logs:
-        Identity.load(path)
+    Identity.load(path)
 
-    assert [(log["event"], log["mode"]) for log in logs] == [("identity_file_open_to_others", "0644")]
-    assert SECRET not in str(logs)
+    events = [vars(record)["agentlayers"] for record in caplog.records]
+    assert [(event["event"], event["mode"]) for event in events] == [("identity_file_open_to_others", "0644")]
+    assert SECRET not in str(events)
 
 
 async def test_layers_give_the_identity(tmp_path: Path) -> None:

@@ -108,6 +108,17 @@ async def test_decisions_of_can_use_tool_are_recorded(stores: Stores) -> None:
     )
 
 
+async def test_a_deferred_tool_ends_as_deferred(stores: Stores) -> None:
+    defer = {"hookSpecificOutput": {"permissionDecision": "defer"}}
+    hooks = {"PreToolUse": [HookMatcher(hooks=[answering(defer)])]}
+
+    async with runtime(stores, WRITE).query("x", hooks=hooks) as turn:
+        await turn.collect()
+
+    assert ("write_file", "failure", "deferred", True) == tool_uses(await stores.audited("tool_use"))[-1]
+    assert [("write_file", "prompt", None)] == decisions(await stores.audited("permission_decision"))
+
+
 @pytest.mark.parametrize("leave_early", [True, False])
 async def test_a_tool_that_is_interrupted_ends_as_interrupted(stores: Stores, leave_early: bool) -> None:
     sleep = CallTool("run_command", {"command": "sleep 60"})

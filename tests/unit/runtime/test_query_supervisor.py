@@ -16,14 +16,9 @@ from agentlayers.errors import (
     StateError,
 )
 from agentlayers.runtime.backend import Prompt
+from agentlayers.runtime.query_event import QueryCompleted, QueryQueued, QueryStarted, QueryStartFailed
 from agentlayers.runtime.query_handle import QueryHandle
-from agentlayers.runtime.query_supervisor import (
-    QueryCompleted,
-    QueryQueued,
-    QueryStarted,
-    QueryStartFailed,
-    QuerySupervisor,
-)
+from agentlayers.runtime.query_supervisor import QuerySupervisor
 from agentlayers.runtime.settings import SupervisorSettings
 from unit.runtime.fake_agent import INIT, RESULT, FakeQuery
 

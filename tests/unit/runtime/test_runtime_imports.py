@@ -11,7 +11,10 @@ import agentlayers.runtime
 @pytest.mark.parametrize(
     ("statement", "forbidden"),
     [
-        ("import agentlayers.runtime", {"dependency_injector", "aiohttp", "cryptography", "sqlite3", "pydantic", "yaml"}),
+        (
+            "import agentlayers.runtime",
+            {"dependency_injector", "aiohttp", "cryptography", "sqlite3", "pydantic", "yaml"},
+        ),
         ("from agentlayers.runtime import Script, ScriptedBackend", {"dependency_injector", "aiohttp", "sqlite3"}),
         ("from agentlayers.runtime import AgentRuntime", {"dependency_injector", "aiohttp"}),
     ],

@@ -70,6 +70,21 @@ def test_a_bad_variable_is_named_in_the_error(name: str, value: str) -> None:
     assert repr(value) in str(raised.value)
 
 
+def test_the_variable_that_was_read_is_the_one_named() -> None:
+    with pytest.raises(SettingsError, match="AGENTSDK_CONCURRENCY_LIMIT: 'x'"):
+        SupervisorSettings.from_env({"AGENTSDK_CONCURRENCY_LIMIT": "x"})
+
+
+def test_defaults_count_where_the_environment_says_nothing() -> None:
+    settings = SupervisorSettings.from_env(
+        {"AGENTLAYERS_CONCURRENCY_LIMIT": "3"}, defaults={"concurrency_limit": 9, "max_pending_time": "1 minute"}
+    )
+
+    assert (3, 60.0) == (settings.concurrency_limit, settings.max_pending_time)
+    with pytest.raises(SettingsError, match="max_pending_time: 'soon'"):
+        SupervisorSettings.from_env({}, defaults={"max_pending_time": "soon"})
+
+
 def test_a_mapping_is_checked_and_durations_may_be_texts() -> None:
     assert 90.0 == RuntimeSettings.of({"query_timeout": "1 minute 30 seconds"}).query_timeout
     with pytest.raises(SettingsError, match="query_timout"):

@@ -216,8 +216,6 @@ async def main():
     async with SQLiteServerStorage(sys.argv[1]) as storage, SyncServer(storage, port=0) as server:
         print(server.port, flush=True)
         await asyncio.Event().wait()
-import structlog
-structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 asyncio.run(main())
 """
 

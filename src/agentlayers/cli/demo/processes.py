@@ -20,6 +20,7 @@ __all__ = ["ProcessLostError", "ProcessRecord", "ReplicaProcess", "ServerProcess
 
 START_SECONDS_MAX: Final = 30.0
 STOP_SECONDS_MAX: Final = 15.0
+ANSWER_SECONDS_MAX: Final = 60.0
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
@@ -216,7 +217,11 @@ class ReplicaProcess(_Process):
             await self._process.stdin.drain()
         except ConnectionError as error:
             raise ProcessLostError(f"the {self.name} process is gone") from error
-        answer = await future
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                answer = await future
+        except TimeoutError as error:
+            raise ProcessLostError(f"replica {self.name} did not {action} within {ANSWER_SECONDS_MAX:g} s") from error
         if "error" in answer:
             raise AgentLayersError(f"replica {self.name}: {answer['error']}")
         return answer

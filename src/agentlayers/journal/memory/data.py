@@ -16,7 +16,6 @@ class MemoryData:
     """Tables as containers, with the indexes that look-ups use."""
 
     def __init__(self) -> None:
-        self.replica_id = ""
         self.last_position = 0
         self.stores: dict[str, int] = {}
         self.settings: dict[str, bytes] = {}

@@ -35,9 +35,7 @@ class MemoryJournal(TransactionalJournal):
     async def __aenter__(self) -> Self:
         if self._is_open:
             raise StateError("the journal is open already")
-        if not self._data.replica_id:
-            self._data.replica_id = self._registry.new_replica_id()
-        self._registry.replica_id = self._data.replica_id
+        self._registry.load_replica_id(MemoryTransaction(self._registry, self._data, read_only=False))
         self._hub.last_position = self._data.last_position
         self._is_open = True
         return self

@@ -69,7 +69,9 @@ class MemoryTransaction(JournalTransaction):
     # -- savepoints ----------------------------------------------------------------------------------------
     def open_savepoint(self) -> int:
         """Mark the present state."""
-        return len(self._undo)
+        token = len(self._undo)
+        self._undo.append((setattr, (self, "_highest", self._highest)))
+        return token
 
     def release_savepoint(self, token: int) -> None:
         """Keep what was done since."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,12 +27,13 @@ __all__ = ["BufferedTransaction"]
 _SCAN_ROWS: Final = 256
 
 
+@dataclass(slots=True)
 class _Savepoint:
-    __slots__ = ("is_in_database", "next_position", "rows_mark", "undo_mark")
-
-    def __init__(self, rows_mark: int, undo_mark: int, next_position: int | None) -> None:
-        self.rows_mark, self.undo_mark, self.next_position = rows_mark, undo_mark, next_position
-        self.is_in_database = False
+    rows_mark: int
+    undo_mark: int
+    next_position: int | None
+    highest: bytes | None
+    is_in_database: bool = False
 
 
 class _Change(NamedTuple):
@@ -132,7 +134,8 @@ class BufferedTransaction(JournalTransaction):
     # -- savepoints ----------------------------------------------------------------------------------------
     def open_savepoint(self) -> int:
         """Mark the present state."""
-        self._savepoints.append(_Savepoint(self._rows_flushed + len(self._rows), len(self._undo), self._next_position))
+        rows_mark = self._rows_flushed + len(self._rows)
+        self._savepoints.append(_Savepoint(rows_mark, len(self._undo), self._next_position, self._highest))
         return len(self._savepoints) - 1
 
     def release_savepoint(self, token: int) -> None:
@@ -157,7 +160,7 @@ class BufferedTransaction(JournalTransaction):
         for row in self._rows[keep:]:
             self._rows_by_id.pop((row.store, row.id), None)
         del self._rows[keep:]
-        self._next_position = savepoint.next_position
+        self._next_position, self._highest = savepoint.next_position, savepoint.highest
         while len(self._undo) > savepoint.undo_mark:
             target, key, before = self._undo.pop()
             if before is _ABSENT:

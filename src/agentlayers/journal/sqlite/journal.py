@@ -24,7 +24,6 @@ __all__ = ["JOURNAL_FILE", "SQLiteJournal"]
 T = TypeVar("T")
 
 JOURNAL_FILE: Final = "journal.sqlite"
-_REPLICA_ID: Final = "replica_id"
 _VACUUM_PAGES: Final = 1000
 
 
@@ -93,11 +92,7 @@ class SQLiteJournal(TransactionalJournal):
         return self
 
     def _load(self, tx: JournalTransaction) -> int:
-        replica_id = tx.get_setting(_REPLICA_ID)
-        if replica_id is None:
-            replica_id = self._registry.new_replica_id().encode()
-            tx.put_setting(_REPLICA_ID, replica_id)
-        self._registry.replica_id = replica_id.decode()
+        self._registry.load_replica_id(tx)
         return tx.next_position() - 1
 
     async def __aexit__(

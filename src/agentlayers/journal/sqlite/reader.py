@@ -41,16 +41,18 @@ class ReaderPool:
             self._idle.pop().close()
 
     def _read(self, work: Callable[[JournalTransaction], T]) -> T:
+        # Only the journal's own statements are translated: an OSError of `work` is the caller's.
         with translated("read", self._path):
             connection = self._borrow()
-            try:
+        try:
+            with translated("read", self._path):
                 connection.execute("BEGIN")
-                tx = SQLiteTransaction(self._registry, connection, path=self._path, read_only=True, stores={})
-                return work(tx)
-            finally:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("COMMIT")
-                self._idle.append(connection)
+            tx = SQLiteTransaction(self._registry, connection, path=self._path, read_only=True, stores={})
+            return work(tx)
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("COMMIT")
+            self._idle.append(connection)
 
     def _borrow(self) -> sqlite3.Connection:
         try:

@@ -169,7 +169,9 @@ class WriterThread:
                     read_only=False,
                     stores=stores,
                 )
-                if not self._was_written_by_others():
+                if self._was_written_by_others():
+                    self._registry.load_replica_id(tx)
+                else:
                     tx.resume(self._tail)
                 for job in batch:
                     self._work(tx, job)

@@ -314,6 +314,22 @@ class EventJournalRemoteContract(JournalContractFixtures):
 
         assert events == [("put", "k"), ("put", "k"), ("observed", "k")]
 
+    async def test_a_copied_journal_takes_a_new_name(self, medium: Medium) -> None:
+        """A version under our name that we never wrote: from here on we write under another."""
+        async with medium() as journal:
+            await journal.register(notes())
+            name = journal.replica_id
+            theirs = their_put(1, 7, replica=name)
+            await journal.write_from_remote("notes", REMOTE, [RemoteEntry(0, theirs)])
+            renewed = journal.replica_id
+            await journal.write("notes", "put", "l", {"v": 1})
+            (head,) = await journal.read(lambda tx: tx.heads("notes", "l"))
+        async with medium() as journal:
+            kept = journal.replica_id
+
+        assert name != renewed
+        assert (head.replica, kept) == (renewed, renewed)
+
     async def test_policies_show_the_same_in_any_order(self, medium: Medium) -> None:
         """One set of versions, forwards and backwards, on two journals."""
         versions = [stock_put(10, 1), their_put(20, 2, replica="A"), their_put(20, 3, replica="B")]
