@@ -52,7 +52,7 @@ PROCESSORS: Final = (
 """What every event passes before it is rendered."""
 
 
-def _render(logger: logging.Logger, name: str, event: MutableMapping[str, Any]) -> tuple[tuple[object], dict[str, Any]]:
+def _render(_logger: object, _name: str, event: MutableMapping[str, Any]) -> tuple[tuple[object], dict[str, Any]]:
     """Give the standard logger a readable message, and the fields themselves to a formatter that wants them."""
     fields = {key: value for key, value in event.items() if key not in {"event", "level", "logger"}}
     text = " ".join([str(event["event"]), *(f"{key}={value!r}" for key, value in fields.items())])

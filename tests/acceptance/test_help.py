@@ -7,13 +7,16 @@ import sys
 
 import pytest
 
-COMMANDS = [(), ("demo",), ("serve",), ("journal",), ("journal", "export")]
+AGENTLAYERS = [sys.executable, "-m", "agentlayers"]
+COMMANDS = [
+    (), ("demo",), ("serve",), ("sync",), ("journal",), ("journal", "export"), ("check",), ("graph",), ("schema",),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "agentlayers")
 def test_help_reads_well(command: tuple[str, ...]) -> None:
     outcome = subprocess.run(
-        [sys.executable, "-m", "agentlayers", *command, "--help"], capture_output=True, text=True, timeout=60, check=False
+        [*AGENTLAYERS, *command, "--help"], capture_output=True, text=True, timeout=60, check=False
     )
 
     assert outcome.returncode == 0, outcome.stderr
@@ -22,9 +25,7 @@ def test_help_reads_well(command: tuple[str, ...]) -> None:
 
 
 def test_an_unknown_command_is_refused_with_a_hint() -> None:
-    outcome = subprocess.run(
-        [sys.executable, "-m", "agentlayers", "demoo"], capture_output=True, text=True, timeout=60, check=False
-    )
+    outcome = subprocess.run([*AGENTLAYERS, "demoo"], capture_output=True, text=True, timeout=60, check=False)
 
     assert outcome.returncode == 2
     assert "demoo" in outcome.stderr

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import resource
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -24,11 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agentlayers.crypto.encryption import AesGcmEncryption
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.sqlite import SQLiteJournal
-from agentlayers.crypto.encryption import AesGcmEncryption
 from agentlayers.storage.chat_history import ChatHistoryStore
 from agentlayers.sync.service import SyncService
 from agentlayers.transport.websocket import WebSocketTransport
@@ -73,6 +75,24 @@ async def bench_appends(directory: Path, scale: int) -> dict[str, float]:
             await chat.append("session", {"type": "user", "message": {"role": "user", "content": "x" * 200}})
         chatting = (2000 // scale) / (time.perf_counter() - begun)
     return {"single": single, "batches_of_64": batched, "concurrent": together, "chat_append": chatting}
+
+
+def bench_bare_sqlite(directory: Path, scale: int) -> dict[str, float]:
+    """Return what SQLite itself reaches at the same durability, as the limit to compare with."""
+    figures = {}
+    with contextlib.closing(sqlite3.connect(directory / "bare.sqlite", isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute("CREATE TABLE entry (position INTEGER PRIMARY KEY, id BLOB UNIQUE, payload BLOB)")
+        for name, count, batch in (("single", 3000 // scale, 1), ("batches_of_64", 64 * 600 // scale, 64)):
+            begun = time.perf_counter()
+            for _ in range(count // batch):
+                database.execute("BEGIN IMMEDIATE")
+                rows = [(os.urandom(16), b"x" * 298) for _ in range(batch)]
+                database.executemany("INSERT INTO entry (id, payload) VALUES (?, ?)", rows)
+                database.execute("COMMIT")
+            figures[name] = count / (time.perf_counter() - begun)
+    return figures
 
 
 class Replica:
@@ -290,6 +310,7 @@ def main() -> None:
     scale = 10 if arguments.short else 1
     root = Path(tempfile.mkdtemp(prefix="agentlayers-bench-"))
     parts: dict[str, Callable[[], dict[str, float]]] = {
+        "bare sqlite3, the same durability": lambda: bench_bare_sqlite(root, scale),
         "durable appends per second": lambda: asyncio.run(bench_appends(root / "1", scale)),
         "A -> server -> B": lambda: bench_end_to_end(root / "2", 10_000 // scale),
         "latency of single appends, A to B": lambda: bench_latency(root / "3", 1000 // scale),

@@ -5,7 +5,8 @@ One library in one process: builds the six-node graph, resolves it many times, p
 
 Config -> Pool (opened and closed) -> Repo -> ServiceA, ServiceB -> App. Config and Pool live as long as the app;
 the other four are made for each request. ``bench_layers.py`` runs this file once for each library and round.
-Libraries are imported by name, because none of them is a dependency of this project.
+Libraries are imported by name, because none of them is a dependency of this project. Times are processor time of
+this process, so that a busy machine disturbs them less.
 """
 
 from __future__ import annotations
@@ -547,9 +548,9 @@ def check(app: App, contender: Contender) -> Pool:
 
 async def rate(work: Callable[[Any, int], Awaitable[None]], held: Any, count: int) -> float:
     await work(held, max(1, count // 20))
-    begun = time.perf_counter()
+    begun = time.process_time()
     await work(held, count)
-    return count / (time.perf_counter() - begun) / 1000
+    return count / (time.process_time() - begun) / 1000
 
 
 async def calibrated(work: Callable[[Any, int], Awaitable[None]], held: Any, seconds: float) -> float:
@@ -560,11 +561,11 @@ async def calibrated(work: Callable[[Any, int], Awaitable[None]], held: Any, sec
 async def measure(contender: Contender, scale: float) -> dict[str, float]:
     builds, colds = [], []
     for _ in range(max(3, int(30 * scale))):
-        begun = time.perf_counter()
+        begun = time.process_time()
         held = contender.build()
-        built = time.perf_counter()
+        built = time.process_time()
         app = await contender.open(held)
-        opened = time.perf_counter()
+        opened = time.process_time()
         builds.append(built - begun)
         colds.append(opened - built)
         pool = check(app, contender)
@@ -588,7 +589,7 @@ async def measure_chain(length: int, rounds: int) -> dict[str, float]:
     """Start and stop a chain of resources, each needing the one before."""
     layers = import_module("agentlayers.layer")
 
-    async def link(before: object = None) -> AsyncIterator[object]:
+    async def link(before: object = None) -> AsyncIterator[Any]:
         yield object()
 
     kinds: list[type[Any]] = [type(f"Link{number}", (), {}) for number in range(length)]
@@ -598,13 +599,13 @@ async def measure_chain(length: int, rounds: int) -> dict[str, float]:
     plans, starts, stops = [], [], []
     for _ in range(rounds):
         app = layers.App(layer)
-        begun = time.perf_counter()
+        begun = time.process_time()
         layers.App(layer).check()
-        planned = time.perf_counter()
+        planned = time.process_time()
         await app.start()
-        started = time.perf_counter()
+        started = time.process_time()
         await app.close()
-        stops.append(time.perf_counter() - started)
+        stops.append(time.process_time() - started)
         starts.append(started - planned)
         plans.append(planned - begun)
     names = ("check_ms", "start_ms", "stop_ms")
@@ -618,10 +619,10 @@ def main() -> None:
         print(json.dumps(asyncio.run(measure_chain(400, max(2, int(10 * scale))))))
         return
     package, make = CONTENDERS[name]
-    begun = time.perf_counter()
+    begun = time.process_time()
     for module in IMPORTS.get(package, (package,) if package else ()):
         import_module(module)
-    imported = time.perf_counter() - begun
+    imported = time.process_time() - begun
     figures = asyncio.run(measure(make(), scale))
     print(json.dumps({"import_ms": imported * 1000, **figures, "rss_mb": rss_mb()}))
 

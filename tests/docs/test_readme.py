@@ -44,9 +44,8 @@ async def test_layers_as_values_answer_a_query(capsys: pytest.CaptureFixture[str
 async def test_the_declarative_container_answers_a_query() -> None:
     app = run(PYTHON[1])["App"]
     app.config.from_dict({"sync": {"url": "ws://127.0.0.1:9/event-log"}})
-    async with app.build(AgentRuntime) as runtime:
-        async with runtime.query("hello") as turn:
-            texts = [message.text async for message in turn]
+    async with app.build(AgentRuntime) as runtime, runtime.query("hello") as turn:
+        texts = [message.text async for message in turn]
 
     assert any("hello" in text for text in texts)
 

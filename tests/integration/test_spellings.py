@@ -261,6 +261,15 @@ def test_remote_sync_chooses_the_transport_by_the_url(scheme: str) -> None:
     assert TOKEN not in graph.to_text()
 
 
+async def test_the_whole_container_is_a_layer_too() -> None:
+    layer = AgentRuntimeContainer.layer(
+        agent_backend=ScriptedBackend(ANSWER), journal=providers.Resource(MemoryJournal)
+    )
+
+    async with layer.build() as app, app.get(AgentRuntime).query("x") as turn:
+        assert "overridden" == (await turn.collect())[-1].text
+
+
 # -- presets --------------------------------------------------------------------------------------------
 PRESETS: dict[str, Mapping[str, str]] = {
     "local": {},

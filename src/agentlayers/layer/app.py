@@ -11,12 +11,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Final, Literal, Self, TypeVar, overload
 
 from dependency_injector import providers
 
 from agentlayers.errors import StateError
-from agentlayers.layer.app_override import AppOverride, override_view
+from agentlayers.layer.app_override import AppOverride, override_view, views_of_task
 from agentlayers.layer.layer import Layer
 from agentlayers.layer.lifecycle import Lifecycle
 from agentlayers.layer.override import (
@@ -32,6 +32,7 @@ from agentlayers.layer.view import View, plan_view
 __all__ = ["App"]
 
 T = TypeVar("T")
+_MISSING: Final = object()
 State = Literal["new", "starting", "running", "closing", "closed"]
 
 
@@ -56,6 +57,8 @@ class App:
         self.wanted = wanted
         self.state: State = "new"
         self._view: View | None = None
+        self._ready: dict[Any, Any] = {}
+        self._makers: dict[Any, Callable[[], Any]] = {}
         self._lifecycles: list[Lifecycle] = []
         self._open_overrides: list[AppOverride] = []
         self._scope_plans: dict[Any, ScopePlan] = {}
@@ -88,9 +91,12 @@ class App:
         except BaseException:
             self._finish()
             raise
-        view.finish()
-        self._view = view
+        self._show(view)
         self.state = "running"
+
+    def _show(self, view: View) -> None:
+        view.finish()
+        self._view, self._ready, self._makers = view, view.ready, view.makers
 
     def check(self) -> Plan:
         """
@@ -184,6 +190,13 @@ class App:
             ServiceNotFoundError: The app has no such service, or did not start it.
             StateError: The app is not running, or the service belongs to a request and no scope is open.
         """
+        if not views_of_task():
+            value = self._ready.get(key, _MISSING)
+            if value is not _MISSING:
+                return value
+            make = self._makers.get(key)
+            if make is not None:
+                return make()
         return self.view.get(key)
 
     @property
@@ -219,16 +232,17 @@ class App:
         Raises:
             LayerValidationError: The layer is wrong, or needs what the app does not offer.
         """
-        view = self.view
+        view = self.view if self._view is None or views_of_task() or self.state != "running" else self._view
+        if using is None:
+            plan = view.scope_plan or view.plan_scopes(ScopePlan)
+            return Scope(self, plan, wanted)
         key = (view, using)
         plan = self._scope_plans.get(key)
         if plan is None:
             plan = self._scope_plans[key] = self._plan_scope(view, using)
         return Scope(self, plan, wanted)
 
-    def _plan_scope(self, view: View, using: Layer | None) -> ScopePlan:
-        if using is None:
-            return ScopePlan(view, view, view.request_parts)
+    def _plan_scope(self, view: View, using: Layer) -> ScopePlan:
         feeds = [
             Layer.succeed(service, view.get(service))
             for service in view.plan.blueprint.outputs
@@ -312,9 +326,8 @@ class App:
             made, parts = self.derive(old, old.overrides, names)
             lifecycle = Lifecycle(parts, made.bind)
             await lifecycle.start()
-            made.finish()
             before, self._lifecycles = self._lifecycles, [*self._lifecycles, lifecycle]
-            self._view = made
+            self._show(made)
             self._scope_plans = {key: plan for key, plan in self._scope_plans.items() if key[0] is not old}
             await old.wait_idle()
             replaced = {part.name for part in parts}

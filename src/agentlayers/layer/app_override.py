@@ -6,7 +6,7 @@ import inspect
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dependency_injector import providers
 
@@ -20,9 +20,11 @@ from agentlayers.layer.view import View
 if TYPE_CHECKING:
     from agentlayers.layer.app import App
 
-__all__ = ["AppOverride", "override_view"]
+__all__ = ["AppOverride", "override_view", "views_of_task"]
 
 _views: ContextVar[tuple[tuple[object, View], ...]] = ContextVar("agentlayers_views", default=())
+views_of_task: Final = _views.get
+"""What overrides have made for this task; empty for nearly everybody, so it is looked at first."""
 
 
 def override_view(app: App) -> View | None:

@@ -50,12 +50,15 @@ class Resolver:
         self.numbers = {part: number for number, part in enumerate(plan.order)}
         self._names: dict[str, Any] = {"MISSING": _MISSING}
         self._functions: dict[Part, str] = {}
+        self._statements: list[str] = []
+        self._locals: dict[Part, str] = {}
+        self._made: list[tuple[str, str]] = []
         self._lock = threading.RLock()
         self._openers: dict[Part, Callable[[Cache], Any]] = {}
         self._compiled: dict[Part, Callable[[Cache], Any]] = {}
 
-    def function(self, part: Part) -> Callable[[Cache], Any]:
-        """Give the function that makes (or finds) a part."""
+    def function(self, part: Part) -> Callable[..., Any]:
+        """Give the function that makes (or finds) a part; it takes a request's cache, if parts of it live in one."""
         found = self._compiled.get(part)
         if found is None:
             found = self._compiled[part] = self._build(f"get{self.numbers[part]}", part, self._expression)
@@ -68,20 +71,38 @@ class Resolver:
             found = self._openers[part] = self._build(f"open{self.numbers[part]}", part, self._made_by)
         return found
 
-    def _build(self, name: str, part: Part, write: Callable[[Part, int], str]) -> Callable[[Cache], Any]:
-        with self._lock:  # the names of constants are counted
-            self._define(name, f"return {write(part, 0)}")
-            made: Callable[[Cache], Any] = self._names[name]
+    def _build(self, name: str, part: Part, write: Callable[[Part, int], str]) -> Callable[..., Any]:
+        with self._lock:  # the names of constants are counted, the statements collected
+            self._define(name, part, write)
+            made: Callable[..., Any] = self._names[name]
             return made
 
-    def _define(self, name: str, body: str) -> None:
-        source = f"def {name}(cache):\n    {body}\n"
-        exec(compile(source, f"<{name}>", "exec"), self._names)  # noqa: S102 - names and brackets written here only
+    def _define(self, name: str, part: Part, write: Callable[[Part, int], str]) -> None:
+        """Write one function: a line for each part of the request, each made after those it needs."""
+        outer = self._statements, self._locals, self._made
+        self._statements, self._locals, self._made = [], {}, []
+        try:
+            result = write(part, 0)
+            lines = [*self._statements, f"return {result}"]
+            fresh = [line for made in self._made for line in made]
+        finally:
+            self._statements, self._locals, self._made = outer
+        if part in self._scoped and write == self._expression:
+            number = self.numbers[part]
+            lines[:0] = [
+                "if not cache:",  # the first look-up of a request, which is most often the only one
+                *(f"    {line}" for line in fresh),
+                f"    return {result}",
+                f"value = cache.get({number}, MISSING)",
+                "if value is not MISSING: return value",
+            ]
+        body = "".join(f"    {line}\n" for line in lines)
+        exec(compile(f"def {name}(cache=None):\n{body}", f"<{name}>", "exec"), self._names)  # noqa: S102 - our own text
 
-    # -- expressions ------------------------------------------------------------------------------------------
+    # -- expressions ----------------------------------------------------------------------------------------------
     def _expression(self, part: Part, depth: int) -> str:
         if part in self._scoped:
-            return self._scoped_call(part)
+            return self._local(part)
         if part in self._constants:
             return self._constant(self._constants[part])
         if depth >= _NESTING_MAX:
@@ -97,23 +118,20 @@ class Resolver:
         name = self._functions.get(part)
         if name is None:
             name = self._functions[part] = f"deep{self.numbers[part]}"
-            self._define(name, f"return {self._call(part, 0)}")
+            self._define(name, part, self._call)
         return f"{name}(cache)"
 
-    def _scoped_call(self, part: Part) -> str:
-        name = self._functions.get(part)
+    def _local(self, part: Part) -> str:
+        """Write the line that finds or makes a part of the request, and name its result."""
+        name = self._locals.get(part)
         if name is None:
             number = self.numbers[part]
-            name = self._functions[part] = f"scoped{number}"
             made = self._call(part, 0)
-            self._define(
-                name,
-                f"value = cache.get({number}, MISSING)\n"
-                f"    if value is MISSING:\n"
-                f"        value = cache[{number}] = {made}\n"
-                f"    return value",
-            )
-        return f"{name}(cache)"
+            name = self._locals[part] = f"v{number}"
+            self._statements.append(f"{name} = cache.get({number}, MISSING)")
+            self._statements.append(f"if {name} is MISSING: {name} = cache[{number}] = {made}")
+            self._made.append((f"{name} = {made}", f"cache[{number}] = {name}"))
+        return name
 
     def _call(self, part: Part, depth: int) -> str:
         provider: Any = part.provider

@@ -28,7 +28,7 @@ __all__ = ["Scope", "ScopePlan", "current_scope"]
 
 T = TypeVar("T")
 
-_current: ContextVar[tuple[Scope, ...]] = ContextVar("agentlayers_scopes", default=())
+_current: ContextVar[Scope | None] = ContextVar("agentlayers_scope", default=None)
 
 
 class ScopePlan:
@@ -105,7 +105,7 @@ class Scope:
     request's parts too.
     """
 
-    __slots__ = ("_cache", "_functions", "_lifecycle", "_plan", "_wanted", "app", "is_open")
+    __slots__ = ("_cache", "_functions", "_lifecycle", "_plan", "_wanted", "app", "is_open", "outer")
 
     def __init__(self, app: App, plan: ScopePlan, wanted: tuple[Any, ...]) -> None:
         self.app = app
@@ -114,6 +114,7 @@ class Scope:
         self._functions = plan.functions
         self._lifecycle: Lifecycle | None = None
         self.is_open = False
+        self.outer: Scope | None = None
 
     @overload
     def get(self, key: str) -> Any: ...
@@ -141,7 +142,7 @@ class Scope:
 
     # -- life -----------------------------------------------------------------------------------------------------
     def __enter__(self) -> Self:
-        if self._plan.to_open(self._wanted):
+        if self._wanted and self._plan.to_open(self._wanted):
             message = "this scope opens resources; write async with"
             raise StateError(message)
         self._begin()
@@ -154,7 +155,7 @@ class Scope:
 
     async def __aenter__(self) -> Self:
         self._begin()
-        parts = self._plan.to_open(self._wanted)
+        parts = self._wanted and self._plan.to_open(self._wanted)
         if parts:
             try:
                 await self._open(parts)
@@ -189,19 +190,24 @@ class Scope:
             message = "this scope is open already; make another for another request"
             raise StateError(message)
         self.is_open = True
-        self._plan.app_view.enter()
-        _current.set((*_current.get(), self))
+        self._plan.app_view.users += 1
+        self.outer = _current.get()
+        _current.set(self)
 
     def _end(self) -> None:
         self.is_open = False
         self._cache = {}
-        _current.set(tuple(scope for scope in _current.get() if scope is not self))
-        self._plan.app_view.leave()
+        if _current.get() is self:  # otherwise it ended in another context, or before one inside it
+            _current.set(self.outer)
+        view = self._plan.app_view
+        view.users -= 1
+        if view.idle is not None:
+            view.left()
 
 
 def current_scope(app: App) -> Scope | None:
-    """Give the innermost scope of ``app`` in this task."""
-    for scope in reversed(_current.get()):
-        if scope.app is app:
-            return scope
-    return None
+    """Give the innermost open scope of ``app`` in this task."""
+    scope = _current.get()
+    while scope is not None and (scope.app is not app or not scope.is_open):
+        scope = scope.outer
+    return scope

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 from dependency_injector import providers
 
@@ -24,6 +24,8 @@ from agentlayers.layer.validation import check
 
 __all__ = ["View", "plan_view"]
 
+_MISSING: Final = object()
+
 
 class View:
     """
@@ -33,7 +35,10 @@ class View:
         plan: The graph.
         wanted: What was asked for.
         overrides: What was replaced in it.
+        ready: Values by what they can be asked for.
+        makers: Functions by what they can be asked for, for what is made at every call.
         values: By part name, for those that were built here or taken over from another view.
+        scope_plan: What the request scopes of this view share, once there was one.
         users: How many scopes are working with it.
         idle: Done as soon as no scope works with it, if somebody waits for that.
     """
@@ -42,11 +47,12 @@ class View:
         self.plan, self.wanted, self.overrides = plan, wanted, overrides
         self.values: dict[str, Any] = {}
         self.users = 0
+        self.scope_plan: Any = None
         self.idle: asyncio.Future[None] | None = None
         self.request_parts = [part for part in plan.order if part.kind == "request"]
         self._constants: dict[Part, Any] = {}
-        self._ready: dict[Any, Any] = {}
-        self._makers: dict[Any, Callable[[], Any]] = {}
+        self.ready: dict[Any, Any] = {}
+        self.makers: dict[Any, Callable[[], Any]] = {}
         self._resolver: Resolver | None = None
         for part in plan.order:
             if part.kind != "coroutine":
@@ -61,30 +67,28 @@ class View:
     def finish(self) -> None:
         """Prepare the look-ups once all is built, so that the common ones are one dictionary access."""
         blueprint = self.plan.blueprint
-        self._ready.clear()
+        self.ready.clear()
         for key, provider in [*blueprint.roots.items(), *blueprint.outputs.items()]:
             part = self.plan.part_of(provider)
             if part in self._constants:
-                self._ready[key] = self._constants[part]
+                self.ready[key] = self._constants[part]
             elif part is not None and part.kind == "value":
-                self._ready[key] = part.provider.provides
+                self.ready[key] = part.provider.provides
 
     def get(self, key: Any) -> Any:
         """Give a service or part; a factory makes a new one."""
-        try:
-            return self._ready[key]
-        except KeyError:
-            return self._maker(key)()
+        value = self.ready.get(key, _MISSING)
+        return self._maker(key)() if value is _MISSING else value
 
-    def enter(self) -> None:
-        """Count a scope in."""
-        self.users += 1
-
-    def leave(self) -> None:
-        """Count a scope out."""
-        self.users -= 1
+    def left(self) -> None:
+        """Wake whoever waits for the last scope to end."""
         if not self.users and self.idle is not None and not self.idle.done():
             self.idle.set_result(None)
+
+    def plan_scopes(self, make: Callable[[View, View, list[Part]], Any]) -> Any:
+        """Prepare the request scopes of this view, once."""
+        self.scope_plan = make(self, self, self.request_parts)
+        return self.scope_plan
 
     async def wait_idle(self) -> None:
         """Wait until no scope works with the view."""
@@ -96,8 +100,8 @@ class View:
         """Let go of all values."""
         self.values.clear()
         self._constants.clear()
-        self._ready.clear()
-        self._makers.clear()
+        self.ready.clear()
+        self.makers.clear()
         self._resolver = None
 
     @property
@@ -128,15 +132,14 @@ class View:
         raise ServiceNotFoundError(message, hint=f"ask for it as well: App(..., {label})")
 
     def _maker(self, key: Any) -> Callable[[], Any]:
-        found = self._makers.get(key)
+        found = self.makers.get(key)
         if found is None:
             part = self.part(key)
             if part.kind == "request" or self._needs_request(part):
                 found = part.provider  # bound to the scope of whoever calls
             else:
-                function = self.resolver.function(part)
-                found = lambda: function({})  # noqa: E731 - one line says it
-            self._makers[key] = found
+                found = self.resolver.function(part)
+            self.makers[key] = found
         return found
 
     def _needs_request(self, part: Part) -> bool:

@@ -7,7 +7,7 @@ four stores, the scripted agent, and no network. Settings come from the environm
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from dependency_injector import providers
 
@@ -106,8 +106,8 @@ class AgentRuntimeContainer(LayerContainer):
 
     config = providers.Configuration()
     storage_config: providers.Provider[StorageConfig] = providers.Singleton(StorageConfig.from_environment)
-    # Left open for a key-value store that several parts share; nothing uses it yet.
-    key_value_store: providers.Provider[Any] = providers.Object(None)
+    # Left open for a key-value store that several parts share; nothing uses it yet, so it promises no service.
+    key_value_store = cast("providers.Provider[Any]", providers.Object(None))
     identity: providers.Provider[Identity] = providers.Singleton(identity_file)
     encryption: providers.Provider[Encryption] = providers.Singleton(AesGcmEncryption)
     journal: providers.Provider[EventJournal] = providers.Resource(sqlite_journal)

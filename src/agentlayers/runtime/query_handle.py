@@ -307,8 +307,9 @@ class QueryHandle:
         try:
             await on_gone(self._state)
             end = QueryEnd(self._state, self._session_id)
-            for tap in self._taps:
-                await _quietly(tap.ended(end), "ended", self.query_id)
+            # Together, because each may wait a while for a store that does not answer.
+            ending = [_quietly(tap.ended(end), "ended", self.query_id) for tap in self._taps]
+            await asyncio.gather(*ending)
         finally:
             self._taps_ended = True
             self._gone = True

@@ -159,18 +159,17 @@ def test_doubt_is_not_an_error() -> None:
         def read(self) -> bytes: ...
 
     class Doubtful:
-        def __init__(
-            self,
-            anything: Any,
-            untyped,
-            readable: Readable,
-            ratio: float,
-            names: list[str],
-            unknown: Nowhere,  # noqa: F821
+        def __init__(  # type: ignore[no-untyped-def]
+            self, anything: Any, untyped, readable: Readable, ratio: float, names: list[str]
         ) -> None: ...
 
-    layer = Layer.factory(Doubtful, anything=3, untyped=object(), readable=object(), ratio=1, names=["a"], unknown=None)
+    def unreadable(unknown: object) -> Doubtful:
+        raise NotImplementedError
+
+    unreadable.__annotations__["unknown"] = "Nowhere"
+    layer = Layer.factory(Doubtful, anything=3, untyped=object(), readable=object(), ratio=1, names=["a"])
     App(layer).check()
+    App(Layer.factory(Doubtful, unreadable, unknown=None)).check()
 
 
 def test_a_similar_name_is_suggested() -> None:

@@ -386,3 +386,16 @@ async def test_two_tasks_cannot_read_one_query() -> None:
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
     await handle.aclose()
+
+
+async def test_taps_end_together_so_that_one_that_is_slow_delays_no_other() -> None:
+    met = asyncio.Barrier(2)
+
+    class Meeting(MessageTap):
+        async def ended(self, end: QueryEnd) -> None:
+            await met.wait()
+
+    handle = await opened(FakeQuery(INIT, RESULT, None), Meeting(), Meeting())
+
+    assert 2 == len(await asyncio.wait_for(handle.collect(), 5))
+    await handle.aclose()
