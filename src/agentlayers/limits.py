@@ -126,6 +126,22 @@ BUSY_SECONDS_MAX: Final = 10.0
 FOREIGN_COMMIT_POLL_SECONDS: Final = 0.05
 """Between looks for another process's commits, only while somebody follows the journal."""
 
+# -- key-value stores -----------------------------------------------------------------------------------
+KEY_VALUE_KEY_BYTES_MAX: Final = 4 * KIB
+"""One key; ordered keys of packed parts stay far below, and every medium can hold it."""
+
+KEY_VALUE_VALUE_BYTES_MAX: Final = 64 * MIB
+"""One value. Values are held in memory whole; what is larger is cut by the caller."""
+
+KEY_VALUE_PAGE_ENTRIES_MAX: Final = 512
+"""Pairs per page of a scan: the cost of one look at the medium vanishes, memory stays small."""
+
+KEY_VALUE_PAGE_BYTES_MAX: Final = 1 * MIB
+"""Keys and values per page of a scan (one larger pair still comes alone)."""
+
+KEY_VALUE_GROUP_BYTES_MAX: Final = 16 * MIB
+"""Bytes of concurrent writes that may share one commit."""
+
 # -- runtime --------------------------------------------------------------------------------------------
 RECORD_WAIT_SECONDS_MAX: Final = 0.25
 """How long a message may wait for its commit before it is yielded as ``recording_behind``."""

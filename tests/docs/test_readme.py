@@ -55,3 +55,12 @@ async def test_the_yaml_answers_a_query() -> None:
         texts = [message.text async for message in turn]
 
     assert any("hello" in text for text in texts)
+
+
+async def test_the_example_test_passes_and_its_override_ends_with_it() -> None:
+    names = run(PYTHON[2])
+    await names["test_the_agent_plans"]()
+
+    async with names["app"].build(AgentRuntime) as runtime, runtime.query("hello") as turn:
+        texts = [message.text async for message in turn]
+    assert "You said: hello" in texts

@@ -93,6 +93,13 @@ class App:
             raise
         self._show(view)
         self.state = "running"
+        self._wire(view, on=True)
+
+    def _wire(self, view: View, *, on: bool) -> None:
+        """Wire the modules that the container's ``wiring_config`` names, as calling its class would."""
+        compiled = view.plan.blueprint.container
+        if compiled is not None and compiled.instance.is_auto_wiring_enabled():
+            compiled.instance.wire() if on else compiled.instance.unwire()
 
     def _show(self, view: View) -> None:
         view.finish()
@@ -128,6 +135,8 @@ class App:
             self.state = "closed"
             return
         self.state = "closing"
+        assert self._view is not None
+        self._wire(self._view, on=False)
         try:
             await self._close_everything(error)
         finally:

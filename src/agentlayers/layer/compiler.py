@@ -43,7 +43,7 @@ from agentlayers.layer.layer import (
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.override import Override, active_overrides
 from agentlayers.layer.overriding import override_part, refuse_unknown
-from agentlayers.layer.provider_walk import Provider, copy_in_order
+from agentlayers.layer.provider_walk import Provider, copy_in_order, effective
 from agentlayers.layer.wiring import Offers, ambiguous, autowire, open_parameters
 
 __all__ = ["CompiledContainer", "Compiler", "service_label", "snake_case"]
@@ -262,7 +262,7 @@ class Compiler:
             outputs = yield (part, environment)
             for service, provider in outputs.items():
                 present = united.setdefault(service, provider)
-                if present is not provider:
+                if effective(present) is not effective(provider):
                     self._duplicate(service, [present, provider], layer)
         return united
 

@@ -8,6 +8,7 @@ with a default.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -58,6 +59,17 @@ def _annotations(cls: Any, body: Mapping[str, Any], names: Mapping[str, Any]) ->
     return read_annotations(body.get("__annotations__", {}), module=cls.__module__, name=cls.__qualname__, names=names)
 
 
+class _Instance(containers.DynamicContainer):
+    """An instance whose ``wire`` does not leave its container among the slots, of the class as well."""
+
+    def wire(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().wire(*args, **kwargs)
+        finally:
+            for owner in (self, self.declarative_parent):
+                owner.providers.pop("__self__", None)
+
+
 class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerMeta):
     """
     A declarative container whose slots can be replaced: by a subclass, by a layer, by YAML or by a
@@ -67,6 +79,7 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
         catalogue: What YAML may write, by slot and name; inherited where a subclass has none.
     """
 
+    instance_type = _Instance
     catalogue: ClassVar[Catalogue] = Catalogue()
     __declared__: ClassVar[Mapping[str, Origin]] = MappingProxyType({})
 
@@ -181,6 +194,7 @@ def instantiate(cls: Any) -> Any:
     container = cls.instance_type()
     container.provider_type = cls.provider_type
     container.declarative_parent = cls
+    container.wiring_config = copy.deepcopy(cls.wiring_config)
     memo: dict[int, Any] = {}
     copy_in_order(list(cls.providers.values()), memo)
     copied_self = providers.deepcopy(cls.__self__, memo)

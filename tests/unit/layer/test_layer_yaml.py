@@ -280,7 +280,7 @@ def test_a_file_may_name_its_container() -> None:
 
     made = load_layers("container: other\nthing: 2\n", container=Base, containers={"other": Other, "base": Base})
     assert issubclass(made, Other)
-    with pytest.raises(LayerValidationError, match="1:12: container: there is no container 'othr'; did you mean"):
+    with pytest.raises(LayerValidationError, match=r"1:12: container: there is no container 'othr'; did you mean"):
         load_layers("container: othr\nthing: 2\n", container=Base, containers={"other": Other})
 
 
@@ -288,7 +288,7 @@ def test_a_missing_or_unreadable_file_is_one_clear_error(tmp_path: Path) -> None
     with pytest.raises(PresetNotFoundError, match="there is no file"):
         load_layers(tmp_path / "absent.yaml", container=Base)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PresetNotFoundError, match="cannot read .*binary.yaml: it is not UTF-8"):
+    with pytest.raises(PresetNotFoundError, match=r"cannot read .*binary.yaml: it is not UTF-8"):
         load_layers(tmp_path / "binary.yaml", container=Base)
 
 

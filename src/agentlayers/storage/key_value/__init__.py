@@ -1,0 +1,52 @@
+"""Key-value stores: bytes under bytes, in memory, in files, in SQLite or in Redis, behind one port."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentlayers.storage.key_value.capabilities import KeyValueCapabilities
+    from agentlayers.storage.key_value.filesystem_store import FileSystemKeyValueStore
+    from agentlayers.storage.key_value.key_range import KeyRange
+    from agentlayers.storage.key_value.key_value_store import Delete, KeyValueStore, Put
+    from agentlayers.storage.key_value.memory_store import MemoryKeyValueStore
+    from agentlayers.storage.key_value.redis_store import RedisKeyValueStore
+    from agentlayers.storage.key_value.sqlite_store import SQLiteKeyValueStore
+
+__all__ = [
+    "Delete",
+    "FileSystemKeyValueStore",
+    "KeyRange",
+    "KeyValueCapabilities",
+    "KeyValueStore",
+    "MemoryKeyValueStore",
+    "Put",
+    "RedisKeyValueStore",
+    "SQLiteKeyValueStore",
+]
+
+_HOMES = {
+    "Delete": "key_value_store",
+    "FileSystemKeyValueStore": "filesystem_store",
+    "KeyRange": "key_range",
+    "KeyValueCapabilities": "capabilities",
+    "KeyValueStore": "key_value_store",
+    "MemoryKeyValueStore": "memory_store",
+    "Put": "key_value_store",
+    "RedisKeyValueStore": "redis_store",
+    "SQLiteKeyValueStore": "sqlite_store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
