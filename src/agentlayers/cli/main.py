@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agentlayers.cli import demo, journal, serve, sync
+from agentlayers.cli import check, demo, graph, journal, schema, serve
 from agentlayers.cli.exit_status import ExitStatus, exit_status_of, root_fault
 from agentlayers.cli.logs import LogFormat, configure_logs
 from agentlayers.errors import AgentLayersError
@@ -51,6 +51,9 @@ def options(
 
 app.command("demo")(demo.command)
 app.command("serve")(serve.command)
+app.command("check")(check.command)
+app.command("graph")(graph.command)
+app.command("schema")(schema.command)
 app.command("sync")(sync.command)
 app.add_typer(journal.app, name="journal")
 

@@ -56,7 +56,9 @@ if TYPE_CHECKING:
     from agentlayers.layer.graph import Graph, Node, graph_of
     from agentlayers.layer.origin import Origin
     from agentlayers.layer.preset import find_preset
+    from agentlayers.layer.scope import Scope
     from agentlayers.layer.yaml_loader import load_layers
+    from agentlayers.layer.yaml_schema import schema_of
     from agentlayers.layer.yaml_writer import to_yaml
 
 __all__ = [
@@ -67,11 +69,13 @@ __all__ = [
     "LayerContainer",
     "Node",
     "Origin",
+    "Scope",
     "find_preset",
     "graph_of",
     "load_layers",
     "recipe",
     "resource",
+    "schema_of",
     "singleton",
     "to_yaml",
     "value",
@@ -84,11 +88,13 @@ _HOMES = {
     "LayerContainer": "container",
     "Node": "graph",
     "Origin": "origin",
+    "Scope": "scope",
     "find_preset": "preset",
     "graph_of": "graph",
     "load_layers": "yaml_loader",
     "recipe": "catalogue",
     "resource": "catalogue",
+    "schema_of": "yaml_schema",
     "singleton": "catalogue",
     "to_yaml": "yaml_writer",
     "value": "catalogue",

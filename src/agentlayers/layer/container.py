@@ -66,7 +66,8 @@ class _Instance(containers.DynamicContainer):
         try:
             super().wire(*args, **kwargs)
         finally:
-            for owner in (self, self.declarative_parent):
+            owners: tuple[Any, ...] = (self, self.declarative_parent)
+            for owner in owners:
                 owner.providers.pop("__self__", None)
 
 

@@ -36,9 +36,9 @@ from agentlayers.layer.provider_walk import CALLING, Provider
 from agentlayers.layer.wiring import is_service_type
 from agentlayers.layer.yaml_tree import Map, Scalar, Sequence, Tree, plain
 
-__all__ = ["SlotReader", "entries_for"]
+__all__ = ["LIST_TYPES", "MAPPING_TYPES", "SlotReader", "entries_for"]
 
-_LISTS: Final = (
+LIST_TYPES: Final = (
     list,
     tuple,
     set,
@@ -47,7 +47,7 @@ _LISTS: Final = (
     collections.abc.Iterable,
     collections.abc.Collection,
 )
-_MAPPINGS: Final = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+MAPPING_TYPES: Final = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
 class SlotReader:
@@ -281,7 +281,7 @@ class SlotReader:
         return self._literal(value, hint, label)
 
     def _list(self, value: Sequence, hint: Any, label: str) -> Any:
-        element = _element_hint(hint, _LISTS, 0)
+        element = _element_hint(hint, LIST_TYPES, 0)
         items = [self._value(item, element, label) for item in value.items]
         if any(providers.is_provider(item) for item in items):
             return providers.List(*items)
@@ -294,11 +294,13 @@ class SlotReader:
             made = providers.Singleton(model)
             made.set_kwargs(**self._named_arguments(model, value))
             return made
-        if entries and not any(typing.get_origin(c) in _MAPPINGS or c in _MAPPINGS for c in service_candidates(hint)):
+        if entries and not any(
+            typing.get_origin(c) in MAPPING_TYPES or c in MAPPING_TYPES for c in service_candidates(hint)
+        ):
             first = next(iter(value.entries), "")
             self._report(f"{label}: no implementation {first!r}{suggestion(first, entries)}", value.origin)
             return None
-        element = _element_hint(hint, _MAPPINGS, 1)
+        element = _element_hint(hint, MAPPING_TYPES, 1)
         made_entries = {key: self._value(item, element, f"{label}.{key}") for key, item in value.entries.items()}
         if any(providers.is_provider(item) for item in made_entries.values()):
             return providers.Dict(made_entries)

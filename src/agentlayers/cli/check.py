@@ -1,0 +1,122 @@
+"""``agentlayers check``: say everything that is wrong with graphs, before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentlayers.cli.exit_status import ExitStatus
+from agentlayers.cli.layer_source import CONTAINER_HELP, container_named, load_source
+from agentlayers.errors import LayerError
+
+if TYPE_CHECKING:
+    from agentlayers.layer import LayerContainer
+
+__all__ = ["command"]
+
+
+def command(
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE|PRESET]...", help="YAML files, or presets by name.")
+    ] = None,
+    container: Annotated[str | None, typer.Option(metavar="NAME|MODULE:CLASS", help=CONTAINER_HELP)] = None,
+    any_environment: Annotated[
+        bool, typer.Option("--any-environment", help="Accept variables that are not set, as on a build machine.")
+    ] = False,
+) -> None:
+    """
+    Check graphs of layers without opening anything, and list every problem of every file.
+
+    Checked are: the YAML itself, names of slots, implementations and parameters, arguments against the annotated
+    constructors, variables, missing services, cycles, and what lives long but needs what lives short. Constructors are
+    not called: an address that nobody listens on is not found here.
+
+    A problem is a line FILE:LINE:COLUMN: TEXT. The exit status is 2 if there is one, otherwise 0. Without a file, the
+    container given is checked as it stands.
+
+    Examples:
+
+      agentlayers check local synced server
+
+      agentlayers check --any-environment deploy/*.yaml
+
+      agentlayers check shop.yaml --container shop.wiring:ShopContainer
+    """
+    chosen = container_named(container)
+    if not sources and container is None:
+        raise typer.BadParameter("name a file or a preset, or a --container")
+    counts = [_check_one(source, chosen, any_environment) for source in sources or [None]]
+    bad = sum(1 for count in counts if count)
+    summary = f"checked {len(counts)} graph{'s' if len(counts) != 1 else ''}: {len(counts) - bad} good"
+    if bad:
+        summary += f", {bad} with {_counted(sum(counts), 'problem')} in all"
+    typer.echo(summary)
+    if bad:
+        raise typer.Exit(ExitStatus.CONFIGURATION)
+
+
+def _check_one(source: str | None, container: type[LayerContainer], any_environment: bool) -> int:
+    """Print what there is to say about one source; give the number of its problems."""
+    from agentlayers.layer import App, graph_of
+    from agentlayers.layer.errors import LayerValidationError
+
+    label = container.__name__ if source is None else _named(source)
+    note = ""
+    try:
+        if source is not None:
+            loaded = load_source(source, container, fill=any_environment)
+            container = loaded.container
+            note = f"; not set: {', '.join(loaded.unset)}" if loaded.unset else ""
+        App(container).check()
+    except LayerValidationError as error:
+        problems = list(error.problems)
+    except LayerError as error:
+        problems = [error]
+    else:
+        parts = len(graph_of(container).nodes)
+        filled = container.__name__.partition("[")[0]
+        typer.echo(f"{label}: good ({filled}, {len(container.providers)} slots, {_counted(parts, 'part')}{note})")
+        return 0
+    typer.echo(f"{label}: {_counted(len(problems), 'problem')}")
+    for problem in problems:
+        typer.echo(_described(problem, label))
+    for link in sorted({link for problem in problems if (link := _docs_link(problem))}):
+        typer.echo(f"  see {link}")
+    return len(problems)
+
+
+def _named(source: str) -> str:
+    """Say which file a preset's name stands for."""
+    from agentlayers.layer import find_preset
+    from agentlayers.layer.errors import PresetNotFoundError
+
+    if Path(source).exists():
+        return source
+    try:
+        return f"{source} (preset {find_preset(source).name})"
+    except PresetNotFoundError:
+        return source
+
+
+def _described(problem: Any, label: str) -> str:
+    """Put the place first, as editors and build logs expect it."""
+    origin, summary = getattr(problem, "origin", None), getattr(problem, "summary", None)
+    if summary is None:
+        return f"  {label}: {problem}"
+    place = str(origin) if origin is not None else label
+    first = summary if summary.startswith(f"{place}: ") else f"{place}: {summary}"
+    lines = [first, *(f"  {line}" for line in problem.drawing.splitlines())]
+    if problem.hint:
+        lines.append(f"    hint: {problem.hint}")
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _docs_link(problem: Any) -> str:
+    link = getattr(problem, "docs_link", None)
+    return link() if link is not None else ""
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"

@@ -1,0 +1,137 @@
+"""``agentlayers graph``: show what an app is made of, without opening anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from agentlayers.cli.layer_source import CONTAINER_HELP, Variables, container_named, load_source
+
+if TYPE_CHECKING:
+    from agentlayers.layer import Graph
+
+__all__ = ["GraphFormat", "command", "masked"]
+
+_PASSWORD_IN_URL: Final = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+@")
+_SECRET_IN_QUERY: Final = re.compile(
+    r"([?&;](?:[\w.-]*(?:token|secret|password|passwd|signature)|(?:[\w.-]*[_-])?key)=)[^&;\s]+", re.IGNORECASE
+)
+_SHORT_CHARACTERS: Final = 4
+"""A shorter value of a variable is recognised only where it is the whole text."""
+
+
+class GraphFormat(StrEnum):
+    """How the graph is written."""
+
+    TEXT = "text"
+    MERMAID = "mermaid"
+    JSON = "json"
+    SVG = "svg"
+
+
+def command(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[FILE|PRESET]", help="A YAML file, or a preset by name.")
+    ] = None,
+    format_: Annotated[GraphFormat, typer.Option("--format", "-f", help="How to write it.")] = GraphFormat.TEXT,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")
+    ] = None,
+    container: Annotated[str | None, typer.Option(metavar="NAME|MODULE:CLASS", help=CONTAINER_HELP)] = None,
+) -> None:
+    """
+    Draw the graph of a preset, a YAML file or a container: parts, how long they live, and what needs what.
+
+    Nothing is built or opened. Values that come from variables are shown as ${NAME}, whether they are set or not;
+    tokens, keys and passwords as ***.
+
+    text lists each part with its arguments; mermaid is a flowchart for Markdown; json is for programs; svg is a picture
+    that needs no other program. Without a file, the container given is drawn as it stands.
+
+    Examples:
+
+      agentlayers graph local
+
+      agentlayers graph synced --format svg --output synced.svg
+
+      agentlayers graph shop.yaml --container shop.wiring:ShopContainer --format mermaid
+    """
+    if source is None and container is None:
+        raise typer.BadParameter("name a file or a preset, or a --container")
+    text = _written(_read(source, container), format_)
+    if output is None:
+        typer.echo(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")
+
+
+def _read(source: str | None, container: str | None) -> Graph:
+    from agentlayers.layer import graph_of
+
+    chosen = container_named(container)
+    if source is None:
+        return masked(graph_of(chosen), Variables())
+    loaded = load_source(source, chosen, fill=True)
+    return masked(graph_of(loaded.container), loaded.variables)
+
+
+def _written(graph: Graph, format_: GraphFormat) -> str:
+    if format_ is GraphFormat.SVG:
+        from agentlayers.cli.graph_svg import to_svg
+
+        return to_svg(graph)
+    writers = {
+        GraphFormat.TEXT: graph.to_text,
+        GraphFormat.MERMAID: graph.to_mermaid,
+        GraphFormat.JSON: graph.to_json,
+    }
+    return writers[format_]()
+
+
+def masked(graph: Graph, variables: Variables) -> Graph:
+    """
+    Take out what must not be shown: values of variables, passwords in addresses, and the insides of objects.
+
+    Args:
+        graph: Its writers mask arguments whose names say that they are secret.
+        variables: Those that were filled in.
+    """
+    names = {value: name for name, value in variables.used.items() if value}
+    nodes = {
+        name: replace(node, arguments={label: _mask(value, names) for label, value in node.arguments.items()})
+        for name, node in graph.nodes.items()
+    }
+    return replace(graph, nodes=nodes)
+
+
+def _mask(value: Any, names: Mapping[str, str]) -> Any:
+    from agentlayers.layer.graph import Reference
+    from agentlayers.layer.inspection import qualified_name
+
+    if value is None or isinstance(value, Reference | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _mask(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mask(item, names) for item in value]
+    if isinstance(value, int | float):
+        return f"${{{names[str(value)]}}}" if str(value) in names else value
+    if isinstance(value, str):
+        return _mask_text(value, names)
+    return f"<{qualified_name(type(value))}>"
+
+
+def _mask_text(text: str, names: Mapping[str, str]) -> str:
+    if text in names:
+        return f"${{{names[text]}}}"
+    for value in sorted(names, key=len, reverse=True):
+        if len(value) >= _SHORT_CHARACTERS:
+            text = text.replace(value, f"${{{names[value]}}}")
+    text = _PASSWORD_IN_URL.sub(r"\1:***@", text)
+    return _SECRET_IN_QUERY.sub(r"\1***", text)

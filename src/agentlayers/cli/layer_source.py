@@ -1,0 +1,159 @@
+"""What ``check``, ``graph`` and ``schema`` read: presets, YAML files, and containers of the user's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentlayers.errors import SettingsError
+
+if TYPE_CHECKING:
+    from agentlayers.layer import LayerContainer
+
+__all__ = ["CONTAINER_HELP", "Loaded", "Variables", "container_named", "load_source"]
+
+CONTAINER_HELP = (
+    "What the file fills, unless it says so itself: agent_runtime, server, or package.module:Class of your own, "
+    "which is imported. (agent_runtime)"
+)
+
+PLACEHOLDER = "49151"
+"""Stands for a variable that is not set where a number may be wanted; read as a text it is one, too."""
+
+
+@dataclass
+class Variables(Mapping[str, str]):
+    """
+    The environment as a file sees it, remembering what was asked for.
+
+    Attributes:
+        fill: Given for variables that the process does not have.
+        used: Name and value of every variable that was read.
+    """
+
+    fill: Mapping[str, str] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> str:
+        value = os.environ.get(name) or self.fill.get(name, "")
+        if not value:
+            self.used.setdefault(name, "")
+            raise KeyError(name)
+        self.used[name] = value
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.fill, **os.environ})
+
+    def __len__(self) -> int:
+        return len({**self.fill, **os.environ})
+
+
+@dataclass
+class Loaded:
+    """
+    One source, read.
+
+    Attributes:
+        container: What to check or draw.
+        variables: Those the files asked for.
+        unset: Variables that are not set and have no default, filled with something.
+    """
+
+    container: type[LayerContainer]
+    variables: Variables
+    unset: tuple[str, ...] = ()
+
+
+def built_in_containers() -> dict[str, type[LayerContainer]]:
+    """Give the containers a file may name."""
+    from agentlayers.runtime.containers import AgentRuntimeContainer
+    from agentlayers.server import ServerContainer
+
+    return {"agent_runtime": AgentRuntimeContainer, "server": ServerContainer}
+
+
+def container_named(name: str | None) -> type[LayerContainer]:
+    """
+    Find a container by its short name, or import ``package.module:Class``.
+
+    Raises:
+        SettingsError: There is none, or its module cannot be imported.
+    """
+    from agentlayers.layer import LayerContainer
+
+    known = built_in_containers()
+    if name is None or name in known:
+        return known[name or "agent_runtime"]
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise _refused(name, f"{', '.join(known)}, or package.module:Class")
+    module = _import(name, module_name)
+    found: Any = module
+    for step in attribute.split("."):
+        found = getattr(found, step, None)
+    if not (isinstance(found, type) and issubclass(found, LayerContainer)):
+        what = "has no such name" if found is None else "has something else under that name"
+        raise _refused(name, f"a subclass of agentlayers.layer.LayerContainer (module {module_name} {what})")
+    return found
+
+
+def _import(name: str, module: str) -> Any:
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)  # as `python -m` does: the operator's own project
+    try:
+        return import_module(module)
+    except Exception as error:
+        reason = f"a module that can be imported ({type(error).__name__}: {error})"
+        raise _refused(name, reason) from error
+
+
+def _refused(name: str, expected: str) -> SettingsError:
+    return SettingsError(setting="--container", value=name, expected=expected)
+
+
+def load_source(source: str, container: type[LayerContainer], *, fill: bool) -> Loaded:
+    """
+    Read a preset or file.
+
+    Args:
+        source: Name or path.
+        container: What it fills when it does not say so.
+        fill: Let a variable that is not set and has no default stand for itself, instead of refusing it.
+
+    Raises:
+        LayerValidationError: All that is wrong in it.
+        PresetNotFoundError: Neither a file nor a preset has that name.
+    """
+    from agentlayers.layer.errors import LayerValidationError
+
+    variables = Variables()
+    try:
+        return Loaded(_load(source, container, variables), variables)
+    except LayerValidationError as error:
+        unset = tuple(name for name, value in variables.used.items() if not value and _is_asked_for(name, error))
+        if not fill or not unset:
+            raise
+    by_name = Variables({name: f"${{{name}}}" for name in unset})
+    try:
+        return Loaded(_load(source, container, by_name), by_name, unset)
+    except LayerValidationError:  # one of them has to be a number
+        by_number = Variables(dict.fromkeys(unset, PLACEHOLDER))
+        return Loaded(_load(source, container, by_number), by_number, unset)
+
+
+def _load(source: str, container: type[LayerContainer], variables: Variables) -> type[LayerContainer]:
+    from agentlayers.layer import load_layers
+
+    path = source if Path(source).suffix or not Path(source).is_file() else Path(source)
+    return load_layers(path, container=container, containers=built_in_containers(), environment=variables)
+
+
+def _is_asked_for(name: str, error: Any) -> bool:
+    return any(f"environment variable {name} is not set" in str(problem) for problem in error.problems)

@@ -1,0 +1,148 @@
+"""The one thread that writes to a medium: what is waiting when a commit begins shares it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agentlayers.errors import StateError
+from agentlayers.limits import COMMIT_BATCH_MAX, KEY_VALUE_GROUP_BYTES_MAX
+from agentlayers.storage.key_value.key_value_store import Changes
+from agentlayers.storage.key_value.medium import Medium
+
+__all__ = ["WriterThread"]
+
+
+@dataclass(slots=True)
+class _Job:
+    changes: Changes
+    future: asyncio.Future[None]
+    error: BaseException | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(len(key) + len(value or b"") for key, value in self.changes.items())
+
+
+class WriterThread:
+    """
+    Opens a medium, writes to it in the order asked for, and closes it.
+
+    Args:
+        medium: Only this thread opens, writes and closes it.
+        before_close: Called in the thread when everything queued is written.
+    """
+
+    def __init__(self, medium: Medium, *, before_close: Callable[[], None]) -> None:
+        self._medium, self._before_close = medium, before_close
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="key-value-writer", daemon=True)
+
+    async def start(self) -> None:
+        """Open the medium in the thread; raises what opening raises."""
+        self._loop = asyncio.get_running_loop()
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        self._thread.start()
+        try:
+            await self._started
+        except BaseException:
+            # Also when the wait was cancelled: the thread closes what it has opened.
+            self._queue.put(None)
+            raise
+
+    async def stop(self) -> None:
+        """Write what is queued, close the medium, end the thread."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._queue.put(None)
+        await asyncio.shield(self._stopped)
+        self._thread.join()
+
+    async def write(self, changes: Changes) -> None:
+        """Write; returns once it is durable."""
+        if self._is_stopping:
+            raise StateError("the key-value store is closing")
+        job = _Job(changes, self._loop.create_future())
+        self._queue.put(job)
+        await job.future
+
+    # -- in the thread ---------------------------------------------------------------------------------
+    def _run(self) -> None:
+        try:
+            self._medium.open()
+        except BaseException as error:  # noqa: BLE001  # handed to whoever awaits the start
+            self._before_close()
+            self._call(_settle, self._started, error)
+            self._call(_settle, self._stopped, None)
+            return
+        self._call(_settle, self._started, None)
+        error = None
+        try:
+            while group := self._next_group():
+                self._write(group)
+                self._call(_settle_all, group)
+        finally:
+            try:
+                self._before_close()
+                self._medium.close()
+            except Exception as closing_error:  # noqa: BLE001  # handed to whoever closes the store
+                error = closing_error
+            self._call(_settle, self._stopped, error)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        # The loop may be gone when a program ends without closing its store.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _next_group(self) -> list[_Job]:
+        """Wait for a write and take along what is queued behind it; empty when it is time to stop."""
+        job = self._queue.get()
+        if job is None:
+            return []
+        group, size = [job], job.size
+        while self._medium.shares_commits and len(group) < COMMIT_BATCH_MAX and size < KEY_VALUE_GROUP_BYTES_MAX:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                # Seen again when this group is done.
+                self._queue.put(None)
+                break
+            group.append(job)
+            size += job.size
+        return group
+
+    def _write(self, group: list[_Job]) -> None:
+        changes: dict[bytes, bytes | None] = {}
+        for job in group:
+            changes |= job.changes
+        try:
+            self._medium.write(changes)
+        except Exception as error:  # noqa: BLE001  # handed to the callers
+            if len(group) == 1:
+                group[0].error = error
+                return
+            # One write may be too much for the disk while the others fit.
+            for job in group:
+                self._write([job])
+
+
+def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _settle_all(group: list[_Job]) -> None:
+    for job in group:
+        _settle(job.future, job.error)
