@@ -115,7 +115,7 @@ def by_hand() -> Contender:
     return Contender(build, opened, close, warm, request)
 
 
-# -- agentlayers --------------------------------------------------------------------------------------------------------
+# -- agentlayers -------------------------------------------------------------------------------------------------------
 def _ours(*, scoped: bool) -> Callable[[], Any]:
     layer = import_module("agentlayers.layer")
     containers = import_module("agentlayers.layer.container")
@@ -193,7 +193,7 @@ def agentlayers_async_scope() -> Contender:
     return contender
 
 
-# -- dependency-injector ------------------------------------------------------------------------------------------------
+# -- dependency-injector -----------------------------------------------------------------------------------------------
 def _di(pool: Callable[..., Any]) -> Callable[[], Any]:
     containers = import_module("dependency_injector.containers")
     providers = import_module("dependency_injector.providers")
@@ -256,7 +256,7 @@ def di_async() -> Contender:
     return Contender(_di(open_pool_async), opened, close, warm, request, makes=5)
 
 
-# -- dishka -------------------------------------------------------------------------------------------------------------
+# -- dishka ------------------------------------------------------------------------------------------------------------
 def _dishka_provider(dishka: Any, pool: Callable[..., Any]) -> Any:
     provider = dishka.Provider()
     provider.provide(Config, scope=dishka.Scope.APP)
@@ -320,7 +320,7 @@ def dishka_async() -> Contender:
     return Contender(build, opened, close, warm, request)
 
 
-# -- wireup -------------------------------------------------------------------------------------------------------------
+# -- wireup ------------------------------------------------------------------------------------------------------------
 def _wireup_parts(wireup: Any, pool: Callable[..., Any]) -> list[Any]:
     """Make subclasses and copies, because wireup marks what it registers."""
     injectable = wireup.injectable
@@ -382,7 +382,7 @@ def wireup_async() -> Contender:
     return Contender(build, opened, close, warm, request)
 
 
-# -- that-depends, modern-di, svcs --------------------------------------------------------------------------------------
+# -- that-depends, modern-di, svcs -------------------------------------------------------------------------------------
 def that_depends() -> Contender:
     library = import_module("that_depends")
     providers = library.providers
@@ -584,7 +584,7 @@ async def measure(contender: Contender, scale: float) -> dict[str, float]:
     return figures
 
 
-# -- a chain ------------------------------------------------------------------------------------------------------------
+# -- a chain -----------------------------------------------------------------------------------------------------------
 async def measure_chain(length: int, rounds: int) -> dict[str, float]:
     """Start and stop a chain of resources, each needing the one before."""
     layers = import_module("agentlayers.layer")

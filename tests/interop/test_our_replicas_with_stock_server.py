@@ -70,10 +70,10 @@ async def test_two_replicas_of_ours_converge_through_a_stock_server(serve: Serve
     async with serve() as server, our_replica(server.url, shared) as one, our_replica(server.url, shared) as other:
         ids = await write_notes(one, 1000, "one", 200) | await write_notes(one, 2, "large", LARGE)
         await one.sync.sync_now()
-        await other.until_ids(ids)
+        await other.until_ids(ids, STORE)
         ids |= await write_notes(other, 1000, "other", 200) | await write_notes(other, 2, "large too", LARGE)
         await other.sync.sync_now()
-        await one.until_ids(ids)
+        await one.until_ids(ids, STORE)
         both = await asyncio.gather(write_notes(one, 100, "at once"), write_notes(other, 100, "at once"))
         ids |= set.union(*both)
         for each in (one, other, one, other):
@@ -93,7 +93,7 @@ async def test_a_restarted_stock_server_is_found_again(serve: Serve) -> None:
             other = await stack.enter_async_context(our_replica(server.url, shared))
             ids = await write_notes(one, 300, "before")
             await one.sync.sync_now()
-            await other.until_ids(ids)
+            await other.until_ids(ids, STORE)
             port = server.port
         ids |= await write_notes(one, 20, "meanwhile") | await write_notes(other, 20, "meanwhile too")
         async with serve(port=port) as server:
@@ -133,7 +133,7 @@ async def test_a_restarted_replica_of_ours_sends_nothing_again(serve: Serve, tmp
             ids |= await write_notes(one, 5, "after")
             report = await one.sync.sync_now()
             again = await one.sync.sync_now()
-            await other.until_ids(ids)
+            await other.until_ids(ids, STORE)
 
             assert (report.sent, report.received) == ({STORE: 5}, {STORE: 5})
             assert (again.sent, again.received) == ({STORE: 0}, {STORE: 0})

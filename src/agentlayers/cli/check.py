@@ -27,16 +27,20 @@ def command(
     ] = False,
 ) -> None:
     """
-    Check graphs of layers without opening anything, and list every problem of every file.
+    Check graphs of layers without opening anything, and list every problem of
+    every file.
 
-    Checked are: the YAML itself, names of slots, implementations and parameters, arguments against the annotated
-    constructors, variables, missing services, cycles, and what lives long but needs what lives short. Constructors are
-    not called: an address that nobody listens on is not found here.
+    Checked are: the YAML itself, names of slots, implementations and
+    parameters, arguments against the annotated constructors, variables,
+    missing services, cycles, and what lives long but needs what lives short.
+    Constructors are not called: an address that nobody listens on is not
+    found here.
 
-    A problem is a line FILE:LINE:COLUMN: TEXT. The exit status is 2 if there is one, otherwise 0. Without a file, the
-    container given is checked as it stands.
+    A problem is a line FILE:LINE:COLUMN: TEXT. The exit status is 2 if there
+    is one, otherwise 0. Without a file, the container given is checked as it
+    stands.
 
-    Examples:
+    For example:
 
       agentlayers check local synced server
 
@@ -47,11 +51,12 @@ def command(
     chosen = container_named(container)
     if not sources and container is None:
         raise typer.BadParameter("name a file or a preset, or a --container")
-    counts = [_check_one(source, chosen, any_environment) for source in sources or [None]]
+    wanted: list[str | None] = [*(sources or [])] or [None]
+    counts = [_check_one(source, chosen, any_environment) for source in wanted]
     bad = sum(1 for count in counts if count)
     summary = f"checked {len(counts)} graph{'s' if len(counts) != 1 else ''}: {len(counts) - bad} good"
     if bad:
-        summary += f", {bad} with {_counted(sum(counts), 'problem')} in all"
+        summary += f", {bad} not ({_counted(sum(counts), 'problem')})"
     typer.echo(summary)
     if bad:
         raise typer.Exit(ExitStatus.CONFIGURATION)

@@ -46,15 +46,17 @@ def command(
     container: Annotated[str | None, typer.Option(metavar="NAME|MODULE:CLASS", help=CONTAINER_HELP)] = None,
 ) -> None:
     """
-    Draw the graph of a preset, a YAML file or a container: parts, how long they live, and what needs what.
+    Draw the graph of a preset, a YAML file or a container: parts, how long
+    they live, and what needs what.
 
-    Nothing is built or opened. Values that come from variables are shown as ${NAME}, whether they are set or not;
-    tokens, keys and passwords as ***.
+    Nothing is built or opened. Values that come from variables are shown as
+    ${NAME}, whether they are set or not; tokens, keys and passwords as ***.
 
-    text lists each part with its arguments; mermaid is a flowchart for Markdown; json is for programs; svg is a picture
-    that needs no other program. Without a file, the container given is drawn as it stands.
+    text lists each part with its arguments; mermaid is a flowchart for
+    Markdown; json is for programs; svg is a picture that needs no other
+    program. Without a file, the container given is drawn as it stands.
 
-    Examples:
+    For example:
 
       agentlayers graph local
 

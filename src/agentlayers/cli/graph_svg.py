@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ text{font:12px ui-monospace,Menlo,Consolas,monospace;fill:#1f2328;text-anchor:mi
 @media(prefers-color-scheme:dark){text{fill:#f0f6fc}.kind{fill:#9198a1}.part{fill:#151b23;stroke:#656c76}
 .resource{fill:#121d2f;stroke:#4493f8}.value,.configuration{fill:#272115;stroke:#d29922}.factory,.callable,.request{fill:none}}
 """
+
+ARROW: Final = (
+    '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    '<path d="M0 0L8 4L0 8z" fill="#8c959f"/></marker></defs>'
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -71,19 +77,21 @@ def to_svg(graph: Graph) -> str:
     width = max((place.x + place.width / 2 for place in every), default=0.0) + MARGIN
     height = 2 * MARGIN + HEIGHT + ROW * max(len(drawing.rows) - 1, 0)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" height="{height:.0f}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {_size(width, height)}>',
         f"<title>{len(graph.nodes)} parts and what they need</title>",
         f"<style>{STYLE}</style>",
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0L8 4L0 8z" fill="#8c959f"/></marker></defs>',
+        ARROW,
     ]
     lines.extend(_line(*line) for line in drawing.lines)
     lines.extend(_box(place, place.node) for place in every if place.node is not None)
     return "\n".join([*lines, "</svg>"])
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------------------------------
+def _size(width: float, height: float) -> str:
+    return f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
+
+
 def _box(place: _Place, node: Node) -> str:
     left, radius = place.x - place.width / 2, HEIGHT / 2 if node.kind == "resource" else 5
     tip = f"{node.kind} {node.callable}".strip()
@@ -99,19 +107,19 @@ def _box(place: _Place, node: Node) -> str:
 
 
 def _line(dependent: str, label: str, dependency: str, places: Sequence[_Place]) -> str:
-    points = [(place.x, place.y + HEIGHT / 2) for place in places]
     upwards = places[-1].row <= places[0].row
-    points[0] = (points[0][0], places[0].y + (0 if upwards else HEIGHT))
-    points[-1] = (points[-1][0], places[-1].y + (HEIGHT if upwards else 0))
-    path = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
-    for (x1, y1), (x2, y2) in zip(points, points[1:], strict=False):
-        middle = (y1 + y2) / 2
-        path.append(f"C{x1:.1f} {middle:.1f} {x2:.1f} {middle:.1f} {x2:.1f} {y2:.1f}")
+    x, y = places[0].x, places[0].y + (0 if upwards else HEIGHT)
+    path = [f"M{x:.1f} {y:.1f}"]
+    for place in places[1:]:
+        top = place.y + (HEIGHT if upwards else 0)
+        middle = (y + top) / 2
+        path.append(f"C{x:.1f} {middle:.1f} {place.x:.1f} {middle:.1f} {place.x:.1f} {top:.1f}")
+        x, y = place.x, top
+        if place.node is None:  # straight through the row, clear of the parts beside it
+            y = top + HEIGHT
+            path.append(f"V{y:.1f}")
     title = f"{dependent} needs {dependency} as {label}"
-    return (
-        f'<path class="edge" marker-end="url(#tip)" d="{"".join(path)}">'
-        f"<title>{escape(title)}</title></path>"
-    )
+    return f'<path class="edge" marker-end="url(#tip)" d="{"".join(path)}"><title>{escape(title)}</title></path>'
 
 
 def _below(node: Node) -> str:
@@ -119,7 +127,7 @@ def _below(node: Node) -> str:
     return text if len(text) <= SHORT_TEXT_MAX else text[: SHORT_TEXT_MAX - 1] + "…"
 
 
-# -- rows ---------------------------------------------------------------------------------------------------------------
+# -- rows --------------------------------------------------------------------------------------------------------------
 def _laid_out(graph: Graph) -> _Drawing:
     edges = [edge for edge in graph.edges() if edge[2] in graph.nodes]
     pairs = list(dict.fromkeys((above, below) for above, _label, below in edges if above != below))
@@ -151,7 +159,7 @@ def _passages(drawing: _Drawing, above: _Place, below: _Place) -> list[_Place]:
     for place in between:
         drawing.rows[place.row].append(place)
     chain = [above, *between, below]
-    for upper, lower in zip(chain, chain[1:], strict=False):
+    for upper, lower in pairwise(chain):
         upper.below.append(lower)
         lower.above.append(upper)
     return between
@@ -198,7 +206,7 @@ def _longest_paths(names: Iterable[str], pairs: Sequence[tuple[str, str]]) -> di
     return rows
 
 
-# -- places -------------------------------------------------------------------------------------------------------------
+# -- places ------------------------------------------------------------------------------------------------------------
 def _order(rows: list[list[_Place]]) -> None:
     """Sort each row by the middle of its neighbours, down and up, and keep what crosses least."""
     best, fewest = [list(row) for row in rows], _crossings(rows)
@@ -222,7 +230,7 @@ def _order(rows: list[list[_Place]]) -> None:
 
 def _crossings(rows: list[list[_Place]]) -> int:
     count = 0
-    for upper, lower in zip(rows, rows[1:], strict=False):
+    for upper, lower in pairwise(rows):
         position = {place: at for at, place in enumerate(lower)}
         ends: list[int] = []
         for place in upper:
@@ -252,7 +260,7 @@ def _spread(rows: list[list[_Place]]) -> None:
 def _settle(row: list[_Place], wished: list[float]) -> None:
     """Find the places in order, apart by their widths, that differ least in squares from those wished for."""
     offsets = [0.0]
-    for before, after in zip(row, row[1:], strict=False):
+    for before, after in pairwise(row):
         offsets.append(offsets[-1] + (before.width + after.width) / 2 + GAP)
     blocks: list[tuple[float, int]] = []  # mean and count of neighbours that touch
     for at, wish in enumerate(wished):

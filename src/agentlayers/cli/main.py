@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agentlayers.cli import check, demo, graph, journal, schema, serve
+from agentlayers.cli import check, demo, graph, journal, schema, serve, sync
 from agentlayers.cli.exit_status import ExitStatus, exit_status_of, root_fault
 from agentlayers.cli.logs import LogFormat, configure_logs
 from agentlayers.errors import AgentLayersError

@@ -20,22 +20,25 @@ def command(
     ] = None,
 ) -> None:
     """
-    Write the JSON Schema of the YAML files of a container, so that an editor completes and checks them.
+    Write the JSON Schema of the YAML files of a container, so that an editor
+    completes and checks them.
 
-    For the YAML language server, write as the first line of a file: # yaml-language-server: $schema=agent_runtime.json
+    For the YAML language server, begin a file with this line:
 
-    A schema knows slots, implementations and arguments. It does not know references between parts or variables;
-    agentlayers check does.
+      # yaml-language-server: $schema=agent_runtime.json
 
-    Examples:
+    A schema knows slots, implementations and arguments. It does not know
+    references between parts or variables; agentlayers check does.
+
+    For example:
 
       agentlayers schema --output agent_runtime.json
 
       agentlayers schema --container shop.wiring:ShopContainer --output shop.json
     """
-    from agentlayers.layer.json_schema import json_schema
+    from agentlayers.layer.yaml_schema import schema_of
 
-    text = json.dumps(json_schema(container_named(container)), indent=2, ensure_ascii=False)
+    text = json.dumps(schema_of(container_named(container)), indent=2, ensure_ascii=False)
     if output is None:
         typer.echo(text)
     else:

@@ -13,6 +13,7 @@ the set of entries ever applied, in whatever order they came and whatever was dr
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -130,17 +131,28 @@ def heads_of(versions: Iterable[Version]) -> list[Version]:
 
 def with_version(state: KeyState, version: Version) -> KeyState:
     """Return the state after one more version was applied; the order of versions does not matter."""
-    seen = _join(state.seen, version.seen)
-    applied = dict(state.applied)
+    seen, applied = state.seen, state.applied
+    news = any(seen.get(replica, _NOTHING) < entry_id for replica, entry_id in version.seen.items())
+    if news:
+        seen = _join(seen, version.seen)
     if applied.get(version.replica, _NOTHING) < version.id:
-        applied[version.replica] = version.id
+        applied = {**applied, version.replica: version.id}
     stock = max(seen.get(STOCK_REPLICA, _NOTHING), applied.get(STOCK_REPLICA, _NOTHING))
+
+    def stands(head: Head) -> bool:
+        if seen.get(head.replica, _NOTHING) >= head.id:
+            return False
+        return not (stock > head.id and head.seen_stock < stock)
+
+    heads = state.heads
+    if news or version.replica == STOCK_REPLICA:
+        # Only what the version had seen, or a stock peer's entry, can end a head.
+        heads = tuple(filter(stands, heads))
     added = Head(version.id, version.replica, version.seen.get(STOCK_REPLICA, _NOTHING))
-    heads = tuple(
-        head
-        for head in sorted({*state.heads, added})
-        if not (seen.get(head.replica, _NOTHING) >= head.id or (stock > head.id and head.seen_stock < stock))
-    )
+    if stands(added):
+        at = bisect_left(heads, added)
+        if at == len(heads) or heads[at].id != added.id:
+            heads = (*heads[:at], added, *heads[at:])
     return KeyState(heads, seen, applied)
 
 

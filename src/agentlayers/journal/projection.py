@@ -170,20 +170,23 @@ def report_conflicts(
     """
     Emit ``sync_conflict`` for each arrived version that is concurrent with others.
 
-    Each pair of versions meets once, when the later one arrives, so none is reported twice.
+    Each pair of versions meets once, when the later one arrives, so none is reported twice. The resolution is
+    the one after the whole batch, so a key with many new versions is resolved once.
     """
+    resolutions: dict[str, Resolution | None] = {}
     for row, state in states:
-        others = [head.id for head in state.heads if head.id != row.id]
-        if not others or len(others) == len(state.heads):
+        others = len(state.heads) - 1
+        if others < 1 or not any(head.id == row.id for head in state.heads):
             continue
-        heads = [tx.version_from(schema, tx.expect_row(row.store, head.id)) for head in state.heads]
-        resolution = _resolve(schema, heads)
+        if row.primary_key not in resolutions:
+            resolutions[row.primary_key] = _resolve(schema, _current_heads(tx, schema, row, {}))
+        resolution = resolutions[row.primary_key]
         fields: dict[str, object] = {
             "remoteId": remote_id.hex(),
             "event": row.event,
             "primaryKey": row.primary_key,
             "entryId": row.id.hex(),
-            "conflictCount": len(others),
+            "conflictCount": others,
             "resolution": resolution.outcome if resolution else "reject",
         }
         if resolution and resolution.outcome != "reject" and resolution.winner is not None:

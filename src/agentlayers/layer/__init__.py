@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from agentlayers.layer.catalogue import Catalogue, recipe, resource, singleton, value
     from agentlayers.layer.container import LayerContainer
     from agentlayers.layer.graph import Graph, Node, graph_of
+    from agentlayers.layer.import_path import catalogue_from_entry_points
     from agentlayers.layer.origin import Origin
     from agentlayers.layer.preset import find_preset
     from agentlayers.layer.scope import Scope
@@ -70,6 +71,7 @@ __all__ = [
     "Node",
     "Origin",
     "Scope",
+    "catalogue_from_entry_points",
     "find_preset",
     "graph_of",
     "load_layers",
@@ -89,6 +91,7 @@ _HOMES = {
     "Node": "graph",
     "Origin": "origin",
     "Scope": "scope",
+    "catalogue_from_entry_points": "import_path",
     "find_preset": "preset",
     "graph_of": "graph",
     "load_layers": "yaml_loader",

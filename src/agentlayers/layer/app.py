@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 
@@ -185,6 +185,18 @@ class App:
     def serving(self, service: Any) -> AbstractAsyncContextManager[Any]:
         """Start and close the app around a block that gets one service."""
         return _Serving(self, service)
+
+    @asynccontextmanager
+    async def closing(self) -> AsyncIterator[Self]:
+        """Close an app that was started by hand when the block is left."""
+        error: BaseException | None = None
+        try:
+            yield self
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            await self.close(error)
 
     # -- look-up --------------------------------------------------------------------------------------------------
     @overload

@@ -13,7 +13,8 @@ from typing import Any
 from dependency_injector import containers
 
 from agentlayers.errors import LayerError, UsageError
-from agentlayers.layer.compiler import CompiledContainer, Compiler, service_label, snake_case
+from agentlayers.layer.compiled_container import CompiledContainer
+from agentlayers.layer.compiler import Compiler
 from agentlayers.layer.container import ContainerLayer, LayerContainer
 from agentlayers.layer.environment import Environment
 from agentlayers.layer.errors import (
@@ -21,6 +22,7 @@ from agentlayers.layer.errors import (
     suggestion,
 )
 from agentlayers.layer.layer import FreshLayer, Layer, ProvidedLayer, SuspendedLayer
+from agentlayers.layer.naming import service_label, snake_case
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.override import Override, active_overrides
 from agentlayers.layer.overriding import override_part, refuse_unknown

@@ -8,25 +8,21 @@ on a stack of our own, so a chain of layers may be thousands deep.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Mapping
 from typing import Any
 
 from dependency_injector import providers
 
+from agentlayers.layer.compiled_container import CompiledContainer, container_outputs, slot_replacements
 from agentlayers.layer.container import (
     ContainerLayer,
     container_services,
     instantiate,
-    slot_origin,
 )
 from agentlayers.layer.dynamic import CatchCall, TapCall, UnwrapCall
 from agentlayers.layer.environment import Binding, Environment
 from agentlayers.layer.errors import (
-    AmbiguousServiceError,
     DuplicateServiceError,
-    MissingServiceError,
-    suggestion,
 )
 from agentlayers.layer.inspection import Parameter, parameters_of
 from agentlayers.layer.layer import (
@@ -40,39 +36,18 @@ from agentlayers.layer.layer import (
     TappedLayer,
     UnwrappedLayer,
 )
+from agentlayers.layer.naming import service_label, snake_case
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.override import Override, active_overrides
 from agentlayers.layer.overriding import override_part, refuse_unknown
 from agentlayers.layer.provider_walk import Provider, copy_in_order, effective
-from agentlayers.layer.wiring import Offers, ambiguous, autowire, open_parameters
+from agentlayers.layer.wiring import ambiguous, autowire, open_parameters
 
-__all__ = ["CompiledContainer", "Compiler", "service_label", "snake_case"]
+__all__ = ["Compiler"]
 
 Outputs = dict[Any, Provider]
 Step = Generator[Any, Any, Outputs]
 """A compile step: yields (layer, environment) or a binding, is sent the outputs."""
-
-
-class CompiledContainer:
-    """
-    A container's private instance inside a graph: its slots, what they promise, where they were
-    written.
-    """
-
-    def __init__(self, cls: Any, slots: dict[str, Provider], services: dict[str, Any], instance: Any = None) -> None:
-        self.cls, self.slots, self.services, self.instance = cls, slots, services, instance
-        promised = {name: service for name, service in services.items() if service is not None}
-        self.offers = Offers((name, service, slots[name]) for name, service in promised.items())
-        self.known = {getattr(service, "__name__", ""): service for service in promised.values()}
-        self.memo: dict[int, Provider] = {}
-        for ancestor in cls.__mro__:
-            for name, provider in getattr(ancestor, "providers", {}).items():
-                if name in slots and providers.is_provider(provider):
-                    self.memo.setdefault(id(provider), slots[name])
-
-    def origin(self, name: str) -> Origin:
-        """Find where a slot was written."""
-        return slot_origin(self.cls, name)
 
 
 class Compiler:
@@ -342,7 +317,7 @@ class Compiler:
     def _container(self, layer: ContainerLayer, environment: Environment) -> Step:
         compiled = self.open_container(layer.container)
         self.containers[id(layer)] = compiled
-        plan = self._replacements(layer, compiled, environment)
+        plan = slot_replacements(layer, compiled, environment, self.problems)
         for name, (source, service) in plan.items():
             slots = Environment(environment, container=compiled, excluding=name)
             if isinstance(source, Binding):
@@ -354,7 +329,7 @@ class Compiler:
                 outputs = {service: self._slot_value(source, slots)}
             compiled.slots[name].override(_pick_service(outputs, service))
         self.finish_container(compiled)
-        return self._container_outputs(layer, compiled)
+        return container_outputs(layer, compiled, self.problems)
 
     def open_container(self, cls: Any) -> CompiledContainer:
         """Make a private instance of a container class."""
@@ -386,60 +361,6 @@ class Compiler:
         made = providers.Object(value)
         self._alive.append(made)
         return made
-
-    def _replacements(
-        self, layer: ContainerLayer, compiled: CompiledContainer, environment: Environment
-    ) -> dict[str, tuple[Any, Any]]:
-        """
-        Decide what replaces which slot: given by name, brought along with one of those, or provided
-        by type.
-        """
-        plan: dict[str, tuple[Any, Any]] = {
-            name: (value, compiled.services.get(name)) for name, value in layer.replaced.items()
-        }
-        for value in layer.replaced.values():
-            for service in value.outputs if isinstance(value, Layer) else ():
-                for name, promised in compiled.services.items():
-                    if promised == service:
-                        plan.setdefault(name, (value, service))
-        for name, service in compiled.services.items():
-            if service is None or name in plan:
-                continue
-            found = environment.find_service(service)
-            if isinstance(found, Binding):
-                self._one_slot_only(compiled, name, service, found)
-                plan[name] = (found, found.wanted)
-            elif found is not None and not isinstance(found, list):
-                compiled.slots[name].override(found)
-        return plan
-
-    def _one_slot_only(self, compiled: CompiledContainer, name: str, service: Any, found: Binding) -> None:
-        twins = [slot for slot, promised in compiled.services.items() if promised == service]
-        if len(twins) > 1 and twins[0] == name:
-            self.problems.append(
-                AmbiguousServiceError(
-                    f"{service_label(service)} could fill several slots of {compiled.cls.__name__}: {', '.join(twins)}",
-                    origin=found.layer.declared_at,
-                    hint=f"name the slot: {compiled.cls.__name__}.layer({name}=...)",
-                )
-            )
-
-    def _container_outputs(self, layer: ContainerLayer, compiled: CompiledContainer) -> Outputs:
-        outputs: Outputs = {}
-        for service in layer.outputs:
-            found = compiled.offers.best(Parameter("", service, "", required=True, kind=None))
-            if found is not None:
-                outputs[service] = (found[0] if isinstance(found, list) else found)[2]
-            else:
-                known = {service_label(s) for s in compiled.services.values() if s is not None}
-                self.problems.append(
-                    MissingServiceError(
-                        f"{compiled.cls.__name__} has no slot for {service_label(service)}"
-                        f"{suggestion(service_label(service), known)}",
-                        origin=layer.declared_at,
-                    )
-                )
-        return outputs
 
     # -- bookkeeping -------------------------------------------------------------------------------
     def _named(self, provider: Provider, service: Any, layer: Layer, environment: Environment) -> Provider:
@@ -507,19 +428,3 @@ def _pick_service(outputs: Outputs, service: Any) -> Provider:
         if isinstance(offered, type) and isinstance(service, type) and service in offered.__mro__:
             return provider
     return next(iter(outputs.values()))
-
-
-def service_label(service: Any) -> str:
-    """Name a service for people."""
-    return service if isinstance(service, str) else str(getattr(service, "__name__", service))
-
-
-def snake_case(name: str) -> str:
-    """
-    Turn a class name into a slot name.
-
-    >>> snake_case("SQLiteJournal"), snake_case("ChatHistoryStore")
-    ('sqlite_journal', 'chat_history_store')
-    """
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-    return re.sub(r"\W+", "_", name).strip("_") or "service"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from dependency_injector import containers, providers
 
+from agentlayers.errors import UsageError
 from agentlayers.layer.catalogue import Catalogue
 from agentlayers.layer.errors import LayerValidationError, UnknownNameError, suggestion
 from agentlayers.layer.inspection import service_candidates
@@ -85,7 +86,7 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
     __declared__: ClassVar[Mapping[str, Origin]] = MappingProxyType({})
 
     @classmethod
-    def layer(cls, outputs: tuple[type[Any], ...] | None = None, **slots: object) -> Layer:
+    def layer(cls, outputs: tuple[type[Any] | str, ...] | None = None, **slots: object) -> Layer:
         """
         Use the container as a layer: each slot is a need with a default.
 
@@ -93,13 +94,14 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
         other slots.
 
         Args:
-            outputs: The services to offer; all slots that promise one when left out.
+            outputs: The services to offer, by type or by slot name; all slots that promise one when left out.
             slots: Replacements by name: a layer, a provider or a plain value.
 
         Raises:
             LayerValidationError: A name that is no slot.
         """
-        unknown = [name for name in slots if name not in cls.providers]
+        named = [output for output in outputs or () if isinstance(output, str)]
+        unknown = [name for name in (*named, *slots) if name not in cls.providers]
         if unknown:
             raise LayerValidationError(
                 [
@@ -113,7 +115,17 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
             )
         promised = container_services(cls)
         offered = tuple(dict.fromkeys(s for s in promised.values() if s is not None))
-        return ContainerLayer(cls, outputs or offered, MappingProxyType(slots))
+        services = tuple(cls._promised(output, promised) for output in outputs or offered)
+        return ContainerLayer(cls, services, MappingProxyType(slots))
+
+    @classmethod
+    def _promised(cls, output: Any, promised: Mapping[str, Any]) -> Any:
+        if not isinstance(output, str):
+            return output
+        if promised[output] is None:
+            message = f"slot {output!r} of {cls.__name__} promises no service; annotate it: providers.Provider[Service]"
+            raise UsageError(message)
+        return promised[output]
 
     @overload
     @classmethod

@@ -62,7 +62,7 @@ class CatchCall:
                 raise
             app = App(self._fed(self.layer.handler(cause), values))
             await app.start()
-        async with closing(app):
+        async with app.closing():
             yield _served(app, self.layer.outputs)
 
     def _fed(self, layer: Layer, values: tuple[Any, ...]) -> Layer:
@@ -94,7 +94,7 @@ class UnwrapCall:
         feeds = [LayerType.succeed(service, value) for service, value in self._services(args, arguments)]
         app = App(chosen.provide(*feeds) if feeds else chosen)
         await app.start()
-        async with closing(app):
+        async with app.closing():
             yield _served(app, self.layer.outputs)
 
     def _services(self, args: tuple[Any, ...], arguments: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
@@ -104,15 +104,6 @@ class UnwrapCall:
                 if parameter.name in given and is_service_type(candidate):
                     yield candidate, given[parameter.name]
                     break
-
-
-@asynccontextmanager
-async def closing(app: Any) -> AsyncIterator[None]:
-    """Close an app that was started by hand, whatever happens in the block."""
-    try:
-        yield
-    finally:
-        await app.close()
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ from agentlayers.layer.inspection import Parameter
 from agentlayers.layer.provider_walk import Provider
 
 if TYPE_CHECKING:
-    from agentlayers.layer.compiler import CompiledContainer
+    from agentlayers.layer.compiled_container import CompiledContainer
     from agentlayers.layer.layer import Layer
 
 __all__ = ["Binding", "Environment"]

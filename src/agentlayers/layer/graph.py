@@ -9,7 +9,6 @@ graph.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,10 +21,10 @@ from agentlayers.layer.inspection import qualified_name
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.plan import Part, Plan
 from agentlayers.layer.provider_walk import CALLING, effective
+from agentlayers.layer.secret import MASK, is_secret
 
 __all__ = ["Graph", "Node", "Reference", "graph_of"]
 
-_SECRET: Final = re.compile(r"token|password|secret|(^|_)key($|_)|private", re.IGNORECASE)
 _TRANSPARENT: Final = (
     providers.ConfigurationOption,
     providers.TypedConfigurationOption,
@@ -72,6 +71,9 @@ class Node:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     declared_at: Origin | None = field(default=None, compare=False)
 
+    def __repr__(self) -> str:
+        return f"<Node {self.name}: {_one_line(self)}>"
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:
@@ -83,6 +85,9 @@ class Graph:
     """
 
     nodes: Mapping[str, Node]
+
+    def __repr__(self) -> str:
+        return f"<Graph of {', '.join(self.nodes)}>"
 
     def edges(self) -> Iterator[tuple[str, str, str]]:
         """Give ``(dependent, parameter, dependency)`` for every reference."""
@@ -274,11 +279,6 @@ def _references(value: Any) -> Iterator[Reference]:
             yield from _references(item)
 
 
-def is_secret(label: str) -> bool:
-    """Tell whether a parameter's name says that its value must not be shown."""
-    return _SECRET.search(label) is not None
-
-
 def _shown(label: str, value: Any) -> str:
     shown = _jsonable(label, value)
     if isinstance(shown, Mapping) and "ref" in shown:
@@ -294,7 +294,7 @@ def _jsonable(label: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_jsonable(label, item) for item in value]
     if value is not None and value != "" and is_secret(label):
-        return "***"
+        return MASK
     return value if value is None or isinstance(value, str | int | float | bool) else repr(value)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "Override",
     "active_overrides",
     "ambient_overrides",
+    "clear_overrides",
     "collect_overrides",
     "override_target",
     "overriding",
@@ -97,3 +98,8 @@ def with_ambient_overrides(ambient: Ambient, work: Callable[[], T]) -> T:
         return work()
     finally:
         _active.reset(token)
+
+
+def clear_overrides() -> None:
+    """Take off whatever is overridden here and now; for what a test has left behind."""
+    _active.set(())

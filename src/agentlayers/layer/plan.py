@@ -14,9 +14,9 @@ from typing import Any
 from dependency_injector import providers
 
 from agentlayers.layer.blueprint import Blueprint
-from agentlayers.layer.compiler import service_label
 from agentlayers.layer.errors import CycleError, draw_path
 from agentlayers.layer.inspection import describe_callable
+from agentlayers.layer.naming import service_label
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.provider_walk import (
     CALLING,

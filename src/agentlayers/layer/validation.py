@@ -13,7 +13,6 @@ from dependency_injector import providers
 
 from agentlayers.errors import LayerError
 from agentlayers.layer.blueprint import Blueprint
-from agentlayers.layer.compiler import service_label
 from agentlayers.layer.errors import (
     LayerValidationError,
     LifetimeLeakError,
@@ -32,6 +31,7 @@ from agentlayers.layer.inspection import (
     service_candidates,
     type_accepts,
 )
+from agentlayers.layer.naming import service_label
 from agentlayers.layer.plan import Part, Plan
 from agentlayers.layer.provider_walk import CALLING
 from agentlayers.layer.slot import service_of

@@ -14,8 +14,8 @@ from typing import Any, Final
 from dependency_injector import providers
 
 from agentlayers.layer.blueprint import make_blueprint
-from agentlayers.layer.compiler import service_label
 from agentlayers.layer.errors import ServiceNotFoundError
+from agentlayers.layer.naming import service_label
 from agentlayers.layer.override import Override
 from agentlayers.layer.plan import Part, Plan
 from agentlayers.layer.provider_walk import Provider

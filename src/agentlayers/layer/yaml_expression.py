@@ -16,12 +16,14 @@ from typing import Any, Final
 
 from dependency_injector import providers
 
-from agentlayers.errors import LayerError
+from agentlayers.errors import LayerError, UsageError
 from agentlayers.layer.catalogue import Catalogue, CatalogueEntry
-from agentlayers.layer.compiler import CompiledContainer, Compiler, service_label
+from agentlayers.layer.compiled_container import CompiledContainer
+from agentlayers.layer.compiler import Compiler
 from agentlayers.layer.container import LayerContainer, container_services
 from agentlayers.layer.environment import Environment
 from agentlayers.layer.errors import LayerSchemaError, suggestion
+from agentlayers.layer.import_path import import_entry, is_import_path
 from agentlayers.layer.inspection import (
     UNRESOLVED,
     Parameter,
@@ -31,6 +33,7 @@ from agentlayers.layer.inspection import (
     service_candidates,
 )
 from agentlayers.layer.layer import Layer
+from agentlayers.layer.naming import service_label
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.provider_walk import CALLING, Provider
 from agentlayers.layer.wiring import is_service_type
@@ -58,14 +61,21 @@ class SlotReader:
         base: The container the file fills.
         catalogue: What may be named.
         problems: Where to report.
+        allowed: Modules that may be named by import path.
 
     Attributes:
         made: The providers, by slot.
         origins: The line of each.
     """
 
-    def __init__(self, base: type[LayerContainer], catalogue: Catalogue, problems: list[LayerError]) -> None:
-        self.base, self.catalogue, self.problems = base, catalogue, problems
+    def __init__(
+        self,
+        base: type[LayerContainer],
+        catalogue: Catalogue,
+        problems: list[LayerError],
+        allowed: typing.Sequence[str] = (),
+    ) -> None:
+        self.base, self.catalogue, self.problems, self.allowed = base, catalogue, problems, allowed
         self.services = container_services(base)
         self.known = {service_label(s): s for s in self.services.values() if s is not None}
         self.made: dict[str, Provider] = {}
@@ -160,13 +170,25 @@ class SlotReader:
         self, entries: Mapping[str, CatalogueEntry], value: Tree
     ) -> tuple[str, CatalogueEntry, Tree | None] | None:
         """Recognise ``name`` and ``{name: arguments}``."""
-        if isinstance(value, Scalar) and isinstance(value.value, str) and value.value in entries:
-            return value.value, entries[value.value], None
-        if isinstance(value, Map) and len(value.entries) == 1:
+        name, arguments = "", None
+        if isinstance(value, Scalar) and isinstance(value.value, str) and not value.from_environment:
+            name = value.value
+        elif isinstance(value, Map) and len(value.entries) == 1:
             name, arguments = next(iter(value.entries.items()))
-            if name in entries:
-                return name, entries[name], arguments
+        if name in entries:
+            return name, entries[name], arguments
+        if entries and is_import_path(name):
+            return self._imported(name, arguments, value.origin)
         return None
+
+    def _imported(
+        self, path: str, arguments: Tree | None, origin: Origin
+    ) -> tuple[str, CatalogueEntry, Tree | None] | None:
+        try:
+            return path, import_entry(path, self.allowed), arguments
+        except UsageError as error:
+            self._report(str(error), origin)
+            return path, CatalogueEntry("value", None), None
 
     def _entry(self, name: str, entry: CatalogueEntry, arguments: Tree | None, *, slot: str = "") -> Provider | None:
         if entry.lifetime == "value":
@@ -318,7 +340,9 @@ class SlotReader:
 
     def _literal(self, value: Tree, hint: Any, label: str) -> Any:
         if not isinstance(value, Scalar):
-            return plain(value)
+            literal = plain(value)
+            self._check_container(literal, hint, label, value.origin)
+            return literal
         if is_instance(value.value, hint):
             return value.value
         for converted in _readings(value):

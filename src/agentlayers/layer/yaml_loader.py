@@ -40,6 +40,7 @@ def load_layers(
     catalogue: Catalogue | None = None,
     environment: Mapping[str, str] | None = None,
     presets: Sequence[Path] | None = None,
+    allow_imports: Sequence[str] = (),
 ) -> type[LayerContainer]:
     """
     Make a container class from YAML; nothing is built or opened.
@@ -51,6 +52,7 @@ def load_layers(
         catalogue: Implementations to offer beyond the container's own catalogue.
         environment: For ``${NAME}``; :data:`os.environ` when left out.
         presets: Where named presets are; the package's own when left out.
+        allow_imports: Packages and modules from which the file may take classes by path (``package.module:Name``).
 
     Returns:
         A subclass of the container. Call ``.build(Service)`` on it, or extend it further.
@@ -65,6 +67,7 @@ def load_layers(
         catalogue,
         os.environ if environment is None else environment,
         presets,
+        allow_imports,
     )
     return loader.load(source)
 
@@ -76,6 +79,7 @@ class _Loader:
     catalogue: Catalogue | None
     environment: Mapping[str, str]
     presets: Sequence[Path] | None
+    allow_imports: Sequence[str]
     chain: list[str] = field(default_factory=list)
 
     def load(self, source: str | Path) -> type[LayerContainer]:
@@ -131,7 +135,7 @@ class _Loader:
         self, base: type[LayerContainer], tree: Map, name: str, problems: list[LayerError]
     ) -> type[LayerContainer]:
         catalogue = base.catalogue if self.catalogue is None else base.catalogue | self.catalogue
-        slots = SlotReader(base, catalogue, problems)
+        slots = SlotReader(base, catalogue, problems, self.allow_imports)
         for slot, value in tree.entries.items():
             if slot not in _RESERVED:
                 slots.read(slot, value, tree.keys[slot])

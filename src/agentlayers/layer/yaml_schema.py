@@ -114,7 +114,9 @@ class _Writer:
             return {"description": text}
         positional = [p for p in parameters if p.kind in {p.kind.POSITIONAL_ONLY, p.kind.POSITIONAL_OR_KEYWORD}]
         variadic = next((p for p in parameters if p.kind is p.kind.VAR_POSITIONAL), None)
-        listed: dict[str, Any] = {"type": "array", "prefixItems": [self._value(p.hint) for p in positional]}
+        listed: dict[str, Any] = {"type": "array"}
+        if positional:
+            listed["prefixItems"] = [self._value(p.hint) for p in positional]
         listed["items"] = self._value(variadic.hint) if variadic is not None else False
         forms: list[Any] = [{"type": "null"}, self._named_arguments(entry.source, ""), listed]
         first = positional[0] if positional else variadic

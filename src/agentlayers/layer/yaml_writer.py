@@ -3,54 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from dependency_injector import providers
 
-from agentlayers.errors import LayerError
+from agentlayers.errors import LayerError, UsageError
+from agentlayers.layer.blueprint import make_blueprint
 from agentlayers.layer.catalogue import Catalogue, CatalogueEntry
 from agentlayers.layer.container import LayerContainer, container_services, slot_origin
 from agentlayers.layer.errors import LayerValidationError, NotInCatalogueError
-from agentlayers.layer.inspection import parameters_of, qualified_name, unwrap_generator
+from agentlayers.layer.inspection import Parameter, parameters_of, qualified_name, unwrap_generator
+from agentlayers.layer.layer import Layer
 from agentlayers.layer.provider_walk import effective, parts_of
+from agentlayers.layer.secret import is_secret
+from agentlayers.layer.wiring import Offers
 from agentlayers.layer.yaml_expression import entries_for
 
 __all__ = ["to_yaml"]
 
 
 def to_yaml(
-    container: type[LayerContainer],
+    target: type[LayerContainer] | Layer,
     *,
     base: type[LayerContainer] | None = None,
     catalogue: Catalogue | None = None,
+    show_secrets: bool = False,
 ) -> str:
     """
-    Write the slots of a container class; :func:`load_layers` with the same catalogue gives the same graph.
+    Write the slots of a container; :func:`load_layers` with the same catalogue gives the same graph.
 
     Args:
-        container: What to write.
+        target: A container class, or a layer made from one (``Container.layer(...)``, with what is provided to it).
         base: Leave out the slots that are the same there.
         catalogue: Names to use; the container's own when left out.
+        show_secrets: Write tokens and passwords as they are; otherwise each is written as a variable,
+            ``${SLOT_PARAMETER}``.
 
     Raises:
         LayerValidationError: A callable or a value that has no name in the catalogue.
+        UsageError: A layer that is not made from a container.
     """
-    writer = _Writer(container, container.catalogue if catalogue is None else catalogue)
+    source = _source(target)
+    names = source.container.catalogue if catalogue is None else catalogue
+    writer = _Writer(source, names, show_secrets=show_secrets)
+    before = _Writer(_source(base), names, show_secrets=show_secrets) if base is not None else None
     slots: dict[str, Any] = {}
-    before = _Writer(base, writer.catalogue) if base is not None else None
-    for name in container.providers:
+    for name in source.slots:
         try:
             written = writer.slot(name)
         except _UnnamedError as error:
-            writer.problems.append(NotInCatalogueError(f"{name}: {error}", origin=slot_origin(container, name)))
+            origin = slot_origin(source.container, name)
+            writer.problems.append(NotInCatalogueError(f"{name}: {error}", origin=origin))
             continue
         if written is not _ABSENT and not (before is not None and before.same(name, written)):
             slots[name] = written
     if writer.problems:
-        raise LayerValidationError(writer.problems, what=container.__qualname__)
+        raise LayerValidationError(writer.problems, what=source.container.__name__)
     text: str = yaml.safe_dump(slots, sort_keys=False, allow_unicode=True, default_flow_style=False)
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    container: type[LayerContainer]
+    slots: Mapping[str, Any]
+    services: Mapping[str, Any]
+
+
+def _source(target: Any) -> _Source:
+    if isinstance(target, type) and issubclass(target, LayerContainer):
+        return _Source(target, target.providers, container_services(target))
+    compiled = make_blueprint(target).container
+    if compiled is None:
+        message = f"only a layer made from a container can be written as YAML, not {target!r}"
+        raise UsageError(message)
+    return _Source(compiled.cls, compiled.slots, compiled.services)
 
 
 class _UnnamedError(Exception):
@@ -61,24 +90,34 @@ _ABSENT = object()
 
 
 class _Writer:
-    def __init__(self, container: type[LayerContainer], catalogue: Catalogue) -> None:
-        self.container, self.catalogue = container, catalogue
-        self.services = container_services(container)
-        self.names = {id(provider): name for name, provider in container.providers.items()}
+    def __init__(self, source: _Source, catalogue: Catalogue, *, show_secrets: bool) -> None:
+        self.source, self.catalogue, self.show_secrets = source, catalogue, show_secrets
+        self.services = source.services
+        self.names: dict[int, str] = {}
+        for name, provider in source.slots.items():
+            self.names.setdefault(id(provider), name)
+            self.names.setdefault(id(effective(provider)), name)
+        self.offers = Offers((n, s, source.slots[n]) for n, s in source.services.items() if s is not None)
         self.problems: list[LayerError] = []
         self._written: set[int] = set()
+        self._slot = ""
 
     def same(self, name: str, written: Any) -> bool:
+        """Tell whether a slot is written the same here."""
         try:
-            return name in self.container.providers and self.slot(name) == written
+            return name in self.source.slots and self.slot(name) == written
         except _UnnamedError:
             return False
 
     def slot(self, name: str) -> Any:
-        provider: Any = self.container.providers[name]
+        """Write one slot."""
+        provider: Any = self.source.slots[name]
+        self._slot = name
         if self.names[id(provider)] != name:
             return {"ref": self.names[id(provider)]}
         provider = effective(provider)
+        if self.names[id(provider)] != name:
+            return {"ref": self.names[id(provider)]}
         if isinstance(provider, providers.Configuration):
             return self._value(provider() or {}, {}) or _ABSENT
         if isinstance(provider, providers.Dependency):
@@ -109,11 +148,27 @@ class _Writer:
         self._written.add(id(provider))
         name = self._name(provider, entries)
         make: Any = provider.provides
-        hints = {p.name: p.hint for p in parameters_of(make) or ()}
+        parameters = {p.name: p for p in parameters_of(make) or ()}
         if provider.args and self._variadic(provider):
             return {name: [self._argument(item, None) for item in provider.args]}
-        arguments = {label: self._argument(value, hints.get(label)) for label, value in parts_of(provider)}
+        arguments = {
+            label: self._named(label, value, parameters.get(label))
+            for label, value in parts_of(provider)
+            if not self._is_wired(value, parameters.get(label))
+        }
         return {name: arguments} if arguments else name
+
+    def _named(self, label: str, value: Any, parameter: Parameter | None) -> Any:
+        if is_secret(label) and isinstance(value, str) and value and not self.show_secrets:
+            return "${" + f"{self._slot}_{label}".upper() + "}"
+        return self._argument(value, parameter.hint if parameter is not None else None)
+
+    def _is_wired(self, value: Any, parameter: Parameter | None) -> bool:
+        """Tell whether an argument is what wiring would find anyway, so that nobody has to write it."""
+        if parameter is None or not providers.is_provider(value):
+            return False
+        found = self.offers.best(parameter, self._slot)
+        return isinstance(found, tuple) and effective(found[2]) is effective(value)
 
     def _variadic(self, provider: Any) -> bool:
         parameters = parameters_of(provider.provides)

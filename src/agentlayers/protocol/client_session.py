@@ -34,7 +34,7 @@ nonce, an entry id that is no UUID (its memory storage closes the connection).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
 
 from agentlayers.errors import (
@@ -63,6 +63,7 @@ from agentlayers.protocol.events import (
     PongReceived,
 )
 from agentlayers.protocol.messages import (
+    CAPABILITY_DIGESTS,
     CAPABILITY_ENTRY_NONCES,
     Ack,
     Authenticate,
@@ -97,6 +98,7 @@ class ClientSession(Session[ClientEvent]):
 
     def __init__(self, *, is_stream: bool, authenticate: Authenticate | None = None) -> None:
         super().__init__(is_stream=is_stream, state=SessionState.AWAITING_HELLO)
+        self._is_stream = is_stream
         self._authenticate = authenticate
         self._hello: Hello | None = None
         self._following: set[str] = set()
@@ -105,7 +107,7 @@ class ClientSession(Session[ClientEvent]):
         self._unanswered_pings: set[int] = set()
         self._next_message_id = 0
         self._next_ping_id = 1
-        self._entry_nonces = False
+        self._entry_nonces = self._digests = False
         if authenticate is not None:
             self._outgoing.append(encode_message(authenticate))
 
@@ -127,9 +129,19 @@ class ClientSession(Session[ClientEvent]):
         return self._hello is not None and self._hello.extensions is None
 
     @property
+    def has_to_take_turns(self) -> bool:
+        """Whether a message may only follow the answer to the one before: a stock TCP server ends on two in one read."""
+        return self.is_stock and self._is_stream
+
+    @property
     def accepts_entry_nonces(self) -> bool:
         """Whether a WriteEntries may hold several entries, each with its nonce."""
         return self._entry_nonces
+
+    @property
+    def compares_digests(self) -> bool:
+        """Whether a Ping may ask what the server has below a cursor."""
+        return self._digests
 
     @property
     def unacknowledged(self) -> int:
@@ -185,18 +197,24 @@ class ClientSession(Session[ClientEvent]):
         self._next_message_id += 1
         return message_id
 
-    def ping(self) -> int:
+    def ping(self, cursors: Mapping[str, int] | None = None) -> int:
         """
         Ask whether the server is there, and return the id that its Pong will have.
 
+        Args:
+            cursors: For followed public keys the first sequence not held yet; the Pong tells the server's digest of
+                what is below.
+
         Raises:
-            LocalProtocolError: Not open.
+            LocalProtocolError: Not open, or cursors for a server that does not compare digests.
         """
         self._require_open("ping")
+        if cursors and not self._digests:
+            raise LocalProtocolError("cannot ping with cursors: this server does not compare digests")
         ping_id = self._next_ping_id
         self._next_ping_id += 1
         self._unanswered_pings.add(ping_id)
-        self._outgoing.append(encode_message(Ping(ping_id)))
+        self._outgoing.append(encode_message(Ping(ping_id, cursors or None)))
         return ping_id
 
     # -- what arrives ------------------------------------------------------------------------------
@@ -224,7 +242,9 @@ class ClientSession(Session[ClientEvent]):
                 self._ignored += 1
                 return
         self._hello = hello
-        self._entry_nonces = hello.extensions is not None and CAPABILITY_ENTRY_NONCES in hello.extensions.capabilities
+        capabilities = hello.extensions.capabilities if hello.extensions is not None else frozenset()
+        self._entry_nonces = CAPABILITY_ENTRY_NONCES in capabilities
+        self._digests = CAPABILITY_DIGESTS in capabilities
         self._state = SessionState.OPEN
         self._events.append(HelloReceived(hello.remote_id, hello.extensions))
 
@@ -251,7 +271,7 @@ class ClientSession(Session[ClientEvent]):
             self._ignored += 1
             return
         self._unanswered_pings.discard(pong.id)
-        self._events.append(PongReceived(pong.id))
+        self._events.append(PongReceived(pong.id, pong.digests or {}))
 
     def _on_rejected(self, rejected: Rejected) -> None:
         raise _rejection(rejected.code)

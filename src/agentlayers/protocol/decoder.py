@@ -29,6 +29,7 @@ from agentlayers.protocol.messages import (
     ChunkedMessage,
     EncryptedEntry,
     Extensions,
+    HeadDigest,
     Hello,
     Message,
     Ping,
@@ -39,6 +40,7 @@ from agentlayers.protocol.messages import (
     StopChanges,
     WriteEntries,
 )
+from agentlayers.protocol.sequence_digest import DIGEST_BYTES
 from agentlayers.protocol.wire_form import INTEGER_MAX
 
 __all__ = ["decode_message"]
@@ -151,11 +153,38 @@ def _changes(fields: Fields) -> Changes:
 
 
 def _ping(fields: Fields) -> Ping:
-    return Ping(fields.number("id"))
+    cursors = fields.pairs("cursors")
+    if cursors is None:
+        return Ping(fields.number("id"))
+    return Ping(
+        fields.number("id"),
+        {_key_of(fields, "cursors", key): fields.integer("cursors", cursor) for key, cursor in cursors},
+    )
 
 
 def _pong(fields: Fields) -> Pong:
-    return Pong(fields.number("id"))
+    digests = fields.pairs("digests")
+    if digests is None:
+        return Pong(fields.number("id"))
+    return Pong(
+        fields.number("id"),
+        {_key_of(fields, "digests", key): _head_digest(fields, value) for key, value in digests},
+    )
+
+
+def _head_digest(fields: Fields, value: Any) -> HeadDigest:
+    if type(value) is not list or not value:
+        raise fields.wrong("digests", "[head] or [head, digest]", value)
+    head, *digest = value
+    if digest and not _all_bytes(digest, DIGEST_BYTES):
+        raise fields.wrong("digests", f"a digest of {DIGEST_BYTES} bytes", digest[0])
+    return HeadDigest(fields.integer("digests", head), *digest)
+
+
+def _key_of(fields: Fields, name: str, key: Any) -> str:
+    if type(key) is not str or not 1 <= len(key.encode("utf-8", "surrogatepass")) <= PUBLIC_KEY_BYTES_MAX:
+        raise fields.wrong(name, f"public keys of 1 to {PUBLIC_KEY_BYTES_MAX} bytes", key)
+    return key
 
 
 def _chunked_message(fields: Fields) -> ChunkedMessage:

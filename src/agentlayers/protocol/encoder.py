@@ -28,6 +28,7 @@ from agentlayers.protocol.messages import (
     StopChanges,
     WriteEntries,
 )
+from agentlayers.protocol.sequence_digest import DIGEST_BYTES
 from agentlayers.protocol.wire_form import (
     array_header,
     bin_header,
@@ -192,11 +193,26 @@ def _encode_changes(message: Changes) -> bytes:
 
 
 def _encode_ping(message: Ping) -> bytes:
-    return map_header(2) + b"\xa2id" + pack_number(message.id, field="Ping.id") + b"\xa4_tag\xa4Ping"
+    parts = [map_header(2 if message.cursors is None else 3), b"\xa2id", pack_number(message.id, field="Ping.id")]
+    if message.cursors is not None:
+        parts += (b"\xa7cursors", map_header(len(message.cursors)))
+        for public_key, cursor in message.cursors.items():
+            parts += (pack_str(public_key, field="Ping.cursors"), pack_number(cursor, field="Ping.cursors"))
+    parts.append(b"\xa4_tag\xa4Ping")
+    return b"".join(parts)
 
 
 def _encode_pong(message: Pong) -> bytes:
-    return map_header(2) + b"\xa2id" + pack_number(message.id, field="Pong.id") + b"\xa4_tag\xa4Pong"
+    parts = [map_header(2 if message.digests is None else 3), b"\xa2id", pack_number(message.id, field="Pong.id")]
+    if message.digests is not None:
+        parts += (b"\xa7digests", map_header(len(message.digests)))
+        for public_key, (head, digest) in message.digests.items():
+            parts += (pack_str(public_key, field="Pong.digests"), array_header(1 if digest is None else 2))
+            parts.append(pack_number(head, field="Pong.digests"))
+            if digest is not None:
+                parts.append(pack_bin(_exactly(digest, DIGEST_BYTES, "Pong.digests")))
+    parts.append(b"\xa4_tag\xa4Pong")
+    return b"".join(parts)
 
 
 def _encode_chunked_message(message: ChunkedMessage) -> bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agentlayers.errors import AgentLayersError
-from agentlayers.protocol.messages import EncryptedEntry, Extensions, RemoteEncryptedEntry
+from agentlayers.protocol.messages import EncryptedEntry, Extensions, HeadDigest, RemoteEncryptedEntry
 
 __all__ = [
     "AckReceived",
@@ -15,6 +16,7 @@ __all__ = [
     "ChangesStopped",
     "ClientEvent",
     "HelloReceived",
+    "PingReceived",
     "PongReceived",
     "ServerEvent",
     "SessionFailed",
@@ -77,9 +79,16 @@ class AckReceived:
 
 @dataclass(frozen=True, slots=True)
 class PongReceived:
-    """Client: the server answered the Ping with this id."""
+    """
+    Client: the server answered the Ping with this id.
+
+    Attributes:
+        id: What :meth:`~agentlayers.protocol.client_session.ClientSession.ping` returned.
+        digests: What the server has of the public keys that were asked about; empty if none were.
+    """
 
     id: int
+    digests: Mapping[str, HeadDigest] = field(default_factory=dict)
 
 
 ClientEvent = HelloReceived | ChangesReceived | AckReceived | PongReceived | SessionFailed
@@ -117,4 +126,12 @@ class ChangesStopped:
     public_key: str
 
 
-ServerEvent = AuthenticateReceived | WriteReceived | ChangesRequested | ChangesStopped | SessionFailed
+@dataclass(frozen=True, slots=True)
+class PingReceived:
+    """Server: a Ping that asks about followed keys; answer with ``send_pong``. Others are answered by the session."""
+
+    id: int
+    cursors: Mapping[str, int]
+
+
+ServerEvent = AuthenticateReceived | WriteReceived | ChangesRequested | ChangesStopped | PingReceived | SessionFailed

@@ -15,7 +15,12 @@ from typing import Any, Final, final
 import msgpack
 
 from agentlayers.errors import LimitExceededError, MalformedMessageError
-from agentlayers.limits import CAPABILITIES_MAX, ENTRIES_PER_MESSAGE_MAX, FIELDS_PER_MESSAGE_MAX
+from agentlayers.limits import (
+    CAPABILITIES_MAX,
+    ENTRIES_PER_MESSAGE_MAX,
+    FIELDS_PER_MESSAGE_MAX,
+    SUBSCRIPTIONS_PER_CONNECTION_MAX,
+)
 from agentlayers.protocol.messages import RemoteEncryptedEntry
 from agentlayers.protocol.payload import UNDEFINED
 from agentlayers.protocol.record_form import expand_records
@@ -125,6 +130,10 @@ class Fields:
             raise self.wrong(name, "a map", value)
         return Fields(f"{self.tag}.{name}", value)
 
+    def pairs(self, name: str) -> list[tuple[Any, Any]] | None:
+        """Return the keys and values of a map, or None if the field is absent."""
+        return self._values.get(name)
+
     def wrong(self, name: str, expected: str, value: Any) -> MalformedMessageError:
         """Make the error for a value of a wrong type; it never shows the value."""
         actual = _NAMES.get(type(value), type(value).__name__)
@@ -215,6 +224,29 @@ def _read_extensions(unpacker: msgpack.Unpacker) -> dict[str, Any]:
     return _read_map(unpacker, _EXTENSION_READERS)
 
 
+def _read_pairs(unpacker: msgpack.Unpacker, read: Callable[[msgpack.Unpacker], Any]) -> list[tuple[Any, Any]]:
+    """Read a map with one key for each public key of a connection."""
+    count, allowed = unpacker.read_map_header(), SUBSCRIPTIONS_PER_CONNECTION_MAX
+    if count > allowed:
+        raise LimitExceededError(limit="SUBSCRIPTIONS_PER_CONNECTION_MAX", allowed=allowed, declared=count)
+    return [(unpacker.unpack(), read(unpacker)) for _ in range(count)]
+
+
+def _read_cursors(unpacker: msgpack.Unpacker) -> list[tuple[Any, Any]]:
+    return _read_pairs(unpacker, _read_value)
+
+
+def _read_digests(unpacker: msgpack.Unpacker) -> list[tuple[Any, Any]]:
+    return _read_pairs(unpacker, _read_head_digest)
+
+
+def _read_head_digest(unpacker: msgpack.Unpacker) -> list[Any]:
+    count = unpacker.read_array_header()
+    if not 1 <= count <= 2:
+        raise MalformedMessageError(f"a digest of the message has {count} items, not [head] or [head, digest]")
+    return [unpacker.unpack() for _ in range(count)]
+
+
 def _read_value(unpacker: msgpack.Unpacker) -> Any:
     return unpacker.unpack()
 
@@ -265,4 +297,6 @@ _READERS: Final[dict[str, Callable[[msgpack.Unpacker], Any]]] = {
     "sequenceNumbers": _read_items,
     "part": _read_items,
     "agentlayers": _read_extensions,
+    "cursors": _read_cursors,
+    "digests": _read_digests,
 }

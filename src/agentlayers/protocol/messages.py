@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "CAPABILITY_ACK_THROUGH",
+    "CAPABILITY_DIGESTS",
     "CAPABILITY_ENTRY_NONCES",
     "EXTENSION_VERSION",
     "Ack",
@@ -21,6 +22,7 @@ __all__ = [
     "ChunkedMessage",
     "EncryptedEntry",
     "Extensions",
+    "HeadDigest",
     "Hello",
     "Message",
     "Ping",
@@ -37,6 +39,8 @@ CAPABILITY_ENTRY_NONCES: Final = "entry-nonces"
 """WriteEntries may carry a nonce with each entry, so a batch never reuses one."""
 CAPABILITY_ACK_THROUGH: Final = "through"
 """Acks and Changes carry ``through``; the cursor moves only by it."""
+CAPABILITY_DIGESTS: Final = "digests"
+"""Ping may carry cursors; Pong then says where the server is, and what it has below each of them."""
 
 
 class EncryptedEntry(NamedTuple):
@@ -161,18 +165,47 @@ class Changes:
     through: int | None = None
 
 
+class HeadDigest(NamedTuple):
+    """
+    What a server says of one public key at a heartbeat.
+
+    Attributes:
+        head: First sequence it has not given out.
+        digest: Of its entry ids below the cursor that was asked about (see
+            :mod:`agentlayers.protocol.sequence_digest`); :obj:`None` if it has not that many, or has not computed it.
+    """
+
+    head: int
+    digest: bytes | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Client: are you there?"""
+    """
+    Client: are you there?
+
+    Attributes:
+        id: Chosen by the client.
+        cursors: For followed public keys the first sequence the client does not have; only to a server that
+            announced ``digests``.
+    """
 
     id: int
+    cursors: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """Server: answer to the Ping with the same ``id``."""
+    """
+    Server: answer to the Ping with the same ``id``.
+
+    Attributes:
+        id: That of the Ping.
+        digests: For each followed public key of the Ping's cursors.
+    """
 
     id: int
+    digests: Mapping[str, HeadDigest] | None = None
 
 
 @dataclass(frozen=True, slots=True)

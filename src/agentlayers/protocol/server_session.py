@@ -20,6 +20,7 @@ OPEN            RequestChanges (again, too)       ChangesRequested              
 OPEN            StopChanges of a followed key     ChangesStopped                  OPEN
 OPEN            StopChanges of another key        ignored, counted                OPEN
 OPEN            Ping                              queue Pong                      OPEN
+OPEN            Ping with cursors                 PingReceived                    OPEN
 OPEN            ChunkedMessage                    kept; the last one missing      as that message
                                                   acts as the message it
                                                   completes
@@ -41,7 +42,7 @@ Authenticate.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
 
 from agentlayers.errors import (
@@ -57,6 +58,7 @@ from agentlayers.protocol.events import (
     AuthenticateReceived,
     ChangesRequested,
     ChangesStopped,
+    PingReceived,
     ServerEvent,
     WriteReceived,
 )
@@ -65,6 +67,7 @@ from agentlayers.protocol.messages import (
     Authenticate,
     Changes,
     ChunkedMessage,
+    HeadDigest,
     Hello,
     Message,
     Ping,
@@ -177,6 +180,11 @@ class ServerSession(Session[ServerEvent]):
         if not self._is_over() and public_key in self._following:
             self._outgoing += encode_changes_frames(public_key, entries, through, self._chunk_id)
 
+    def send_pong(self, ping_id: int, digests: Mapping[str, HeadDigest]) -> None:
+        """Answer a Ping that asked about followed keys."""
+        if not self._is_over():
+            self._outgoing.append(encode_message(Pong(ping_id, digests)))
+
     def send_encoded(self, frames: Sequence[bytes], *, public_key: str | None = None) -> None:
         """
         Send frames that :func:`encode_changes_frames` made.
@@ -247,7 +255,12 @@ class ServerSession(Session[ServerEvent]):
         self._events.append(WriteReceived(message.id, message.public_key, tuple(message.entries)))
 
     def _on_ping(self, message: Ping) -> None:
-        self._outgoing.append(encode_message(Pong(message.id)))
+        if message.cursors is None:
+            self._outgoing.append(encode_message(Pong(message.id)))
+            return
+        # What this client does not follow is nothing to it, here too.
+        cursors = {key: cursor for key, cursor in message.cursors.items() if key in self._following}
+        self._events.append(PingReceived(message.id, cursors))
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from agentlayers.limits import CONNECTIONS_MAX, FRAME_BYTES_MAX
 from agentlayers.logs import get_logger
 from agentlayers.protocol.messages import (
     CAPABILITY_ACK_THROUGH,
+    CAPABILITY_DIGESTS,
     CAPABILITY_ENTRY_NONCES,
     EXTENSION_VERSION,
     Extensions,
@@ -334,7 +335,7 @@ class SyncServer:
 
     async def _hello_of(self, tenant: str) -> Hello:
         info = await self._storage.tenant(tenant)
-        capabilities = frozenset({CAPABILITY_ENTRY_NONCES, CAPABILITY_ACK_THROUGH})
+        capabilities = frozenset({CAPABILITY_ENTRY_NONCES, CAPABILITY_ACK_THROUGH, CAPABILITY_DIGESTS})
         extensions = Extensions(EXTENSION_VERSION, capabilities, info.incarnation, tenant)
         return Hello(info.remote_id, extensions)
 

@@ -18,6 +18,7 @@ from agentlayers.protocol.events import (
     AuthenticateReceived,
     ChangesRequested,
     ChangesStopped,
+    PingReceived,
     ServerEvent,
     SessionFailed,
     WriteReceived,
@@ -164,6 +165,8 @@ class Connection:
             await self._hub.subscribe(self, self._key(event.public_key), event.start_sequence)
         elif isinstance(event, ChangesStopped):
             self._hub.unsubscribe(self, self._key(event.public_key))
+        elif isinstance(event, PingReceived):
+            await self._answer(event)
         elif isinstance(event, AuthenticateReceived):
             await self._authenticate(event)
         elif isinstance(event, SessionFailed):
@@ -178,6 +181,12 @@ class Connection:
         self._acks_owed += 1
         key = self._key(event.public_key)
         self._bytes_in_flight += self._hub.write(self, key, event.message_id, event.entries)
+
+    async def _answer(self, ping: PingReceived) -> None:
+        """Tell where each key that was asked about is, so that the peer notices when it has something else."""
+        digests = {key: await self._hub.digest(self._key(key), cursor) for key, cursor in ping.cursors.items()}
+        self._session.send_pong(ping.id, digests)
+        self._flush()
 
     async def _authenticate(self, event: AuthenticateReceived) -> None:
         assert self._admit is not None

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from agentlayers.errors import StorageCorruptionError, StorageError
 from agentlayers.limits import CHANGES_BATCH_BYTES_MAX, CHANGES_BATCH_ENTRIES_MAX
 from agentlayers.logs import get_logger
-from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
+from agentlayers.protocol.messages import EncryptedEntry, HeadDigest, RemoteEncryptedEntry
 from agentlayers.protocol.server_session import encode_changes_frames
 from agentlayers.server.broadcast import Broadcast
 from agentlayers.server.storage import Appended, ServerStorage
@@ -182,6 +182,22 @@ class Hub:
     def lags(self, peer: Peer) -> bool:
         """Whether a peer reads any key from storage."""
         return any(not found.is_live for found in self._followed.get(peer, {}).values())
+
+    async def digest(self, key: Key, cursor: int) -> HeadDigest:
+        """
+        Say where a key is, and what it has below a cursor, for a heartbeat.
+
+        Raises:
+            StorageError: The storage cannot be read.
+        """
+        channel = self._channel(key)
+        channel.users += 1
+        try:
+            head = await self._head(channel)
+            return HeadDigest(head, await self._storage.digest(*key, cursor) if cursor <= head else None)
+        finally:
+            channel.users -= 1
+            self._rest(channel)
 
     async def close(self) -> None:
         """Wait until every write that was accepted is stored and acknowledged."""

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
+from agentlayers.protocol.sequence_digest import EMPTY_DIGEST, extend_digest
 from agentlayers.server.storage import Appended, ServerStorage, TenantInfo, new_tenant_info
 
 __all__ = ["MemoryServerStorage"]
@@ -18,6 +19,7 @@ __all__ = ["MemoryServerStorage"]
 class _Journal:
     entries: list[RemoteEncryptedEntry] = field(default_factory=list)
     sequence_of: dict[bytes, int] = field(default_factory=dict)
+    digests: list[bytes] = field(default_factory=lambda: [EMPTY_DIGEST])
 
 
 class MemoryServerStorage(ServerStorage):
@@ -64,6 +66,8 @@ class MemoryServerStorage(ServerStorage):
                 journal.entries.append(stored)
                 new.append(stored)
             sequences.append(sequence)
+        first = len(journal.entries) - len(new)
+        journal.digests += extend_digest(journal.digests[-1], first, [entry.entry_id for entry in new])
         return Appended(tuple(sequences), tuple(new))
 
     async def read(
@@ -87,3 +91,8 @@ class MemoryServerStorage(ServerStorage):
         """Return the first unused sequence of the key."""
         journal = self._journals.get((tenant, public_key))
         return 0 if journal is None else len(journal.entries)
+
+    async def digest(self, tenant: str, public_key: str, sequence: int) -> bytes | None:
+        """Return the digest of all entry ids below a sequence."""
+        journal = self._journals.get((tenant, public_key), _Journal())
+        return journal.digests[sequence] if 0 <= sequence < len(journal.digests) else None

@@ -62,7 +62,13 @@ CREATE TABLE entries (
 );
 CREATE UNIQUE INDEX entries_by_id ON entries (journal, entry_id);
 """
-_MIGRATIONS: Final = (_VERSION_1,)
+_VERSION_2: Final = """
+ALTER TABLE entries ADD COLUMN digest BLOB;
+"""
+# Of the entry ids up to this one. Absent in rows of version 1 until agentlayers.server.sqlite_digest has
+# computed it; within a journal the rows that have it come before those that do not.
+
+_MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 """Script ``n`` takes a file from version ``n`` to ``n + 1``; never edited once released, only added to."""
 
 SCHEMA_VERSION: Final = len(_MIGRATIONS)

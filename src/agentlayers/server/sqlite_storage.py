@@ -20,9 +20,13 @@ from typing import Final, Self, TypeVar
 from agentlayers.errors import (
     StateError,
     StorageCorruptionError,
+    StorageError,
     StorageUnavailableError,
 )
+from agentlayers.logs import get_logger
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
+from agentlayers.protocol.sequence_digest import EMPTY_DIGEST
+from agentlayers.server.sqlite_digest import digest_below, fill_step, unfilled_journals
 from agentlayers.server.sqlite_file import (
     BACKEND,
     FILE_NAME,
@@ -37,6 +41,7 @@ from agentlayers.server.storage import Appended, ServerStorage, TenantInfo, new_
 __all__ = ["SQLiteServerStorage"]
 
 T = TypeVar("T")
+logger = get_logger(__name__)
 _READER_THREADS: Final = 2
 _SEQUENCE_MASK: Final = (1 << POSITION_BITS) - 1
 _LOCK_NAME: Final = "server.lock"
@@ -101,6 +106,7 @@ class SQLiteServerStorage(ServerStorage):
         self._writer = writer
         self._readers = _Readers(path)
         self._tenants: dict[str, TenantInfo] = {}
+        self._filling = asyncio.create_task(self._fill_digests(writer), name="fill digests")
 
     async def __aexit__(
         self,
@@ -112,6 +118,8 @@ class SQLiteServerStorage(ServerStorage):
         writer, self._writer = self._writer, None
         if writer is None:
             return
+        self._filling.cancel()
+        await asyncio.wait([self._filling])
         writer.stop()
         try:
             await asyncio.to_thread(writer.join)
@@ -154,6 +162,30 @@ class SQLiteServerStorage(ServerStorage):
         """Return the first unused sequence of the key."""
         self._opened_writer()
         return await self._readers.run("read", lambda db: _head(db, (tenant, public_key)))
+
+    async def digest(self, tenant: str, public_key: str, sequence: int) -> bytes | None:
+        """Return the digest of all entry ids below a sequence, if there are so many and it is known."""
+        self._opened_writer()
+        return await self._readers.run("read", lambda db: _digest(db, (tenant, public_key), sequence))
+
+    async def _fill_digests(self, writer: SQLiteWriter) -> None:
+        """Compute what an older release did not, a step at a time between the appends."""
+        try:
+            for journal in await self._readers.run("read", unfilled_journals):
+                while await self._fill_step(writer, journal):
+                    pass
+        except StorageError as error:
+            # The server works without them, and the next start goes on here.
+            logger.error("digests_not_filled", error=str(error))  # noqa: TRY400 - says it all
+
+    async def _fill_step(self, writer: SQLiteWriter, journal: int) -> bool:
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+
+        def step(connection: sqlite3.Connection) -> bool:
+            return fill_step(connection, journal)
+
+        writer.submit(CallJob("fill digests", step, waiter, changes_journals=True))
+        return await waiter
 
     def _opened_writer(self) -> SQLiteWriter:
         if self._writer is None:
@@ -212,6 +244,13 @@ def _tenant(connection: sqlite3.Connection, tenant: str, candidate: TenantInfo) 
 def _base(connection: sqlite3.Connection, key: tuple[str, str]) -> int | None:
     row = connection.execute("SELECT journal FROM journals WHERE tenant = ? AND public_key = ?", key).fetchone()
     return None if row is None else row[0] << POSITION_BITS
+
+
+def _digest(connection: sqlite3.Connection, key: tuple[str, str], sequence: int) -> bytes | None:
+    base = _base(connection, key)
+    if base is None:
+        return EMPTY_DIGEST if sequence == 0 else None
+    return digest_below(connection, base, sequence)
 
 
 def _head(connection: sqlite3.Connection, key: tuple[str, str]) -> int:

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 from agentlayers.limits import COMMIT_BATCH_MAX
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
+from agentlayers.protocol.sequence_digest import extend_digest
+from agentlayers.server.sqlite_digest import digest_below
 from agentlayers.server.sqlite_file import (
     POSITION_BITS,
     connect,
@@ -32,7 +34,7 @@ __all__ = ["AppendJob", "CallJob", "Outcome", "SQLiteWriter"]
 _ROWS_PER_STATEMENT: Final = (512, 128)
 """Row counts with a prepared statement of their own; a remainder below the last has one for each count."""
 
-_COLUMNS: Final = 5
+_COLUMNS: Final = 6
 _IDS_PER_LOOKUP: Final = 512
 _GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
 _SEQUENCE_MASK: Final = (1 << POSITION_BITS) - 1
@@ -50,11 +52,20 @@ class AppendJob:
 
 @dataclass(slots=True)
 class CallJob:
-    """A function to run on the writer's connection in a transaction of its own."""
+    """
+    A function to run on the writer's connection in a transaction of its own.
+
+    Attributes:
+        operation: For error texts.
+        call: The function.
+        waiter: Whom to tell.
+        changes_journals: What the writer remembers of the journals has to be read again.
+    """
 
     operation: str
     call: Callable[[sqlite3.Connection], Any]
     waiter: Any
+    changes_journals: bool = False
 
 
 @dataclass(slots=True)
@@ -70,6 +81,8 @@ class Outcome:
 class _Journal:
     journal: int
     head: int
+    digest: bytes | None
+    """Of everything below the head; None while rows of an older release have none."""
 
     @property
     def base(self) -> int:
@@ -82,14 +95,25 @@ class _Plan:
 
     rows: list[Any] = field(default_factory=list)
     appended: list[Appended] = field(default_factory=list)
-    heads: dict[tuple[str, str], int] = field(default_factory=dict)
+    ends: dict[tuple[str, str], tuple[int, bytes | None]] = field(default_factory=dict)
+    """Head and digest of each journal once these rows are in it."""
 
-    def add(self, journal: _Journal, first: int, fresh: Sequence[EncryptedEntry]) -> None:
+    def end(self, key: tuple[str, str], journal: _Journal) -> int:
+        """Return the first sequence behind the rows planned so far."""
+        return self.ends.setdefault(key, (journal.head, journal.digest))[0]
+
+    def add(self, key: tuple[str, str], journal: _Journal, fresh: Sequence[EncryptedEntry]) -> None:
+        first, last = self.ends[key]
+        digests: Sequence[bytes | None] = [None] * len(fresh)
+        if last is not None:
+            digests = extend_digest(last, first, [entry.entry_id for entry in fresh])
         position = journal.base + first
         rows = self.rows
-        for entry_id, iv, ciphertext in fresh:
-            rows += (position, journal.journal, entry_id, iv, ciphertext)
+        for (entry_id, iv, ciphertext), digest in zip(fresh, digests, strict=True):
+            rows += (position, journal.journal, entry_id, iv, ciphertext, digest)
             position += 1
+        if fresh:
+            self.ends[key] = (first + len(fresh), digests[-1])
 
 
 class SQLiteWriter:
@@ -179,6 +203,8 @@ class SQLiteWriter:
         try:
             with translated_errors(job.operation, self._path), _transaction(self._connection):
                 value = job.call(self._connection)
+            if job.changes_journals:
+                self._journals.clear()
         except Exception as error:  # noqa: BLE001 - handed to the caller
             return Outcome(job.waiter, error=error)
         return Outcome(job.waiter, value)
@@ -206,8 +232,8 @@ class SQLiteWriter:
             with _transaction(self._connection):
                 plan = self._plan_with_duplicates(group)
                 self._insert(plan.rows)
-        for key, head in plan.heads.items():
-            self._journals[key].head = head
+        for key, (head, digest) in plan.ends.items():
+            self._journals[key].head, self._journals[key].digest = head, digest
         return plan.appended
 
     def _commit(self, plan: _Plan) -> None:
@@ -224,10 +250,8 @@ class SQLiteWriter:
         for job in group:
             key = (job.tenant, job.public_key)
             journal = self._journals[key]
-            first = plan.heads.get(key, journal.head)
-            plan.add(journal, first, job.entries)
-            plan.appended.append(_appended(first, job.entries))
-            plan.heads[key] = first + len(job.entries)
+            plan.appended.append(_appended(plan.end(key, journal), job.entries))
+            plan.add(key, journal, job.entries)
         return plan
 
     def _plan_with_duplicates(self, group: list[AppendJob]) -> _Plan:
@@ -238,7 +262,7 @@ class SQLiteWriter:
             journal = self._open_journal(*key)
             sequence_of = known.setdefault(key, {})
             sequence_of |= self._look_up(journal, [entry.entry_id for entry in job.entries])
-            first = head = plan.heads.get(key, journal.head)
+            first = head = plan.end(key, journal)
             fresh: list[EncryptedEntry] = []
             sequences: list[int] = []
             for entry in job.entries:
@@ -247,10 +271,9 @@ class SQLiteWriter:
                     fresh.append(entry)
                     head += 1
                 sequences.append(sequence)
-            plan.add(journal, first, fresh)
+            plan.add(key, journal, fresh)
             new = _appended(first, fresh).new
             plan.appended.append(Appended(tuple(sequences), new))
-            plan.heads[key] = head
         return plan
 
     def _insert(self, rows: list[Any]) -> None:
@@ -279,7 +302,8 @@ class SQLiteWriter:
             "SELECT max(position) FROM entries WHERE position BETWEEN ? AND ?",
             (base, base | _SEQUENCE_MASK),
         ).fetchone()
-        journal = _Journal(row[0], 0 if last is None else (last & _SEQUENCE_MASK) + 1)
+        head = 0 if last is None else (last & _SEQUENCE_MASK) + 1
+        journal = _Journal(row[0], head, digest_below(self._connection, base, head))
         self._journals[key] = journal
         return journal
 
@@ -310,8 +334,8 @@ def _appended(first: int, entries: Sequence[EncryptedEntry]) -> Appended:
 
 @functools.cache
 def _insert_sql(count: int) -> str:
-    values = ",".join(["(?,?,?,?,?)"] * count)
-    return f"INSERT INTO entries (position, journal, entry_id, iv, ciphertext) VALUES {values}"
+    values = ",".join(["(?,?,?,?,?,?)"] * count)
+    return f"INSERT INTO entries (position, journal, entry_id, iv, ciphertext, digest) VALUES {values}"
 
 
 @contextlib.contextmanager

@@ -97,6 +97,15 @@ class ServerStorage(abc.ABC):
     async def head(self, tenant: str, public_key: str) -> int:
         """Return the first unused sequence of the key; 0 if it has no entry."""
 
+    @abc.abstractmethod
+    async def digest(self, tenant: str, public_key: str, sequence: int) -> bytes | None:
+        """
+        Return the digest of all entry ids below ``sequence``; see :mod:`agentlayers.protocol.sequence_digest`.
+
+        :obj:`None` if there are not so many entries, or if it was not computed yet: a storage that an older release
+        filled does that in the background.
+        """
+
     @staticmethod
     def layer_sqlite(directory: str | Path) -> Layer:
         """Provide journals in one SQLite file below ``directory``; the default of ``agentlayers serve``."""

@@ -22,6 +22,7 @@ __all__ = [
     "STORE",
     "SessionState",
     "add_event",
+    "carry_over",
     "entry_ids",
     "hidden_entries",
     "hide_session",
@@ -101,6 +102,18 @@ def hidden_entries(tx: JournalTransaction) -> list[bytes]:
     """List the ids of purged entries that could not be dropped yet."""
     prefix = pack_key(STORE, "x")
     return [key[-ENTRY_ID_BYTES:] for key, _value in tx.scan(prefix, prefix_end(prefix))]
+
+
+def carry_over(source: JournalTransaction, target: JournalTransaction) -> None:
+    """Copy what no entry tells: the highest sequence of each session, and which messages were purged."""
+    prefix = pack_key(STORE, "s")
+    for key, value in source.scan(prefix, prefix_end(prefix)):
+        if len(value) >= _STATE.size:
+            highest, _events = _STATE.unpack_from(value)
+            target.put(key, _STATE.pack(highest, 0) + value[_STATE.size :])
+    prefix = pack_key(STORE, "x")
+    for key, value in source.scan(prefix, prefix_end(prefix)):
+        target.put(key, value)
 
 
 def show_entry(tx: JournalTransaction, entry_id: bytes) -> None:

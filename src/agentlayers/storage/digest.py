@@ -17,7 +17,7 @@ from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.storage.event_groups import UNSYNCED_EVENTS
 
-__all__ = ["Digest", "digest_of", "is_synced", "journal_digest"]
+__all__ = ["Digest", "digest_of", "digest_of_sorted", "is_synced", "journal_digest"]
 
 _BATCH: Final = 1000
 
@@ -49,7 +49,7 @@ def digest_of(entries: Iterable[tuple[bytes, bytes]]) -> Digest:
     True
 
     """
-    return _digest(sorted(dict(entries).items()))
+    return digest_of_sorted(sorted(dict(entries).items()))
 
 
 async def journal_digest(journal: EventJournal, *, stores: Collection[str] | None = None) -> Digest:
@@ -72,9 +72,13 @@ def _synced(tx: JournalTransaction, stores: Collection[str] | None) -> Iterator[
                 yield stored.entry.id, stored.entry.payload
 
 
-def _digest(pairs: Iterable[tuple[bytes, bytes]]) -> Digest:
-    digest, count = hashlib.sha256(), 0
+def digest_of_sorted(pairs: Iterable[tuple[bytes, bytes]]) -> Digest:
+    """Return the digest of (entry id, payload) pairs that come in ascending order, one in memory at a time."""
+    digest, count, last = hashlib.sha256(), 0, b""
     for entry_id, payload in pairs:
+        if entry_id == last:
+            continue
+        last = entry_id
         digest.update(entry_id + len(payload).to_bytes(8, "big") + payload)
         count += 1
     return Digest(count, digest.hexdigest())

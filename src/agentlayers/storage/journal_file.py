@@ -19,7 +19,7 @@ from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.sqlite.connection import translated
 from agentlayers.journal.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
 
-__all__ = ["journal_files", "read_journal_file", "read_replica_id"]
+__all__ = ["journal_files", "open_journal_file", "read_journal_file", "read_replica_id"]
 
 _BUSY_SECONDS: Final = 5.0
 _MAGIC: Final = b"SQLite format 3\x00"
@@ -60,7 +60,7 @@ def read_journal_file(path: Path, *, stores: Collection[str] | None = None) -> I
         StorageCorruptionError: It is damaged, or no journal.
         MigrationError: A newer release wrote it.
     """
-    with translated("read", path), closing(_open(path)) as connection:
+    with translated("read", path), closing(open_journal_file(path)) as connection:
         names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store"))
         rows = connection.execute(
             "SELECT position, store, id, event, primary_key, payload, origin, applied FROM entry ORDER BY position"
@@ -74,12 +74,22 @@ def read_journal_file(path: Path, *, stores: Collection[str] | None = None) -> I
 
 def read_replica_id(path: Path) -> str:
     """Return the name of the replica that a journal file belongs to; the same errors apply."""
-    with translated("read", path), closing(_open(path)) as connection:
+    with translated("read", path), closing(open_journal_file(path)) as connection:
         row = connection.execute("SELECT value FROM setting WHERE name = 'replica_id'").fetchone()
     return "" if row is None else bytes(row[0]).decode("utf-8", "replace")
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_journal_file(path: Path) -> sqlite3.Connection:
+    """
+    Open one file read-only, inside a transaction, so that everything read is of one moment.
+
+    Whoever calls it closes the connection, and translates the errors of what it reads.
+
+    Raises:
+        StorageUnavailableError: There is no such file.
+        StorageCorruptionError: It is no journal.
+        MigrationError: A newer release wrote it.
+    """
     if not path.is_file():
         raise _unavailable(path, "there is no such file; give the directory that holds journal.sqlite")
     with path.open("rb") as file:

@@ -81,6 +81,11 @@ class JournaledStore(abc.ABC):
     def _schema(self) -> StoreSchema:
         """Return what the journal must know."""
 
+    @property
+    def schema(self) -> StoreSchema:
+        """What a journal must know of this store; it need not be open."""
+        return self._schema()
+
     @abc.abstractmethod
     def _enabled_in(self, enabled: EnabledStores) -> bool:
         """Tell whether the settings switch this store on."""

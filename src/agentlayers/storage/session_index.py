@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import builtins
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -28,7 +28,7 @@ from agentlayers.storage.storage_config import StorageConfig
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
 
-__all__ = ["Direction", "SessionIndexStore", "SessionMeta", "SessionOrder"]
+__all__ = ["Direction", "SessionIndexStore", "SessionMeta", "SessionOrder", "session_meta", "session_metas"]
 
 SessionOrder = Literal["updated_at", "created_at"]
 """What a listing is sorted by."""
@@ -281,6 +281,18 @@ def _order_keys(meta: SessionMeta) -> dict[str, bytes]:
         "updated_at": pack_key(_STORE, "u", meta.updated_at_ms, meta.session_id),
         "created_at": pack_key(_STORE, "c", meta.created_at_ms, meta.session_id),
     }
+
+
+def session_metas(tx: JournalTransaction) -> Iterator[SessionMeta]:
+    """Iterate over the sessions of the index in a journal, by id."""
+    start = pack_key(_STORE, "m")
+    for _key, value in tx.scan(start, prefix_end(start)):
+        yield SessionMeta(value[_TIMES.size :].decode(), *_TIMES.unpack_from(value))
+
+
+def session_meta(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
+    """Look a session up in the index in a journal."""
+    return _get(tx, session_id)
 
 
 def _get(tx: JournalTransaction, session_id: str) -> SessionMeta | None:

@@ -28,7 +28,7 @@ REFUSED_RETRY_SECONDS: Final = 30.0
 """Shortest pause after refused credentials: they do not get better by themselves."""
 
 _PATIENCE_MAX: Final = 16.0
-"""Backlogs of a stock server that keeps breaking the connection are waited for up to so much longer."""
+"""Backlogs of a stock server whose connections keep breaking are waited for up to so much longer."""
 
 logger = get_logger(__name__)
 
@@ -69,6 +69,7 @@ class ConnectionWorker:
         self._transport, self._encryption, self._schedule = transport, encryption, schedule
         self._clock, self._random, self._changed = clock, random, changed
         self._on_hello = on_hello
+        self._breaks = 0
         self._retry = Signal()
         self._is_hurried = False
         self._is_stopping = False
@@ -140,7 +141,7 @@ class ConnectionWorker:
             self._encryption,
             clock=self._clock,
             changed=self._changed,
-            patience=min(2.0**self.attempt, _PATIENCE_MAX),
+            patience=min(2.0**self._breaks, _PATIENCE_MAX),
         )
         self.link = link
         try:
@@ -152,6 +153,8 @@ class ConnectionWorker:
             await link.run(self.assigned.values())
         finally:
             self.link = None
+            # A server that was merely away owes nobody patience; one that keeps breaking off does.
+            self._breaks = 1 if link.was_useful else self._breaks + 1
             if link.was_useful:
                 self.attempt = 0
         raise AssertionError("a link ends by an error only")

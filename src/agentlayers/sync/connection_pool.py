@@ -109,9 +109,7 @@ class ConnectionPool:
             return None
 
         def is_decided() -> bool:
-            return failed() is not None or all(
-                worker.state is SyncState.CONNECTED for worker in self._workers
-            )
+            return failed() is not None or all(worker.state is SyncState.CONNECTED for worker in self._workers)
 
         await self._changed.until(is_decided)
         loser = failed()

@@ -29,11 +29,12 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """An Ack, with the local positions of what it acknowledges."""
+    """An Ack, with the local positions and the ids of what it acknowledges."""
 
     positions: Sequence[int]
     sequences: Sequence[int]
     through: int | None
+    entry_ids: Sequence[bytes] = ()
     barrier: asyncio.Future[None] | None = None
     size: int = 0
 

@@ -100,9 +100,7 @@ class Link:
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_SECONDS):
                 connection = await transport.connect()
-                session = ClientSession(
-                    is_stream=connection.is_stream, authenticate=connection.authenticate
-                )
+                session = ClientSession(is_stream=connection.is_stream, authenticate=connection.authenticate)
                 try:
                     hello = await _await_hello(connection, session)
                 except BaseException:
@@ -183,9 +181,7 @@ class Link:
         )
         key = registration.public_key
         self.replications[key] = replication
-        self._tasks[key] = self._group.create_task(
-            replication.run(), name=f"replicate {registration.store}"
-        )
+        self._tasks[key] = self._group.create_task(replication.run(), name=f"replicate {registration.store}")
         self._changed.notify()
 
     async def stop(self, registration: Registration) -> None:
@@ -243,8 +239,7 @@ class Link:
                     await replication.receive(event)
                     self._is_held_up = False
             elif isinstance(event, PongReceived):
-                if event.id == self._awaited_pong:
-                    self._awaited_pong = None
+                await self._handle_pong(event)
             elif isinstance(event, SessionFailed):
                 raise event.error
 
@@ -258,8 +253,27 @@ class Link:
             # A connection that lives through a beat is worth a fresh start of the backoff.
             self._was_useful = True
             self._messages_since_ping = 0
-            self._awaited_pong = self.session.ping()
+            self._awaited_pong = self._ping()
             self.flush()
+
+    def _ping(self) -> int:
+        """Ask whether the server is there and, if it can tell, whether it has what we believe it has."""
+        if not self.session.compares_digests:
+            return self.session.ping()
+        asking = {key: one for key, one in self.replications.items() if one.has_resumed}
+        ping_id = self.session.ping({key: one.pull.cursor for key, one in asking.items()})
+        for one in asking.values():
+            one.asked(ping_id)
+        return ping_id
+
+    async def _handle_pong(self, pong: PongReceived) -> None:
+        is_quiet = self._messages_since_ping <= 1
+        if pong.id == self._awaited_pong:
+            self._awaited_pong = None
+        for key, said in pong.digests.items():
+            replication = self.replications.get(key)
+            if replication is not None:
+                await replication.compare(pong.id, said, is_quiet=is_quiet)
 
 
 async def _await_hello(connection: Connection, session: ClientSession) -> HelloReceived:

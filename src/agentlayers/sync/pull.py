@@ -23,6 +23,7 @@ from agentlayers.logs import get_logger
 from agentlayers.protocol.entry_codec import decode_entry
 from agentlayers.protocol.messages import RemoteEncryptedEntry
 from agentlayers.sync.inbox import Acknowledged, Inbox, Received
+from agentlayers.sync.known_entries import KnownEntries
 from agentlayers.sync.registration import Registration
 from agentlayers.sync.sequence_runs import SequenceRuns
 from agentlayers.sync.signal import Signal
@@ -51,14 +52,12 @@ class _Step:
     size: int = 0
     cursor: int = 0
     moves_cursor: bool = False
+    known: KnownEntries = field(default_factory=KnownEntries)
 
     @property
     def is_large(self) -> bool:
         """Whether the transaction is worth its commit as it is."""
-        return (
-            len(self.entries) >= _ENTRIES_PER_TRANSACTION_MAX
-            or self.size >= _BYTES_PER_TRANSACTION_MAX
-        )
+        return len(self.entries) >= _ENTRIES_PER_TRANSACTION_MAX or self.size >= _BYTES_PER_TRANSACTION_MAX
 
     def move_cursor(self, through: int) -> None:
         if through > self.cursor:
@@ -71,6 +70,7 @@ class Pull:
 
     Attributes:
         cursor: First sequence of the server not yet taken over.
+        known: What the server is believed to have below the cursor (not kept towards a stock server).
         was_useful: Something new came in, or something was acknowledged.
         arrived_at: Loop time at which Changes last arrived.
     """
@@ -86,6 +86,7 @@ class Pull:
         changed: Signal,
     ) -> None:
         self.cursor = 0
+        self.known = KnownEntries()
         self.was_useful = False
         self.arrived_at = 0.0
         self._registration, self._log = registration, registration.log
@@ -121,7 +122,7 @@ class Pull:
         while True:
             message = await self._inbox.get()
             self._is_applying = True
-            step = _Step(cursor=self.cursor)
+            step = _Step(cursor=self.cursor, known=self.known.copy())
             self._add(step, message)
             while self._inbox and not step.is_large:
                 # The reader gets a turn, so that Pongs and Acks are not held up by decryption.
@@ -135,15 +136,18 @@ class Pull:
         if isinstance(message, Received):
             self._open(message.entries, step)
             sequences: Sequence[int] = [entry.sequence for entry in message.entries]
+            entry_ids: Sequence[bytes] = [entry.entry_id for entry in message.entries]
         else:
             step.positions += message.positions
             if len(message.sequences) == len(message.positions):
                 step.sequences += message.sequences
             if message.barrier is not None:
                 step.barriers.append(message.barrier)
-            sequences = message.sequences
+            sequences, entry_ids = message.sequences, message.entry_ids
         if message.through is not None:
             step.move_cursor(message.through)
+            step.known.add(sequences, entry_ids)
+            step.known.move(step.cursor)
         elif self._is_stock:
             self._runs.add(sequences)
         if self._is_stock:
@@ -197,6 +201,8 @@ class Pull:
             are_aligned = len(step.sequences) == len(step.positions)
             acknowledgement = Acknowledgement(step.positions, step.sequences if are_aligned else ())
             tx.acknowledge(store, remote_id, acknowledgement, through=through)
+        if step.moves_cursor and not self._is_stock:
+            step.known.save(tx, store, remote_id)
         return result
 
     def _note(self, step: _Step, result: RemoteWriteResult | None) -> None:
@@ -211,6 +217,7 @@ class Pull:
             )
             registration.keep_out(sealed.entry_id, sealed.sequence, reason)
         self.cursor = registration.next_sequence = step.cursor
+        self.known = step.known
         if step.positions:
             registration.acknowledged(len(step.positions), self._clock())
             self.was_useful = True

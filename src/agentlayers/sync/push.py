@@ -130,7 +130,8 @@ class Push:
 
     async def _room(self) -> None:
         """Wait until the window has room for one more message."""
-        await self.progress.until(lambda: len(self._in_flight) < limits.PUSH_WINDOW_MESSAGES)
+        window = 1 if self._session.has_to_take_turns else limits.PUSH_WINDOW_MESSAGES
+        await self.progress.until(lambda: len(self._in_flight) < window)
 
 
 def _is_dry(batch: Sequence[StoredEntry]) -> bool:

@@ -28,6 +28,10 @@ class Registration:
         remote_id: The server that was last spoken to.
         sent: Entries acknowledged since the process started.
         received: New entries taken over since the process started.
+        head: First sequence the server had not given out, as it last said.
+        verified_at: When the server's digest of what it holds last equalled ours.
+        is_diverged: Its digest differed, and no equal one was seen since.
+        must_start_over: The next connection forgets what is known of the server, and exchanges everything again.
         quarantine: The latest entries kept out of the journal.
     """
 
@@ -40,6 +44,10 @@ class Registration:
         self.remote_id: bytes | None = None
         self.sent = 0
         self.received = 0
+        self.head: int | None = None
+        self.verified_at: float | None = None
+        self.is_diverged = False
+        self.must_start_over = False
         self.quarantine: deque[QuarantinedEntry] = deque(maxlen=_QUARANTINE_MAX)
         self._quarantined = 0
         self._last_acknowledged: float | None = None
@@ -82,13 +90,19 @@ class Registration:
 
     def status(self) -> StoreStatus:
         """Return the counters as a value."""
-        last = self._last_acknowledged
         return StoreStatus(
             enabled=self.enabled,
             pending=self.pending,
             next_sequence=self.next_sequence,
-            last_acknowledged=None if last is None else datetime.fromtimestamp(last, UTC),
+            behind=None if self.head is None else max(0, self.head - self.next_sequence),
+            last_acknowledged=_instant(self._last_acknowledged),
+            last_verified=_instant(self.verified_at),
+            is_diverged=self.is_diverged,
             sent=self.sent,
             received=self.received,
             quarantined=self._quarantined,
         )
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import ConnectionLostError
@@ -13,7 +13,9 @@ from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.logs import get_logger
 from agentlayers.protocol.client_session import ClientSession
 from agentlayers.protocol.events import AckReceived, ChangesReceived
+from agentlayers.protocol.messages import HeadDigest
 from agentlayers.sync.inbox import Acknowledged, Received
+from agentlayers.sync.known_entries import KnownEntries
 from agentlayers.sync.pull import Pull
 from agentlayers.sync.push import Push
 from agentlayers.sync.registration import Registration
@@ -23,6 +25,9 @@ __all__ = ["Replication"]
 
 STOCK_GAP_SECONDS: Final = 30.0
 """So long a stock server may owe an entry below one already seen, before its backlog is read again."""
+
+_PINGS_MAX: Final = 8
+"""Pings without a Pong whose cursors are remembered; the connection is dead long before."""
 
 STOCK_QUIET_SECONDS: Final = 0.25
 """A stock server does not say where its backlog ends: so long without Changes counts as the end."""
@@ -38,6 +43,7 @@ class Replication:
         registration: The store.
         push: The sending half.
         pull: The receiving half.
+        has_resumed: Whether changes were asked for on this connection.
     """
 
     def __init__(
@@ -65,12 +71,15 @@ class Replication:
         )
         self._session, self._remote_id, self._url = session, remote_id, url
         self._flush, self._changed, self._patience = flush, changed, patience
+        self._clock = clock
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._stop_listening: Callable[[], None] | None = None
-        self._has_resumed = False
+        self.has_resumed = False
         self._resumed_at = 0
         self._is_reading_backlog = True
         self._has_to_read_again = asyncio.Event()
+        self._asked: dict[int, KnownEntries] = {}
+        self._owed_since: int | None = None
 
     async def run(self) -> None:
         """Resume from the stored cursor and replicate until cancelled or something fails."""
@@ -100,16 +109,18 @@ class Replication:
         incarnation = extensions.incarnation if extensions is not None else b""
         store, remote_id, url = log.store, self._remote_id, self._url
 
-        def prepare(tx: JournalTransaction) -> RemoteState:
+        def prepare(tx: JournalTransaction) -> tuple[RemoteState, KnownEntries]:
             state = tx.remote_state(store, remote_id)
-            if state.incarnation != incarnation:
+            if state.incarnation != incarnation or registration.must_start_over:
                 tx.reset_remote(store, remote_id, incarnation=incarnation)
             tx.remember_remote(store, remote_id, url=url)
-            return state
+            cursor = tx.remote_state(store, remote_id).next_sequence
+            return state, KnownEntries.load(tx, store, remote_id, cursor)
 
-        known = await log.journal.transact(prepare)
+        before, self.pull.known = await log.journal.transact(prepare)
+        registration.must_start_over = False
         state = await log.journal.remote_state(store, remote_id)
-        if known.incarnation not in (b"", incarnation):
+        if before.incarnation not in (b"", incarnation):
             logger.warning("remote_data_replaced", store=store)
         registration.remote_id = self._remote_id
         registration.pending, registration.is_stale = state.pending, False
@@ -117,10 +128,12 @@ class Replication:
         self.pull.arrived_at = asyncio.get_running_loop().time()
         self._resumed_at = state.next_sequence
         self._session.request_changes(log.public_key, state.next_sequence)
-        self._has_resumed = True
+        self.has_resumed = True
         if extensions is not None:
             # Its Ack says where the server is, even if nothing else is said on this connection.
             self._session.write_entries(log.public_key, ())
+        if self._session.compares_digests and state.next_sequence:
+            self.asked(self._session.ping({log.public_key: state.next_sequence}))
         self._flush()
         self._changed.notify()
 
@@ -129,14 +142,78 @@ class Replication:
         # A server may read "from 1" as "from the start" (a stock journal asks so when it is empty).
         if through is None or through >= self._resumed_at or self._resumed_at <= 1:
             return
-        log, extensions = self.registration.log, self._session.extensions
-        incarnation = extensions.incarnation if extensions is not None else b""
-        logger.warning("remote_head_below_cursor", store=log.store, head=through)
-        await log.journal.reset_remote(log.store, self._remote_id, incarnation=incarnation)
-        raise ConnectionLostError(
-            reason=f"the server has {through} entries of {log.store} where it had "
-            f"{self._resumed_at}; exchanging all of them again"
+        store = self.registration.store
+        logger.warning("remote_head_below_cursor", store=store, head=through)
+        self._start_over(f"the server has {through} entries of {store} where it had {self._resumed_at}")
+
+    def _start_over(self, reason: str) -> NoReturn:
+        # The next connection does it: a transaction of this one may still be on its way to the journal.
+        self.registration.must_start_over = True
+        raise ConnectionLostError(reason=f"{reason}; exchanging all of them again")
+
+    def asked(self, ping_id: int) -> None:
+        """Remember what is known now, to compare it with the Pong of this id."""
+        if len(self._asked) >= _PINGS_MAX:
+            del self._asked[min(self._asked)]
+        self._asked[ping_id] = self.pull.known.copy()
+
+    async def compare(self, ping_id: int, said: HeadDigest, *, is_quiet: bool) -> None:
+        """
+        Compare what the server says it has with what we believe it has.
+
+        Args:
+            ping_id: Which Ping it answers.
+            said: Its head, and its digest below the cursor of that Ping.
+            is_quiet: Nothing else came since the Ping, so the server is not busy sending what we lack.
+
+        Raises:
+            ConnectionLostError: They differ, or the server does not send what it has.
+        """
+        known = self._asked.pop(ping_id, None)
+        if known is None:
+            return
+        registration = self.registration
+        registration.head = said.head
+        self._changed.notify()
+        self._check_owed(said.head, is_quiet=is_quiet)
+        if said.head >= known.cursor and said.digest is None:
+            return  # It has not computed it yet.
+        if known.digest is None and said.digest is not None:
+            await self._adopt(known.cursor, said.digest)
+        elif known.digest == said.digest:
+            registration.verified_at = self._clock()
+            registration.is_diverged = False
+        else:
+            self._diverged(known.cursor, said.head)
+
+    def _check_owed(self, head: int, *, is_quiet: bool) -> None:
+        """Read again from the cursor if the server sat on something for a whole heartbeat."""
+        owes = is_quiet and self.pull.is_idle and head > self.pull.cursor
+        if owes and self._owed_since == self.pull.cursor:
+            raise ConnectionLostError(
+                reason=f"the server has {head} entries of {self.registration.store} and has stopped "
+                f"sending at {self.pull.cursor}"
+            )
+        self._owed_since = self.pull.cursor if owes else None
+
+    def _diverged(self, cursor: int, head: int) -> None:
+        registration = self.registration
+        logger.warning(
+            "remote_diverged", store=registration.store, cursor=cursor, head=head, again=registration.is_diverged
         )
+        if registration.is_diverged:
+            # Everything was exchanged since, and still it claims something else: once more would not help.
+            return
+        registration.is_diverged = True
+        self._start_over(f"the server holds other entries of {registration.store} than it said it held")
+
+    async def _adopt(self, cursor: int, digest: bytes) -> None:
+        """Take the server's digest as the one to compare with from now on: ours was never computed."""
+        if self.pull.known.cursor != cursor or self.pull.known.digest is not None or not self.pull.is_idle:
+            return
+        store, remote_id = self.registration.store, self._remote_id
+        self.pull.known = known = KnownEntries(cursor, digest)
+        await self.registration.log.journal.transact(lambda tx: known.save(tx, store, remote_id))
 
     async def receive(self, event: ChangesReceived | AckReceived) -> None:
         """Take what the server says of this store; waits while the journal is behind."""
@@ -150,7 +227,8 @@ class Replication:
                 self.push.acknowledge(event.message_id),
                 event.sequence_numbers,
                 event.through,
-                self._barriers.pop(event.message_id, None),
+                entry_ids=event.entry_ids,
+                barrier=self._barriers.pop(event.message_id, None),
             )
         await self.pull.put(message)
 
@@ -179,7 +257,7 @@ class Replication:
 
     def leave(self) -> None:
         """Tell the server not to send more of this store."""
-        if self._has_resumed and self._session.error is None:
+        if self.has_resumed and self._session.error is None:
             self._session.stop_changes(self.registration.public_key)
             self._flush()
 

@@ -157,9 +157,7 @@ class SyncService:
         await self._pool.until_connected()
         return self.status
 
-    async def connect_websocket(
-        self, url: str, token: str | None = None, tenant: str | None = None
-    ) -> SyncStatus:
+    async def connect_websocket(self, url: str, token: str | None = None, tenant: str | None = None) -> SyncStatus:
         """
         Leave the present server, if any, and connect to this one; see :meth:`connect`.
 
@@ -210,9 +208,7 @@ class SyncService:
 
     # -- stores ---------------------------------------------------------------------------------
 
-    def register(
-        self, log: EventLog, *, enabled: bool | None = None
-    ) -> Callable[[], Awaitable[None]]:
+    def register(self, log: EventLog, *, enabled: bool | None = None) -> Callable[[], Awaitable[None]]:
         """
         Let a store take part, if its sync flag is on.
 
@@ -379,16 +375,12 @@ class SyncService:
         return Layer.scoped(SyncService, SyncService, **options)
 
     @staticmethod
-    def layer_websocket(
-        url: str, token: str | None = None, tenant: str | None = None, **options: Any
-    ) -> Layer:
+    def layer_websocket(url: str, token: str | None = None, tenant: str | None = None, **options: Any) -> Layer:
         """Sync with a WebSocket server of its own; ``options`` as for the constructor."""
         return SyncService.layer(transport=Transport.layer_websocket(url, token, tenant), **options)
 
     @staticmethod
-    def layer_tcp(
-        url: str, token: str | None = None, tenant: str | None = None, **options: Any
-    ) -> Layer:
+    def layer_tcp(url: str, token: str | None = None, tenant: str | None = None, **options: Any) -> Layer:
         """Sync with a TCP server of its own; ``options`` as for the constructor."""
         return SyncService.layer(transport=Transport.layer_tcp(url, token, tenant), **options)
 

@@ -60,7 +60,11 @@ class StoreStatus:
             the first connection of this process, when nobody knows yet. ``SyncService.refresh``
             counts again.
         next_sequence: First sequence of the server not held here, as last seen.
+        behind: Entries the server has that are not here, as of its last answer to a heartbeat; :obj:`None`
+            while it has not said.
         last_acknowledged: When the server last acknowledged an entry of ours.
+        last_verified: When the server last proved to hold exactly the entries we believe it holds.
+        is_diverged: It proved the opposite, and everything is being exchanged again.
         sent: Entries acknowledged since this process started.
         received: New entries taken over since this process started.
         quarantined: Received entries that were kept out of the journal.
@@ -69,7 +73,10 @@ class StoreStatus:
     enabled: bool
     pending: int | None = None
     next_sequence: int = 0
+    behind: int | None = None
     last_acknowledged: datetime | None = None
+    last_verified: datetime | None = None
+    is_diverged: bool = False
     sent: int = 0
     received: int = 0
     quarantined: int = 0
@@ -114,6 +121,11 @@ class SyncStatus:
     def pending(self) -> int:
         """Entries of all enabled stores known to wait for the server."""
         return sum(store.pending or 0 for store in self.stores.values() if store.enabled)
+
+    @property
+    def behind(self) -> int:
+        """Entries of all enabled stores that the server is known to have and that are not here."""
+        return sum(store.behind or 0 for store in self.stores.values() if store.enabled)
 
 
 @dataclass(frozen=True, slots=True)

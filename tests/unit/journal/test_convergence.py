@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentlayers.journal import causality, projection
+from agentlayers.journal import projection
 from agentlayers.journal.causality import KeyState, with_version
 from agentlayers.journal.conflict_policy import (
     ConflictPolicy,
@@ -160,16 +160,5 @@ def test_ties_within_a_millisecond_decided_by_chance_are_found() -> None:
 @pytest.mark.parametrize("fault", [skip_first_candidate, conflict_with_itself], ids=["W13", "W17"])
 def test_a_faulty_scan_for_conflicts_is_found(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection, "with_version", fault)
-
-    assert finds_a_fault(lambda: memory_world(LastWriteWins))
-
-
-def test_ignoring_what_was_seen_through_a_stock_peer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry of ours that only a compacted stock entry superseded must not come back."""
-
-    def no_join(left: Any, right: Any) -> dict[str, bytes]:
-        return {**left, **right}
-
-    monkeypatch.setattr(causality, "_join", no_join)
 
     assert finds_a_fault(lambda: memory_world(LastWriteWins))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from dependency_injector import containers, providers
 
+from agentlayers.errors import UsageError
 from agentlayers.layer import App, Layer, LayerContainer, graph_of
 from agentlayers.layer.errors import AmbiguousServiceError, LayerValidationError
 
@@ -198,6 +199,15 @@ async def test_provide_replaces_a_slot_by_service_type() -> None:
     async with layer.build(Service) as service:
         assert service.pool.url == "provided"
         assert service.repo.pool is service.pool
+
+
+async def test_outputs_are_services_or_slot_names() -> None:
+    async with Base.layer(("service", Pool)).build() as app:
+        assert app.get(Service).pool is app.get(Pool)
+    with pytest.raises(LayerValidationError, match="did you mean 'service'"):
+        Base.layer(("servce",))
+    with pytest.raises(UsageError, match="slot 'config' of Base promises no service"):
+        Base.layer(("config",))
 
 
 async def test_provide_of_a_subclass_replaces_the_slot_of_its_base() -> None:

@@ -158,7 +158,7 @@ def test_the_drawings_name_every_part_and_mask_secrets() -> None:
     text, mermaid, data = graph.to_text(), graph.to_mermaid(), json.loads(graph.to_json())
 
     assert 'token = "***"' in text
-    assert "s3cret" not in text + mermaid + graph.to_json()
+    assert "s3cret" not in text + mermaid + graph.to_json() + repr(graph) + repr(graph.nodes)
     assert "runtime: singleton" in text
     assert "    chat = -> chat" in text
     assert mermaid.startswith("flowchart TD")

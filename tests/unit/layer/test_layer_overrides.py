@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.metadata import entry_points
 from typing import Any, Self
 
 import pytest
@@ -224,36 +225,59 @@ async def test_dependency_injector_s_own_override_still_works() -> None:
         assert app.get("value") == 1
 
 
-def test_the_fixture_overrides_until_the_test_ends(pytester: Any) -> None:
-    pytester.makepyfile(
-        """
-        import pytest
-        from agentlayers.layer import Layer
+PLUGIN_TESTS = """
+import pytest
+from agentlayers.layer import Layer
 
-        class Pool:
-            name = "real"
+class Pool:
+    name = "real"
 
-        class Fake(Pool):
-            name = "fake"
+class Fake(Pool):
+    name = "fake"
 
-        LAYER = Layer.factory(Pool)
+LAYER = Layer.factory(Pool)
 
-        async def test_first(layer_overrides):
-            layer_overrides(LAYER, pool=Fake())
-            async with LAYER.build(Pool) as pool:
-                assert pool.name == "fake"
+async def test_first(layer_overrides):
+    layer_overrides(LAYER, pool=Fake())
+    async with LAYER.build(Pool) as pool:
+        assert pool.name == "fake"
 
-        async def test_second():
-            async with LAYER.build(Pool) as pool:
-                assert pool.name == "real"
+async def test_second():
+    async with LAYER.build(Pool) as pool:
+        assert pool.name == "real"
 
-        @pytest.mark.layer_overrides(LAYER, pool=Fake())
-        async def test_third(layer_overrides):
-            async with LAYER.build(Pool) as pool:
-                assert pool.name == "fake"
-        """
+@pytest.mark.layer_overrides(LAYER, pool=Fake())
+async def test_third(layer_overrides):
+    async with LAYER.build(Pool) as pool:
+        assert pool.name == "fake"
+
+async def test_fourth(layer_app):
+    async with layer_app(LAYER, Pool, pool=Fake()) as app:
+        assert app.get(Pool).name == "fake"
+    assert app.state == "closed"
+
+def test_fifth_leaves_an_override_on():
+    LAYER.override(pool=Fake()).__enter__()
+
+async def test_sixth_is_not_affected():
+    async with LAYER.build(Pool) as pool:
+        assert pool.name == "real"
+
+async def test_seventh_leaves_an_app_running(layer_app):
+    await layer_app(LAYER).__aenter__()
+"""
+
+
+def test_the_plugin_s_fixtures_end_with_the_test_and_leftovers_are_errors(pytester: Any) -> None:
+    pytester.makepyfile(PLUGIN_TESTS)
+    plugin = [] if _is_registered() else ["-p", "agentlayers.layer.pytest_plugin"]
+    result = pytester.runpytest_subprocess(*plugin, "-o", "asyncio_mode=auto", "-p", "no:cacheprovider")
+
+    result.assert_outcomes(passed=7, errors=2)
+    result.stdout.fnmatch_lines(
+        ["*test_fifth_leaves_an_override_on left overrides on: pool at *", "*apps are still running: <Layer of Pool *"]
     )
-    result = pytester.runpytest_subprocess(
-        "-p", "agentlayers.layer.pytest_plugin", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider"
-    )
-    result.assert_outcomes(passed=3)
+
+
+def _is_registered() -> bool:
+    return any(point.value == "agentlayers.layer.pytest_plugin" for point in entry_points(group="pytest11"))

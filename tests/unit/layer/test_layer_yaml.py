@@ -12,13 +12,16 @@ from dependency_injector import providers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentlayers.errors import UsageError
 from agentlayers.layer import (
     App,
     Catalogue,
     Layer,
     LayerContainer,
+    catalogue_from_entry_points,
     find_preset,
     graph_of,
+    import_path,
     load_layers,
     recipe,
     resource,
@@ -229,6 +232,37 @@ store:
         assert store.flags == {"audit": True, "chat": False}
 
 
+class FakePoint:
+    def __init__(self, name: str, target: Any) -> None:
+        self.name, self.load = name, lambda: target
+
+
+async def test_a_catalogue_is_extended_by_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [FakePoint("strategy.counted", ByCount), FakePoint("pool.other", resource(Pool))]
+    monkeypatch.setattr(import_path, "entry_points", lambda group: points if group == "g" else [])
+    catalogue = catalogue_from_entry_points("g")
+    made = load_layers("strategy: {counted: 3}\npool: {other: x}\n", container=Base, catalogue=catalogue)
+    async with made.build(Store) as store:
+        assert store.strategy.max_count == 3  # type: ignore[union-attr]
+    points.append(FakePoint("nonsense", ByCount))
+    with pytest.raises(UsageError, match="is not named slot.name"):
+        catalogue_from_entry_points("g")
+
+
+async def test_import_paths_need_permission() -> None:
+    path = f"{__name__}:ByCount"
+    assert "may not be imported here (allowed: none)" in errors_of(f'strategy: {{"{path}": 3}}')[0]
+    assert "may not be imported" in errors_of("strategy: os:getpid")[0]
+    allowed = [__name__.partition(".")[0]]
+    made = load_layers(f'strategy: {{"{path}": 3}}\n', container=Base, allow_imports=allowed)
+    async with App(made, Strategy) as app:
+        assert app.get(Strategy).max_count == 3  # type: ignore[attr-defined]
+    with pytest.raises(LayerValidationError, match="cannot be imported"):
+        load_layers(f"strategy: {path}er\n", container=Base, allow_imports=allowed)
+    with pytest.raises(LayerValidationError, match="has no parameter 'max_cont'; did you mean 'max_count'"):
+        load_layers(f'strategy: {{"{path}": {{max_cont: 3}}}}\n', container=Base, allow_imports=allowed)
+
+
 # -- extends and presets ------------------------------------------------------------------------------------
 
 
@@ -430,11 +464,36 @@ def test_a_python_container_is_written_as_yaml_and_read_back() -> None:
         )
         store = providers.Singleton(Store, pool=Base.pool, flags={"a": True})
 
-    text = to_yaml(Written)
+    text = to_yaml(Written, show_secrets=True)
     again = load_layers(text, container=Base, environment={})
 
     assert graph_of(again).difference(graph_of(Written)) == ""
     assert "name" not in to_yaml(Written, base=Base)
+
+
+def test_a_layer_made_from_a_container_is_written_too() -> None:
+    layer = Base.layer(
+        (Store,), store=Layer.factory(Store).provide(Layer.scoped(Pool, url="own", token="t")), name="other"
+    ).provide(Layer.factory(Strategy, ByCount, 4))
+    text = to_yaml(layer, base=Base)
+    again = load_layers(text, container=Base, environment={"STORE_TOKEN": "t"})
+
+    assert graph_of(again).difference(graph_of(layer)) == ""
+    assert text == (
+        "name: other\nstrategy:\n  by_count:\n    max_count: 4\n"
+        "store:\n  default:\n    pool:\n      network:\n        url: own\n        token: ${STORE_TOKEN}\n"
+    )
+    with pytest.raises(UsageError, match="only a layer made from a container can be written"):
+        to_yaml(Layer.factory(ByAge, max_age=1))
+
+
+def test_secrets_are_written_as_variables() -> None:
+    class Written(Base):
+        pool = providers.Resource(Pool, url="x", token="s3cret")
+
+    assert "s3cret" not in to_yaml(Written)
+    made = load_layers(to_yaml(Written), container=Base, environment={"POOL_TOKEN": "s3cret"})
+    assert graph_of(made) == graph_of(Written)
 
 
 def test_what_is_in_no_catalogue_says_so() -> None:
@@ -481,6 +540,6 @@ def test_python_to_yaml_to_python_is_the_same_graph(strategy: Any, url: str, tok
         store = providers.Singleton(Store, flags=flags)
 
     Written.strategy = strategy
-    again = load_layers(to_yaml(Written), container=Base, environment={})
+    again = load_layers(to_yaml(Written, show_secrets=True), container=Base, environment={})
 
     assert graph_of(again).difference(graph_of(Written)) == ""

@@ -198,7 +198,7 @@ async def test_another_process_that_wrote_meanwhile_is_noticed(tmp_path: Path) -
     async with SQLiteServerStorage(tmp_path) as storage:
         await storage.append("tenant", "key", sealed_entries(1))
         other = sqlite3.connect(tmp_path / FILE_NAME)
-        other.execute("INSERT INTO entries SELECT position + 1, journal, x'00', iv, ciphertext FROM entries")
+        other.execute("INSERT INTO entries SELECT position + 1, journal, x'00', iv, ciphertext, digest FROM entries")
         other.commit()
         other.close()
 

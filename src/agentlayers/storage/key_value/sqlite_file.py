@@ -31,8 +31,14 @@ APPLICATION_ID: Final = 0x61_6C_4B_31
 
 _MIGRATIONS: Final = (
     # A table with row ids: values of any size stay out of the index that keeps the keys in order.
-    "CREATE TABLE pair (number INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE,"
-    " value BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    """
+    CREATE TABLE pair (
+        number INTEGER PRIMARY KEY,
+        key BLOB NOT NULL UNIQUE,
+        value BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    )
+    """,
 )
 """Statement ``n`` takes a file from version ``n`` to ``n + 1``; never edited once released, only added to."""
 
@@ -90,17 +96,43 @@ def prepare(path: Path) -> sqlite3.Connection:
     """
     with translated("open", path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        _sync_directory(path.parent)
+        if not path.exists():
+            _create(path)
+        if path.stat().st_size == 0:
+            reason = "the file is empty. Nothing was changed: restore it from a backup or move it aside"
+            raise StorageCorruptionError(backend=BACKEND, operation="open", reason=reason, path=path)
         connection = connect(path, writable=True)
         try:
-            _bring_up_to_date(connection, path)
+            _check_header(connection, path)
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            _migrate(connection)
             # Finds a truncated file, at a cost that does not grow with it.
             connection.execute("SELECT max(number), (SELECT max(key) FROM pair) FROM pair").fetchall()
         except BaseException:
             connection.close()
             raise
         return connection
+
+
+def _create(path: Path) -> None:
+    # Linked into place complete, so an empty file is never half of a first start, but damage.
+    fresh = path.with_name(f"{path.name}.new-{os.getpid()}-{os.urandom(4).hex()}")
+    os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        connection = sqlite3.connect(fresh, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            _migrate(connection)
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        finally:
+            connection.close()
+        # Of two processes that start at once, one links its file and both use that one.
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, path)
+        _sync_directory(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _sync_directory(directory: Path) -> None:
@@ -125,7 +157,6 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     )
     try:
         if writable:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA wal_autocheckpoint = 2000")
         else:
@@ -136,29 +167,29 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     return connection
 
 
-def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+def _check_header(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID:
+        reason = "the file belongs to another program; give the store a directory of its own"
+        raise MigrationError(backend=BACKEND, operation="open", reason=reason, path=path)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        reason = f"its schema version is {version}, this release knows up to {SCHEMA_VERSION}; use a newer agentlayers"
+        raise MigrationError(backend=BACKEND, operation="open", reason=reason, path=path)
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == SCHEMA_VERSION:
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        _migrate(connection, path)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        for statement in _MIGRATIONS[version:]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if tables and application != APPLICATION_ID:
-        reason = "the file belongs to another program; give the store a directory of its own"
-        raise MigrationError(backend=BACKEND, operation="open", reason=reason, path=path)
-    if version > SCHEMA_VERSION:
-        reason = f"its schema version is {version}, this release knows up to {SCHEMA_VERSION}; use a newer agentlayers"
-        raise MigrationError(backend=BACKEND, operation="open", reason=reason, path=path)
-    for statement in _MIGRATIONS[version:]:
-        connection.execute(statement)
-    if version < SCHEMA_VERSION:
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -177,7 +177,9 @@ def _delete_sql(rows: int) -> str:
     return f"DELETE FROM pair WHERE key IN ({','.join('?' * rows)})"
 
 
-def _in_pieces(connection: sqlite3.Connection, sql: Callable[[int], str], parameters: list[object], *, columns: int) -> None:
+def _in_pieces(
+    connection: sqlite3.Connection, sql: Callable[[int], str], parameters: list[object], *, columns: int
+) -> None:
     start = 0
     for rows in _ROWS_PER_STATEMENT:
         step = rows * columns

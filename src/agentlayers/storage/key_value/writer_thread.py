@@ -82,18 +82,16 @@ class WriterThread:
             self._call(_settle, self._stopped, None)
             return
         self._call(_settle, self._started, None)
-        error = None
+        while group := self._next_group():
+            self._write(group)
+            self._call(_settle_all, group)
+        failure: BaseException | None = None
         try:
-            while group := self._next_group():
-                self._write(group)
-                self._call(_settle_all, group)
-        finally:
-            try:
-                self._before_close()
-                self._medium.close()
-            except Exception as closing_error:  # noqa: BLE001  # handed to whoever closes the store
-                error = closing_error
-            self._call(_settle, self._stopped, error)
+            self._before_close()
+            self._medium.close()
+        except Exception as error:  # noqa: BLE001  # handed to whoever closes the store
+            failure = error
+        self._call(_settle, self._stopped, failure)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         # The loop may be gone when a program ends without closing its store.

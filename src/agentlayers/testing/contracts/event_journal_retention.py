@@ -16,6 +16,7 @@ from agentlayers.testing.contracts.event_journal_world import (
     entry_at,
     notes,
     shown,
+    stock_put,
     their_put,
 )
 
@@ -204,6 +205,21 @@ class EventJournalRetentionContract(JournalContractFixtures):
             heads = await journal.read(lambda tx: tx.heads("notes", "k"))
 
         assert [head.id for head in heads] == [last.id]
+
+    async def test_a_version_from_the_far_future_does_not_come_back(self, medium: Medium) -> None:
+        """It was superseded by one that a stock peer's entry superseded in turn, and that one is compacted."""
+        hours = 3_600_000
+        future = their_put(9 * hours, 1, replica="A")
+        middle = their_put(1 * hours, 2, replica="B", seen={"A": future.id})
+        stock = stock_put(2 * hours, 3)
+        async with medium() as journal:
+            await journal.register(notes())
+            await journal.write_from_remote("notes", REMOTE, [RemoteEntry(1, middle), RemoteEntry(2, stock)])
+            await journal.compact("notes", ByKey())
+            await journal.write_from_remote("notes", REMOTE, [RemoteEntry(0, future)])
+            heads = await journal.read(lambda tx: tx.heads("notes", "k"))
+
+        assert [head.id for head in heads] == [stock.id]
 
     async def test_compaction_is_reported(self, medium: Medium, clock: ManualClock) -> None:
         """With the fields of the audit event; a run that drops nothing is silent."""

@@ -1,0 +1,255 @@
+"""
+Pairs in a Redis server: a hash of values, and beside it a sorted set of the keys for ordered scans.
+
+Both change in one ``MULTI``/``EXEC``, and both names hold the namespace in braces, so that a cluster keeps
+them on one node. A page of a scan is one script, hence one look. How durable a write is, the server's
+configuration says (``appendonly``, ``appendfsync``), so nothing is promised here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self
+
+from agentlayers.errors import (
+    ConfigurationError,
+    MigrationError,
+    SettingsError,
+    StateError,
+    StorageCorruptionError,
+    StorageError,
+    StorageUnavailableError,
+)
+from agentlayers.limits import (
+    CONNECT_TIMEOUT_SECONDS,
+    KEY_VALUE_PAGE_BYTES_MAX,
+    KEY_VALUE_PAGE_ENTRIES_MAX,
+)
+from agentlayers.storage.key_value.capabilities import KeyValueCapabilities
+from agentlayers.storage.key_value.key_range import KeyRange
+from agentlayers.storage.key_value.key_value_store import Changes, KeyValueStore, Pair
+from agentlayers.storage.key_value.redis_address import RedisAddress
+
+__all__ = ["RedisKeyValueStore"]
+
+_BACKEND: Final = "redis key-value store"
+_CONNECTIONS_MAX: Final = 16
+"""Commands under way at once; more wait for a connection instead of opening one each."""
+
+_COMMAND_TIMEOUT_SECONDS: Final = 30.0
+"""A server that says nothing for so long is as good as gone."""
+
+_NAMESPACE_BYTES_MAX: Final = 200
+
+_PAGE_SCRIPT: Final = """
+local command = ARGV[1]
+local keys = redis.call(command, KEYS[2], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
+local page, size = {}, 0
+for _, key in ipairs(keys) do
+    size = size + #key + redis.call('HSTRLEN', KEYS[1], key)
+    if #page > 0 and size > tonumber(ARGV[5]) then
+        break
+    end
+    page[#page + 1] = key
+    page[#page + 1] = redis.call('HGET', KEYS[1], key)
+end
+return page
+"""
+"""Bounds memory by the sizes before it reads a value. A key without a value comes back as false."""
+
+
+class RedisKeyValueStore(KeyValueStore):
+    """
+    Keep everything in a Redis server; needs the extra ``agentlayers[redis]``.
+
+    Args:
+        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``; may carry user, password and database number.
+        password: Instead of one in the address. Never shown, neither here nor in a drawing of a graph.
+        namespace: Stores of different namespaces share a database without meeting.
+
+    Raises:
+        SettingsError: The address or the namespace cannot be used.
+        ConfigurationError: The package ``redis`` is not installed.
+    """
+
+    capabilities: ClassVar = KeyValueCapabilities(
+        ordered_scans=True, atomic_batches=True, durable=False, shared_between_processes=True
+    )
+
+    def __init__(self, url: str, *, password: str | None = None, namespace: str = "agentlayers") -> None:
+        self._address = RedisAddress.parse(url, password=password)
+        if not namespace or "{" in namespace or "}" in namespace or len(namespace.encode()) > _NAMESPACE_BYTES_MAX:
+            raise SettingsError(
+                setting="namespace",
+                value=namespace,
+                expected=f"1 to {_NAMESPACE_BYTES_MAX} bytes without braces",
+            )
+        self._namespace = namespace
+        self._values = f"{{{namespace}}}:values".encode()
+        self._keys = f"{{{namespace}}}:keys".encode()
+        # Typed loosely: the driver's annotations differ between its releases.
+        self._client: Any = None
+        _load_driver()
+
+    async def __aenter__(self) -> Self:
+        if self._client is not None:
+            raise StateError(f"{self!r} is open already")
+        client = _connected(self._address)
+        try:
+            with self._translated("open"):
+                await self._check_names(client)
+        except BaseException:
+            await client.aclose()
+            raise
+        self._client = client
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+    async def _check_names(self, client: Any) -> None:
+        # Within EXEC a command that meets another type fails alone, so this is made sure of before.
+        kinds = [await client.execute_command("TYPE", name) for name in (self._values, self._keys)]
+        if kinds[0] not in (b"none", b"hash") or kinds[1] not in (b"none", b"zset"):
+            reason = f"another program uses names of the namespace {self._namespace!r}; choose another one"
+            raise MigrationError(backend=_BACKEND, operation="open", reason=reason, path=self._address.url)
+
+    # -- operations ------------------------------------------------------------------------------------
+    async def _read(self, key: bytes) -> bytes | None:
+        client = self._opened()
+        with self._translated("read"):
+            value: bytes | None = await client.execute_command("HGET", self._values, key)
+            return value
+
+    async def _write(self, changes: Changes) -> None:
+        client = self._opened()
+        puts = [(key, value) for key, value in changes.items() if value is not None]
+        deletes = [key for key, value in changes.items() if value is None]
+        with self._translated("write"):
+            async with client.pipeline(transaction=True) as transaction:
+                if puts:
+                    transaction.execute_command("HSET", self._values, *(part for pair in puts for part in pair))
+                    transaction.execute_command("ZADD", self._keys, *(part for key, _ in puts for part in (0, key)))
+                if deletes:
+                    transaction.execute_command("HDEL", self._values, *deletes)
+                    transaction.execute_command("ZREM", self._keys, *deletes)
+                await transaction.execute()
+
+    async def _pages(self, key_range: KeyRange, limit: int | None) -> AsyncIterator[list[Pair]]:
+        self._opened()
+        while not key_range.is_empty and (limit is None or limit > 0):
+            page = await self._page(key_range, limit)
+            if not page:
+                return
+            yield page
+            limit = None if limit is None else limit - len(page)
+            key_range = key_range.beyond(page[-1][0])
+
+    async def _page(self, key_range: KeyRange, limit: int | None) -> list[Pair]:
+        client = self._opened()
+        count = KEY_VALUE_PAGE_ENTRIES_MAX if limit is None else min(limit, KEY_VALUE_PAGE_ENTRIES_MAX)
+        low = b"[" + key_range.start
+        high = b"+" if key_range.end is None else b"(" + key_range.end
+        order = ("ZREVRANGEBYLEX", high, low) if key_range.reverse else ("ZRANGEBYLEX", low, high)
+        with self._translated("scan"):
+            flat: list[bytes | None] = await client.execute_command(
+                "EVAL", _PAGE_SCRIPT, 2, self._values, self._keys, *order, count, KEY_VALUE_PAGE_BYTES_MAX
+            )
+        return [self._complete(key, value) for key, value in zip(flat[::2], flat[1::2], strict=True)]
+
+    def _complete(self, key: bytes | None, value: bytes | None) -> Pair:
+        assert key is not None
+        if value is None:
+            reason = f"key {key[:40]!r} is listed, but its value is gone; set 'maxmemory-policy noeviction'"
+            raise StorageCorruptionError(backend=_BACKEND, operation="scan", reason=reason, path=self._address.url)
+        return key, value
+
+    # -- errors ----------------------------------------------------------------------------------------
+    def _opened(self) -> Any:
+        if self._client is None:
+            raise StateError(f"{self!r} is not open; use it inside `async with`")
+        return self._client
+
+    @contextlib.contextmanager
+    def _translated(self, operation: str) -> Iterator[None]:
+        from redis.exceptions import RedisError
+
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            raise self._translate(error, operation) from error
+
+    def _translate(self, error: Exception, operation: str) -> StorageError:
+        kind, reason = _fault(error)
+        return kind(backend=_BACKEND, operation=operation, reason=reason, path=self._address.url)
+
+    def __repr__(self) -> str:
+        return f"RedisKeyValueStore({self._address.url!r}, namespace={self._namespace!r})"
+
+
+def _load_driver() -> Any:
+    try:
+        import redis.asyncio
+    except ImportError as error:
+        raise ConfigurationError(
+            "the Redis key-value store needs the package redis; install agentlayers[redis]"
+        ) from error
+    return redis.asyncio
+
+
+def _connected(address: RedisAddress) -> Any:
+    """Return a client that connects on first use and repeats nothing by itself."""
+    from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    where: dict[str, Any] = {"connection_class": SSLConnection if address.is_encrypted else Connection}
+    where |= {"host": address.host, "port": address.port}
+    if address.path:
+        where = {"connection_class": UnixDomainSocketConnection, "path": address.path}
+    pool = BlockingConnectionPool(
+        max_connections=_CONNECTIONS_MAX,
+        timeout=None,  # wait for a free connection as long as it takes
+        username=address.username,
+        password=address.password,
+        db=address.database,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=_COMMAND_TIMEOUT_SECONDS,
+        # A write whose answer is lost may have been done; done again later, it could undo somebody else's.
+        retry=Retry(NoBackoff(), 0),
+        **where,
+    )
+    return Redis.from_pool(pool)
+
+
+def _fault(error: Exception) -> tuple[type[StorageError], str]:
+    """Return the kind of our error and a text; the driver's texts hold no credentials."""
+    from redis import exceptions
+
+    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError | exceptions.AuthorizationError):
+        return StorageUnavailableError, "the server refuses these credentials; check user and password"
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return StorageUnavailableError, "the server is out of memory; raise maxmemory, nothing acknowledged is lost"
+    if isinstance(error, exceptions.ResponseError) and str(error).startswith("WRONGTYPE"):
+        return StorageCorruptionError, "another program uses the names of this namespace; choose another namespace"
+    if isinstance(error, exceptions.ResponseError) and not isinstance(error, exceptions.ReadOnlyError):
+        return _response_fault(str(error))
+    return StorageUnavailableError, f"{str(error) or type(error).__name__}; check that the server runs and is reachable"
+
+
+def _response_fault(text: str) -> tuple[type[StorageError], str]:
+    if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        return StorageUnavailableError, "the server refuses these credentials; check user and password"
+    if text.startswith(("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "NOREPLICAS", "TRYAGAIN")):
+        return StorageUnavailableError, f"{text}; try again later"
+    return StorageError, text

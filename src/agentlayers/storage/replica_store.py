@@ -1,0 +1,144 @@
+"""
+The stores of a replica as they lie in its files, for tools that work on a directory instead of an application's graph.
+
+A tool cannot know what an application declared: stores of its own are left alone, and which conflict policy decides
+what is shown has to be told where it is not the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from agentlayers.errors import SettingsError
+from agentlayers.eventlog.identity import Identity
+from agentlayers.journal.conflict_policy import ConflictPolicy, FirstWriteWins, LastWriteWins, Reject
+from agentlayers.journal.event_journal import StoreSchema
+from agentlayers.journal.memory import MemoryJournal
+from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.journal.sqlite.journal import JOURNAL_FILE
+from agentlayers.storage.artifacts import ArtifactStore
+from agentlayers.storage.audit_log import AuditEventStore
+from agentlayers.storage.chat_history import ChatHistoryStore
+from agentlayers.storage.journaled_store import JournaledStore
+from agentlayers.storage.session_index import SessionIndexStore
+
+__all__ = [
+    "POLICIES",
+    "STORE_NAMES",
+    "check_stores",
+    "file_of_store",
+    "open_replica_stores",
+    "policy_named",
+    "replica_schemas",
+    "stores_of_file",
+]
+
+_STORES: Final[tuple[type[JournaledStore], ...]] = (ChatHistoryStore, ArtifactStore, AuditEventStore)
+STORE_NAMES: Final = tuple(store.name for store in _STORES)
+"""The stores a tool knows, in the order they are shown."""
+
+_INDEX_FILE: Final = "session_index.sqlite"
+
+POLICIES: Final[dict[str, Callable[[], ConflictPolicy]]] = {
+    "last_write_wins": LastWriteWins,
+    "first_write_wins": FirstWriteWins,
+    "reject": lambda: Reject("more than one version"),
+}
+"""Conflict policies a tool can be told by name; a merge function is known to its application only."""
+
+
+def policy_named(name: str) -> ConflictPolicy:
+    """
+    Return the conflict policy of that name.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    if name not in POLICIES:
+        raise SettingsError(setting="policy", value=name, expected=f"one of {', '.join(POLICIES)}")
+    return POLICIES[name]()
+
+
+def check_stores(names: list[str] | None, *, setting: str = "--store") -> tuple[str, ...]:
+    """
+    Return the stores that were asked for, all of them if none was.
+
+    Raises:
+        SettingsError: A name that is no store's.
+    """
+    for name in names or ():
+        if name not in STORE_NAMES:
+            raise SettingsError(setting=setting, value=name, expected=f"one of {', '.join(STORE_NAMES)}")
+    return tuple(name for name in STORE_NAMES if not names or name in names)
+
+
+def stores_of_file(path: Path) -> tuple[str, ...]:
+    """Return which stores a journal file is for: its own if it is named after one, else all."""
+    return (path.stem,) if path.stem in STORE_NAMES else STORE_NAMES
+
+
+def file_of_store(directory: Path, store: str) -> Path:
+    """Return where a replica keeps a store: in a file of its own if there is one, else in the shared journal."""
+    if directory.is_file():
+        return directory
+    own = directory / f"{store}.sqlite"
+    return own if own.is_file() else directory / JOURNAL_FILE
+
+
+def has_index(path: Path) -> bool:
+    """Tell whether the stores of a file keep the session index with them."""
+    return path.stem not in STORE_NAMES and not path.with_name(_INDEX_FILE).exists()
+
+
+def replica_schemas(policy: ConflictPolicy | None = None, *, with_index: bool = False) -> dict[str, StoreSchema]:
+    """
+    Return what a journal must know of the stores, without opening one.
+
+    Args:
+        policy: Decides what is shown of concurrent versions; last write wins if not given.
+        with_index: Let chat history touch the session index of the same journal. Artifacts never do here, because
+            which sessions they are listed under depends on more than their entries.
+    """
+    journal, identity = MemoryJournal(), Identity.generate()
+    index = SessionIndexStore(journal) if with_index else None
+    return {
+        store.name: store(
+            journal,
+            identity,
+            conflict_policy=policy,
+            session_index=index if store is ChatHistoryStore else None,
+        ).schema
+        for store in _STORES
+    }
+
+
+@asynccontextmanager
+async def open_replica_stores(
+    path: Path, *, policy: ConflictPolicy | None = None
+) -> AsyncIterator[tuple[SQLiteJournal, dict[str, JournaledStore], SessionIndexStore | None]]:
+    """
+    Open a journal file and the stores in it for writing, beside whatever else has it open.
+
+    Nothing is synced, so it makes no difference whose identity the stores have.
+
+    Raises:
+        StorageUnavailableError: The file cannot be opened.
+        StorageCorruptionError: It is damaged, or no journal.
+        MigrationError: A newer release wrote it.
+    """
+    async with AsyncExitStack() as stack:
+        journal = await stack.enter_async_context(SQLiteJournal(path))
+        index = SessionIndexStore(journal) if has_index(path) else None
+        wanted = stores_of_file(path)
+        identity = Identity.generate()
+        stores = {
+            store.name: await stack.enter_async_context(
+                store(journal, identity, conflict_policy=policy, session_index=index)
+            )
+            for store in _STORES
+            if store.name in wanted
+        }
+        yield journal, stores, index

@@ -1,0 +1,100 @@
+"""
+One moment of a journal file, with everything a transaction can read of it.
+
+Beside a running replica or on what a killed one left; nothing is written, not even a migration.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentlayers.journal.conflict_policy import ConflictPolicy
+from agentlayers.journal.entry import Entry, StoredEntry
+from agentlayers.journal.registry import JournalRegistry
+from agentlayers.journal.sqlite.connection import translated
+from agentlayers.journal.sqlite.transaction import SQLiteTransaction
+from agentlayers.storage.journal_file import open_journal_file
+from agentlayers.storage.replica_store import has_index, replica_schemas, stores_of_file
+
+__all__ = ["JournalSnapshot", "open_snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class JournalSnapshot:
+    """
+    What a journal file holds at one moment; valid inside the block that opened it.
+
+    Attributes:
+        path: The file.
+        tx: Reads it, as a journal's own transactions do.
+        connection: Reads it in SQL.
+        registry: The stores that a tool knows.
+        replica_id: Name of the replica.
+        schema_version: Version of the file's tables.
+        store_names: Stores that have anything in the file, by their number in it.
+    """
+
+    path: Path
+    tx: SQLiteTransaction
+    connection: sqlite3.Connection
+    registry: JournalRegistry
+    replica_id: str
+    schema_version: int
+    store_names: dict[int, str]
+
+    @property
+    def known_stores(self) -> tuple[str, ...]:
+        """Stores of the file whose events are known here."""
+        return tuple(name for name in self.store_names.values() if name in self.registry.schemas)
+
+    @property
+    def has_index(self) -> bool:
+        """Whether the stores of the file keep the session index with them."""
+        return has_index(self.path)
+
+    def entries(self, *, store: str | None = None, after: int = 0, newest_first: bool = False) -> Iterator[StoredEntry]:
+        """Iterate over entries in local arrival order or against it, one in memory at a time."""
+        numbers = {name: number for number, name in self.store_names.items()}
+        if store is not None and store not in numbers:
+            return
+        chosen = "" if store is None else f"AND store = {int(numbers[store])}"
+        rows = self.connection.execute(
+            "SELECT position, store, id, event, primary_key, payload, origin, applied FROM entry "
+            f"WHERE position > ? {chosen} ORDER BY position {'DESC' if newest_first else 'ASC'}",
+            (after,),
+        )
+        for position, number, entry_id, event, primary_key, payload, origin, applied in rows:
+            entry = Entry(entry_id, event, primary_key, payload)
+            yield StoredEntry(position, self.store_names[number], entry, origin == 0, bool(applied))
+
+
+@contextmanager
+def open_snapshot(path: Path, *, policy: ConflictPolicy | None = None) -> Iterator[JournalSnapshot]:
+    """
+    Open one moment of a journal file.
+
+    Args:
+        path: The file.
+        policy: Decides what is shown of concurrent versions; last write wins if not given.
+
+    Raises:
+        StorageUnavailableError: The file cannot be read.
+        StorageCorruptionError: It is damaged, or no journal.
+        MigrationError: A newer release wrote it.
+    """
+    with translated("read", path), closing(open_journal_file(path)) as connection:
+        registry = JournalRegistry(clock=time.time, random=None)
+        schemas = replica_schemas(policy, with_index=has_index(path))
+        registry.schemas.update((name, schemas[name]) for name in stores_of_file(path))
+        names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store ORDER BY number"))
+        tx = SQLiteTransaction(
+            registry, connection, path=path, read_only=True, stores={name: number for number, name in names.items()}
+        )
+        registry.replica_id = (tx.get_setting("replica_id") or b"").decode("utf-8", "replace")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        yield JournalSnapshot(path, tx, connection, registry, registry.replica_id, version, names)
