@@ -17,7 +17,7 @@ from agentlayers.cli.token import read_token
 from agentlayers.errors import SettingsError
 
 if TYPE_CHECKING:
-    from agentlayers.runtime.containers import AgentRuntimeContainer
+    from agentlayers.layer import Layer
     from agentlayers.sync.service import SyncService
     from agentlayers.sync.status import SyncReport, SyncStatus
 
@@ -50,27 +50,30 @@ def command(
     The token may also come from SYNC_TOKEN. Replicas share data only if they share an identity: the file "identity"
     in their directories.
     """
-    container = _container(directory, to, read_token(token, token_file, variable="SYNC_TOKEN"), tenant, store)
+    layer = _layer(directory, to, read_token(token, token_file, variable="SYNC_TOKEN"), tenant, store)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_watch(container))
+            asyncio.run(_watch(layer))
         return
-    report = asyncio.run(_once(container))
+    report = asyncio.run(_once(layer))
     for name in report.sent:
         typer.echo(f"{name:14} sent {report.sent[name]:>8}   received {report.received[name]:>8}")
     typer.echo(f"in {report.seconds:.2f} s with {to.split('?')[0]}")
 
 
-def _container(
+def _layer(
     directory: Path, to: str, token: str | None, tenant: str | None, stores: list[str] | None
-) -> type[AgentRuntimeContainer]:
-    from dependency_injector import providers
-
+) -> Layer:
+    from agentlayers.layer import Layer
     from agentlayers.runtime.containers import IDENTITY_FILE, AgentRuntimeContainer
+    from agentlayers.storage.artifacts import ArtifactStore
+    from agentlayers.storage.audit_log import AuditEventStore
+    from agentlayers.storage.chat_history import ChatHistoryStore
     from agentlayers.storage.journal_file import journal_files
     from agentlayers.storage.storage_config import StorageConfig
     from agentlayers.sync.service import SyncService
+    from agentlayers.transport.transport import Transport
 
     journal_files(directory)
     if not (directory / IDENTITY_FILE).exists():
@@ -81,12 +84,13 @@ def _container(
         raise SettingsError(setting="--store", value=unknown[0], expected=f"one of {', '.join(STORES)}")
     flags = {name: not stores or name in stores for name in STORES}
 
-    class Replica(AgentRuntimeContainer):
-        storage_config = providers.Object(StorageConfig.from_environment().model_copy(update={"directory": directory}))
-        transport = providers.Object(_transport(to, token, tenant))
-        sync = providers.Resource(SyncService, stores=flags)
-
-    return Replica
+    config = StorageConfig.from_environment().model_copy(update={"directory": directory})
+    return AgentRuntimeContainer.layer(
+        outputs=(SyncService, AuditEventStore, ChatHistoryStore, ArtifactStore),
+        storage_config=StorageConfig.layer_of(config),
+        transport=Layer.succeed(Transport, _transport(to, token, tenant)),
+        sync=SyncService.layer(stores=flags),
+    )
 
 
 def _transport(to: str, token: str | None, tenant: str | None) -> Any:
@@ -97,26 +101,22 @@ def _transport(to: str, token: str | None, tenant: str | None) -> Any:
     return kind(to, token, tenant)
 
 
-async def _once(container: type[AgentRuntimeContainer]) -> SyncReport:
-    async with _opened(container) as sync:
+async def _once(layer: Layer) -> SyncReport:
+    async with _opened(layer) as sync:
         return await sync.sync_now()
 
 
 @contextlib.asynccontextmanager
-async def _opened(container: type[AgentRuntimeContainer]) -> AsyncIterator[SyncService]:
+async def _opened(layer: Layer) -> AsyncIterator[SyncService]:
     """Open the replica's stores, which take part in the sync by themselves."""
-    from agentlayers.storage.artifacts import ArtifactStore
-    from agentlayers.storage.audit_log import AuditEventStore
-    from agentlayers.storage.chat_history import ChatHistoryStore
     from agentlayers.sync.service import SyncService
 
-    wanted = (SyncService, AuditEventStore, ChatHistoryStore, ArtifactStore)
-    async with container.layer(outputs=wanted).build() as app:
+    async with layer.build() as app:
         yield app.get(SyncService)
 
 
-async def _watch(container: type[AgentRuntimeContainer]) -> None:
-    async with _opened(container) as sync:
+async def _watch(layer: Layer) -> None:
+    async with _opened(layer) as sync:
         showing = asyncio.current_task()
         assert showing is not None
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,8 +7,9 @@ Registered through the ``pytest11`` entry point. An override that a test leaves 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,26 +64,37 @@ def layer_overrides(request: pytest.FixtureRequest) -> Iterator[Override]:
 
 
 @pytest.fixture
-def layer_app(layer_overrides: Override) -> Iterator[Callable[..., AbstractAsyncContextManager[App]]]:
+def layer_app() -> Iterator[Callable[..., AbstractAsyncContextManager[App]]]:
     """
-    Run an app with parts replaced: ``async with layer_app(target, Service, pool=FakePool()) as app``.
+    Run an app with parts replaced.
 
-    The test fails if it leaves an app running.
+    ``async with layer_app(target, Service, pool=FakePool()) as app`` starts it with the fake, and closes it at the end
+    of the block. The test fails if it leaves an app running.
     """
     from agentlayers.layer.app import App
 
     apps: list[App] = []
 
-    @asynccontextmanager
-    async def run(target: Any, *wanted: Any, **parts: object) -> AsyncIterator[App]:
-        app = App(target, *wanted)
-        apps.append(app)
-        with app.override(**parts):
-            await app.start()
-        async with app.closing():
-            yield app
+    def run(target: Any, *wanted: Any, **parts: object) -> _Running:
+        apps.append(App(target, *wanted))
+        return _Running(apps[-1], parts)
 
     yield run
     running = [repr(app.target) for app in apps if app.state not in {"new", "closed"}]
     if running:
         pytest.fail(f"apps are still running: {', '.join(running)}", pytrace=False)
+
+
+class _Running:
+    def __init__(self, app: App, parts: dict[str, object]) -> None:
+        self._app, self._parts = app, parts
+
+    async def __aenter__(self) -> App:
+        with self._app.override(**self._parts):
+            await self._app.start()
+        return self._app
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._app.close(error)

@@ -10,7 +10,10 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
+
+import pytest
 
 from agentlayers.journal.keys import pack_key
 from agentlayers.journal.sqlite import SQLiteJournal
@@ -19,52 +22,82 @@ from agentlayers.testing.contracts.event_journal_world import notes
 WRITER = textwrap.dedent(
     """
     import asyncio, sys
+    from agentlayers.journal.compaction import ByCount
+    from agentlayers.journal.entry import RemoteEntry
     from agentlayers.journal.sqlite import SQLiteJournal
-    from agentlayers.testing.contracts.event_journal_world import notes
+    from agentlayers.testing.contracts.event_journal_world import REMOTE, entry_at, notes
 
-    async def main(directory, name, count):
+    async def main(directory, name, count, keep):
         async with SQLiteJournal(directory) as journal:
             await journal.register(notes())
+
+            async def write(number):
+                entry = await journal.write("notes", "line", f"{name}:{number}", {"text": "x" * 300})
+                print(entry.id.hex(), flush=True)
+
+            async def take(number):
+                batch = [entry_at(1_700_000_000_000 + number, salt=hash((name, number, n))) for n in range(5)]
+                await journal.write_from_remote("notes", REMOTE, [RemoteEntry(n, e) for n, e in enumerate(batch)])
+                for entry in batch:
+                    print(entry.id.hex(), flush=True)
+
+            async def compact():
+                while True:
+                    await journal.compact("notes", ByCount(keep))
+
+            cleanup = asyncio.ensure_future(compact()) if keep else None
             number = 0
             while count < 0 or number < count:
-                async def one(number):
-                    entry = await journal.write("notes", "line", f"{name}:{number}", {"text": "x" * 300})
-                    print(entry.id.hex(), flush=True)
-                await asyncio.gather(*(one(number + at) for at in range(5)))
+                await asyncio.gather(*(write(number + at) for at in range(5)))
+                if keep:
+                    await take(number)
+                    await journal.transact(lambda tx: tx.retire_remote("notes", REMOTE))
                 number += 5
 
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
     """
 )
 
 
-def start(directory: Path, name: str, count: int) -> subprocess.Popen[str]:
-    """Start a process that appends and prints what was acknowledged."""
+def start(directory: Path, name: str, count: int, keep: int = 0) -> subprocess.Popen[str]:
+    """Start a process that appends and prints what was acknowledged; with ``keep`` it imports and compacts too."""
     return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(directory), name, str(count)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(directory), name, str(count), str(keep)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
-async def check(directory: Path) -> set[str]:
-    """Open the journal; check that nothing is there twice and that the read model is complete."""
+async def check(directory: Path, acknowledged: Collection[str] = ()) -> set[str]:
+    """
+    Open the journal; check that nothing is there twice and that the read model is complete.
+
+    Returns the ids that are there, and those of ``acknowledged`` that were compacted.
+    """
     async with SQLiteJournal(directory) as journal:
         await journal.register(notes())
         stored = await journal.entries(entries_max=1_000_000)
         lines = await journal.read(
             lambda tx: [key for key, _ in tx.scan(pack_key("notes", "line"), pack_key("notes", "linf"))]
         )
+        told = [bytes.fromhex(entry_id) for entry_id in acknowledged]
+        compacted = await journal.read(lambda tx: tx.compacted(tx.store_number("notes"), told))
     ids = [item.entry.id for item in stored]
 
     assert max(Counter(ids).values(), default=1) == 1
-    assert sorted(pack_key("notes", "line", entry_id) for entry_id in ids) == lines
-    return {entry_id.hex() for entry_id in ids}
+    assert sorted(pack_key("notes", "line", entry_id) for entry_id in ids) == sorted(lines)
+    assert compacted.isdisjoint(ids)
+    return {entry_id.hex() for entry_id in [*ids, *compacted]}
 
 
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kills", "keep"), [(5, 0), (5, 40), pytest.param(200, 40, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, kills: int, keep: int) -> None:
     acknowledged: set[str] = set()
     chance = random.Random(3)
-    for attempt in range(5):
-        process = start(tmp_path, str(attempt), -1)
+    for attempt in range(kills):
+        process = start(tmp_path, str(attempt), -1, keep)
         assert process.stdout is not None
         for _ in range(chance.randint(20, 200)):
             acknowledged.add(process.stdout.readline().strip())
@@ -74,7 +107,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.wait() == -signal.SIGKILL
 
-        assert acknowledged <= asyncio.run(check(tmp_path))
+        assert acknowledged <= asyncio.run(check(tmp_path, acknowledged))
 
 
 async def test_two_processes_write_one_file_and_see_each_other(tmp_path: Path) -> None:

@@ -236,6 +236,7 @@ class Fake(Pool):
     name = "fake"
 
 LAYER = Layer.factory(Pool)
+KEPT = []
 
 async def test_first(layer_overrides):
     layer_overrides(LAYER, pool=Fake())
@@ -257,14 +258,16 @@ async def test_fourth(layer_app):
     assert app.state == "closed"
 
 def test_fifth_leaves_an_override_on():
-    LAYER.override(pool=Fake()).__enter__()
+    KEPT.append(LAYER.override(pool=Fake()))
+    KEPT[0].__enter__()
 
 async def test_sixth_is_not_affected():
     async with LAYER.build(Pool) as pool:
         assert pool.name == "real"
 
 async def test_seventh_leaves_an_app_running(layer_app):
-    await layer_app(LAYER).__aenter__()
+    KEPT.append(layer_app(LAYER))
+    await KEPT[-1].__aenter__()
 """
 
 

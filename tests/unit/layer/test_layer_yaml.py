@@ -245,7 +245,7 @@ async def test_a_catalogue_is_extended_by_entry_points(monkeypatch: pytest.Monke
     async with made.build(Store) as store:
         assert store.strategy.max_count == 3  # type: ignore[union-attr]
     points.append(FakePoint("nonsense", ByCount))
-    with pytest.raises(UsageError, match="is not named slot.name"):
+    with pytest.raises(UsageError, match=r"is not named slot\.name"):
         catalogue_from_entry_points("g")
 
 

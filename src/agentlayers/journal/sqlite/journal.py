@@ -24,7 +24,7 @@ __all__ = ["JOURNAL_FILE", "SQLiteJournal"]
 T = TypeVar("T")
 
 JOURNAL_FILE: Final = "journal.sqlite"
-_VACUUM_PAGES: Final = 1000
+_VACUUM_PAGES: Final = 256
 
 
 class SQLiteJournal(TransactionalJournal):
