@@ -7,9 +7,10 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -163,6 +164,15 @@ def test_nothing_to_check_is_a_bad_command_line(here: Path) -> None:
     assert "name a file or a preset" in run(here, "check", status=2)
 
 
+def test_import_paths_are_taken_from_allowed_packages_only(here: Path) -> None:
+    (here / "paths.yaml").write_text("pool: {'shop:Pool': {url: 'db://x', size: 9}}\n")
+    options = ("paths.yaml", "--container", "shop:ShopContainer")
+
+    assert "may not be imported here" in run(here, "check", *options, status=2)
+    assert "paths.yaml: good" in run(here, "check", *options, "--allow-imports", "shop")
+    assert "size = 9" in run(here, "graph", *options, "--allow-imports", "shop")
+
+
 # -- graph ----------------------------------------------------------------------------------------------------------
 def test_the_text_names_each_part_with_what_it_needs(here: Path) -> None:
     text = run(here, "graph", "local")
@@ -175,7 +185,7 @@ def test_json_and_mermaid_have_the_same_parts_as_the_picture(here: Path) -> None
     nodes = json.loads(run(here, "graph", "local", "--format", "json"))["nodes"]
     mermaid = run(here, "graph", "local", "--format", "mermaid")
     run(here, "graph", "local", "--format", "svg", "--output", "local.svg")
-    picture = ElementTree.fromstring((here / "local.svg").read_text("utf-8"))
+    picture = ET.fromstring((here / "local.svg").read_text("utf-8"))
 
     names = [node["name"] for node in nodes]
     drawn = [texts[0].text for group in picture.iter(f"{SVG}g") if (texts := group.findall(f"{SVG}text"))]
@@ -192,7 +202,7 @@ def test_json_and_mermaid_have_the_same_parts_as_the_picture(here: Path) -> None
 
 
 def test_parts_of_the_picture_do_not_overlap_and_stand_above_what_they_need(here: Path) -> None:
-    picture = ElementTree.fromstring(run(here, "graph", "local", "-f", "svg"))
+    picture = ET.fromstring(run(here, "graph", "local", "-f", "svg"))
     boxes: dict[str, tuple[float, float, float]] = {}
     for group in picture.iter(f"{SVG}g"):
         rect, text = group.find(f"{SVG}rect"), group.find(f"{SVG}text")
@@ -204,7 +214,7 @@ def test_parts_of_the_picture_do_not_overlap_and_stand_above_what_they_need(here
         by_row.setdefault(y, []).append((x, x + width))
     for row in by_row.values():
         row.sort()
-        assert all(right <= left for (_, right), (left, _) in zip(row, row[1:], strict=False))
+        assert all(right <= left for (_, right), (left, _) in pairwise(row))
     width = float(picture.attrib["width"])
     assert all(x >= 0 and x + wide <= width for x, _, wide in boxes.values())
     titles = [title.text or "" for path in picture.iter(f"{SVG}path") for title in path.findall(f"{SVG}title")]

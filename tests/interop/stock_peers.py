@@ -110,7 +110,9 @@ class StockPeers:
             yield StockClient(process)
 
     @contextlib.asynccontextmanager
-    async def server(self, *, storage: str = "", transport: str = "websocket", port: int = 0) -> AsyncIterator[StockServer]:
+    async def server(
+        self, *, storage: str = "", transport: str = "websocket", port: int = 0
+    ) -> AsyncIterator[StockServer]:
         """Run a server; with a ``storage`` it is kept in an SQLite file of this name."""
         options = {
             "storage": str(self.directory / storage) if storage else None,
@@ -120,9 +122,7 @@ class StockPeers:
         async with self._start("server.mjs", options) as process:
             yield StockServer(process)
 
-    def _start(
-        self, program: str, options: dict[str, Any]
-    ) -> contextlib.AbstractAsyncContextManager[StockProcess]:
+    def _start(self, program: str, options: dict[str, Any]) -> contextlib.AbstractAsyncContextManager[StockProcess]:
         log = self.directory / f"{program}.log"
         return StockProcess.start(self.installed.node, self.programs / program, options, log)
 

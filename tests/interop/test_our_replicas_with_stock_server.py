@@ -147,7 +147,9 @@ async def test_two_stores_on_one_stock_server_do_not_hide_each_others_entries(se
         our_replica(server.url, shared, names=names) as one,
         our_replica(server.url, shared, names=names) as other,
     ):
-        ids = {name: await write_notes(one, count, name, store=name) for name, count in zip(names, (50, 3), strict=True)}
+        ids = {
+            name: await write_notes(one, count, name, store=name) for name, count in zip(names, (50, 3), strict=True)
+        }
         await one.sync.sync_now()
         for name in names:
             await other.until_ids(ids[name], name)

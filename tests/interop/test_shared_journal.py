@@ -1,8 +1,12 @@
 """
 One replica of ours and one stock Effect replica with the same identity, through our server and through theirs.
 
-Through a stock server the two take turns: it hides an entry from a stock replica that wrote the next one (W5), which
-nobody but that replica could notice.
+Known faults of the stock peers, which these tests go around because nothing ours says can help:
+
+* a stock server hides an entry from a stock replica that wrote the next one (W5), so through it the two take turns;
+* with SQLite it ends a connection on a batch of 200 entries or a multiple of it, as a stock replica may send one;
+* on a batch of nothing but duplicates it ends the connection (W3), so there a stock replica never uploads twice;
+* a stock replica never connects again (W8), so it is restarted with its server.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +41,8 @@ FULL: dict[str, Any] = {
 BARE: dict[str, Any] = {"id": "", "text": ""}
 """Every optional field absent."""
 
-Serve = Callable[..., contextlib.AbstractAsyncContextManager[str]]
+UNDEFINED = {"$undefined": True}
+"""An optional field that the stock replica writes although it has no value."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,16 @@ def notes(count: int, prefix: str, size: int = 0) -> list[dict[str, Any]]:
     return [{"id": f"{prefix}-{n}", "text": f"{prefix} {n} {'x' * size}", "count": n} for n in range(count)]
 
 
-async def same_journal(ours: Replica, theirs: StockClient, count: int) -> None:
-    """Check that both have the same entries with the same content, each once, and that theirs were all handled."""
+async def until_count(ours: Replica, count: int) -> None:
+    """Sync until a replica has so many entries."""
     async with asyncio.timeout(20):
         while len(await ours.ids(STORE)) < count:
             await ours.sync.sync_now()
+
+
+async def same_journal(ours: Replica, theirs: StockClient, count: int) -> None:
+    """Check that both have the same entries with the same content, each once, and that theirs were all handled."""
+    await until_count(ours, count)
     await theirs.until(handled=count)
     python = await notes_of(ours)
     effect = await theirs.entries()
@@ -113,20 +123,34 @@ async def test_identities_are_read_and_written_alike(stock: StockPeers) -> None:
 
 
 async def test_a_thousand_entries_each_way_are_the_same_on_both_sides(serve: Served) -> None:
-    """Large ones too, with text in any script, optional fields present and absent."""
+    """Large ones too, with text in any script, optional fields present and absent; a backlog one way, live the other."""
     async with serve() as url, serve.stock.client() as theirs, our_replica(url, theirs.identity) as ours:
-        await write(ours, FULL, BARE, *notes(2, "our large", LARGE), *notes(1000, "ours", 200))
-        await ours.sync.sync_now()
-        await theirs.connect(url)
-        await theirs.until(handled=1004)
         await theirs.write_notes(1000, "theirs", 200)
         await theirs.write_notes(2, "their large", LARGE)
         await theirs.write(FULL)
-        await theirs.write({**BARE, "count": {"$undefined": True}, "meta": {"$undefined": True}})
+        await theirs.write({**BARE, "count": UNDEFINED, "meta": UNDEFINED})
+        await theirs.connect(url)
         await theirs.until(pushed=1004)
+        await ours.sync.sync_now()
+        await write(ours, FULL, BARE, *notes(2, "our large", LARGE), *notes(1000, "ours", 200))
         await same_journal(ours, theirs, 2008)
-        await write(ours, {"id": "last", "text": "live"})
+        await theirs.write({"id": "last", "text": "live"})
+        await theirs.until(pushed=1005)
         await same_journal(ours, theirs, 2009)
+
+
+async def test_both_write_at_the_same_time_through_our_server(stock: StockPeers) -> None:
+    """Neither misses an entry, however they come to lie."""
+    async with (
+        our_server() as server,
+        stock.client() as theirs,
+        our_replica(server.websocket_url, theirs.identity) as ours,
+    ):
+        await theirs.connect(server.websocket_url)
+        for burst in range(5):
+            await asyncio.gather(theirs.write_notes(60, f"theirs {burst}"), write(ours, *notes(60, f"ours {burst}")))
+        await theirs.until(pushed=300)
+        await same_journal(ours, theirs, 600)
 
 
 async def test_a_restarted_replica_of_ours_goes_on(serve: Served, tmp_path: Path) -> None:
@@ -135,21 +159,21 @@ async def test_a_restarted_replica_of_ours_goes_on(serve: Served, tmp_path: Path
         identity = theirs.identity
         await theirs.connect(url)
         async with our_replica(url, identity, SQLiteJournal(tmp_path / "journal")) as ours:
-            await write(ours, *notes(200, "before"))
+            await write(ours, *notes(150, "before"))
             await ours.sync.sync_now()
-            await theirs.until(handled=200)
-        await theirs.write_notes(200, "meanwhile")
-        await theirs.until(pushed=200)
+            await theirs.until(handled=150)
+        await theirs.write_notes(150, "meanwhile")
+        await theirs.until(pushed=150)
         async with our_replica(url, identity, SQLiteJournal(tmp_path / "journal")) as ours:
-            await write(ours, *notes(200, "after"))
+            await write(ours, *notes(150, "after"))
             report = await ours.sync.sync_now()
 
-            assert report.sent == {STORE: 200}
-            await same_journal(ours, theirs, 600)
+            assert report.sent == {STORE: 150}
+            await same_journal(ours, theirs, 450)
 
 
 async def test_a_restarted_stock_replica_goes_on(serve_durably: Served) -> None:
-    """Killed; its journal is in SQLite. What it wrote and could not send is sent then."""
+    """Killed; its journal is in SQLite, and it asks for no more than it misses."""
     stock = serve_durably.stock
     identity = Identity.generate()
     async with serve_durably() as url, our_replica(url, identity) as ours:
@@ -164,11 +188,11 @@ async def test_a_restarted_stock_replica_goes_on(serve_durably: Served) -> None:
         await write(ours, *notes(100, "meanwhile"))
         await ours.sync.sync_now()
         async with stock.client(identity, "journal.db") as theirs:
-            await theirs.write_notes(100, "before it connects")
             await theirs.connect(url)
+            await theirs.until(handled=100)
+            await theirs.write_notes(100, "again")
             await theirs.until(pushed=100, handled=200)
-            while len(await ours.ids(STORE)) < 400:
-                await ours.sync.sync_now()
+            await until_count(ours, 400)
 
             assert (await theirs.entries()).keys() == (await notes_of(ours)).keys()
 

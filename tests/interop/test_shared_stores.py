@@ -28,7 +28,9 @@ MESSAGE: dict[str, Any] = {
 
 
 @contextlib.asynccontextmanager
-async def our_stores(url: str, identity: Identity) -> AsyncIterator[tuple[SyncService, ChatHistoryStore, ArtifactStore]]:
+async def our_stores(
+    url: str, identity: Identity
+) -> AsyncIterator[tuple[SyncService, ChatHistoryStore, ArtifactStore]]:
     """Open a journal with both stores, synced."""
     async with (
         MemoryJournal() as journal,

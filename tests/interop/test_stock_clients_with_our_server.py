@@ -100,7 +100,9 @@ async def test_a_stock_replica_that_opens_a_second_connection_repeats_nothing(st
         first = await one.connect(server.websocket_url)
         await one.until(pushed=50)
         await one.process.call("disconnect", connection=first)
-        await asyncio.gather(one.connect(server.websocket_url, following=3), one.connect(server.websocket_url, following=3))
+        await asyncio.gather(
+            one.connect(server.websocket_url, following=3), one.connect(server.websocket_url, following=3)
+        )
         await one.write({"id": "last", "text": "sent on both"})
         await other.connect(server.websocket_url)
         await other.until(handled=51)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agentlayers.cli.exit_status import ExitStatus
-from agentlayers.cli.layer_source import CONTAINER_HELP, container_named, load_source
+from agentlayers.cli.layer_source import ALLOW_IMPORTS_HELP, CONTAINER_HELP, container_named, is_path, load_source
 from agentlayers.errors import LayerError
 
 if TYPE_CHECKING:
@@ -22,6 +21,9 @@ def command(
         list[str] | None, typer.Argument(metavar="[FILE|PRESET]...", help="YAML files, or presets by name.")
     ] = None,
     container: Annotated[str | None, typer.Option(metavar="NAME|MODULE:CLASS", help=CONTAINER_HELP)] = None,
+    allow_imports: Annotated[
+        list[str] | None, typer.Option("--allow-imports", metavar="PACKAGE", help=ALLOW_IMPORTS_HELP)
+    ] = None,
     any_environment: Annotated[
         bool, typer.Option("--any-environment", help="Accept variables that are not set, as on a build machine.")
     ] = False,
@@ -52,7 +54,7 @@ def command(
     if not sources and container is None:
         raise typer.BadParameter("name a file or a preset, or a --container")
     wanted: list[str | None] = [*(sources or [])] or [None]
-    counts = [_check_one(source, chosen, any_environment) for source in wanted]
+    counts = [_check_one(source, chosen, any_environment, allow_imports or []) for source in wanted]
     bad = sum(1 for count in counts if count)
     summary = f"checked {len(counts)} graph{'s' if len(counts) != 1 else ''}: {len(counts) - bad} good"
     if bad:
@@ -62,7 +64,9 @@ def command(
         raise typer.Exit(ExitStatus.CONFIGURATION)
 
 
-def _check_one(source: str | None, container: type[LayerContainer], any_environment: bool) -> int:
+def _check_one(
+    source: str | None, container: type[LayerContainer], any_environment: bool, allow_imports: list[str]
+) -> int:
     """Print what there is to say about one source; give the number of its problems."""
     from agentlayers.layer import App, graph_of
     from agentlayers.layer.errors import LayerValidationError
@@ -71,7 +75,7 @@ def _check_one(source: str | None, container: type[LayerContainer], any_environm
     note = ""
     try:
         if source is not None:
-            loaded = load_source(source, container, fill=any_environment)
+            loaded = load_source(source, container, fill=any_environment, allow_imports=allow_imports)
             container = loaded.container
             note = f"; not set: {', '.join(loaded.unset)}" if loaded.unset else ""
         App(container).check()
@@ -97,7 +101,7 @@ def _named(source: str) -> str:
     from agentlayers.layer import find_preset
     from agentlayers.layer.errors import PresetNotFoundError
 
-    if Path(source).exists():
+    if is_path(source):
         return source
     try:
         return f"{source} (preset {find_preset(source).name})"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from agentlayers.cli.layer_source import CONTAINER_HELP, Variables, container_named, load_source
+from agentlayers.cli.layer_source import ALLOW_IMPORTS_HELP, CONTAINER_HELP, Variables, container_named, load_source
 
 if TYPE_CHECKING:
     from agentlayers.layer import Graph
@@ -44,6 +44,9 @@ def command(
         Path | None, typer.Option("--output", "-o", help="Write to this file instead of standard output.")
     ] = None,
     container: Annotated[str | None, typer.Option(metavar="NAME|MODULE:CLASS", help=CONTAINER_HELP)] = None,
+    allow_imports: Annotated[
+        list[str] | None, typer.Option("--allow-imports", metavar="PACKAGE", help=ALLOW_IMPORTS_HELP)
+    ] = None,
 ) -> None:
     """
     Draw the graph of a preset, a YAML file or a container: parts, how long
@@ -66,20 +69,20 @@ def command(
     """
     if source is None and container is None:
         raise typer.BadParameter("name a file or a preset, or a --container")
-    text = _written(_read(source, container), format_)
+    text = _written(_read(source, container, allow_imports or []), format_)
     if output is None:
         typer.echo(text)
     else:
         output.write_text(text + "\n", encoding="utf-8")
 
 
-def _read(source: str | None, container: str | None) -> Graph:
+def _read(source: str | None, container: str | None, allow_imports: list[str]) -> Graph:
     from agentlayers.layer import graph_of
 
     chosen = container_named(container)
     if source is None:
         return masked(graph_of(chosen), Variables())
-    loaded = load_source(source, chosen, fill=True)
+    loaded = load_source(source, chosen, fill=True, allow_imports=allow_imports)
     return masked(graph_of(loaded.container), loaded.variables)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -15,11 +15,15 @@ from agentlayers.errors import SettingsError
 if TYPE_CHECKING:
     from agentlayers.layer import LayerContainer
 
-__all__ = ["CONTAINER_HELP", "Loaded", "Variables", "container_named", "load_source"]
+__all__ = ["ALLOW_IMPORTS_HELP", "CONTAINER_HELP", "Loaded", "Variables", "container_named", "load_source"]
 
 CONTAINER_HELP = (
     "What the file fills, unless it says so itself: agent_runtime, server, or package.module:Class of your own, "
     "which is imported. (agent_runtime)"
+)
+
+ALLOW_IMPORTS_HELP = (
+    "A package whose classes the file may name as package.module:Class; what it names is imported. May be repeated."
 )
 
 PLACEHOLDER = "49151"
@@ -118,7 +122,9 @@ def _refused(name: str, expected: str) -> SettingsError:
     return SettingsError(setting="--container", value=name, expected=expected)
 
 
-def load_source(source: str, container: type[LayerContainer], *, fill: bool) -> Loaded:
+def load_source(
+    source: str, container: type[LayerContainer], *, fill: bool, allow_imports: Sequence[str] = ()
+) -> Loaded:
     """
     Read a preset or file.
 
@@ -126,33 +132,41 @@ def load_source(source: str, container: type[LayerContainer], *, fill: bool) -> 
         source: Name or path.
         container: What it fills when it does not say so.
         fill: Let a variable that is not set and has no default stand for itself, instead of refusing it.
+        allow_imports: Packages the file may import from.
 
     Raises:
         LayerValidationError: All that is wrong in it.
         PresetNotFoundError: Neither a file nor a preset has that name.
     """
+    from agentlayers.layer import load_layers
     from agentlayers.layer.errors import LayerValidationError
+
+    def load(variables: Variables, *unset: str) -> Loaded:
+        made = load_layers(
+            Path(source) if is_path(source) else source,
+            container=container,
+            containers=built_in_containers(),
+            environment=variables,
+            allow_imports=allow_imports,
+        )
+        return Loaded(made, variables, unset)
 
     variables = Variables()
     try:
-        return Loaded(_load(source, container, variables), variables)
+        return load(variables)
     except LayerValidationError as error:
-        unset = tuple(name for name, value in variables.used.items() if not value and _is_asked_for(name, error))
+        unset = [name for name, value in variables.used.items() if not value and _is_asked_for(name, error)]
         if not fill or not unset:
             raise
-    by_name = Variables({name: f"${{{name}}}" for name in unset})
     try:
-        return Loaded(_load(source, container, by_name), by_name, unset)
+        return load(Variables({name: f"${{{name}}}" for name in unset}), *unset)
     except LayerValidationError:  # one of them has to be a number
-        by_number = Variables(dict.fromkeys(unset, PLACEHOLDER))
-        return Loaded(_load(source, container, by_number), by_number, unset)
+        return load(Variables(dict.fromkeys(unset, PLACEHOLDER)), *unset)
 
 
-def _load(source: str, container: type[LayerContainer], variables: Variables) -> type[LayerContainer]:
-    from agentlayers.layer import load_layers
-
-    path = source if Path(source).suffix or not Path(source).is_file() else Path(source)
-    return load_layers(path, container=container, containers=built_in_containers(), environment=variables)
+def is_path(source: str) -> bool:
+    """Tell a path from the name of a preset."""
+    return Path(source).suffix in {".yaml", ".yml"} or len(Path(source).parts) > 1
 
 
 def _is_asked_for(name: str, error: Any) -> bool:

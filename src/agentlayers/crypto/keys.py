@@ -15,10 +15,12 @@ from typing import Final, NamedTuple
 
 from agentlayers.errors import UsageError
 
-__all__ = ["StoreKeys", "derive_store_keys"]
+__all__ = ["ROOT_BYTES_MIN", "StoreKeys", "derive_store_keys"]
 
 _KEY_BYTES: Final = 32
-_ROOT_BYTES_MIN: Final = 16
+ROOT_BYTES_MIN: Final = 16
+"""Shortest secret that keys are derived from."""
+
 
 
 class StoreKeys(NamedTuple):
@@ -52,8 +54,8 @@ def derive_store_keys(root_secret: bytes, store: str) -> StoreKeys:
     Raises:
         UsageError: The secret is too short to be one, or the name is empty or holds a slash.
     """
-    if len(root_secret) < _ROOT_BYTES_MIN:
-        raise UsageError(f"a root secret has at least {_ROOT_BYTES_MIN} bytes, not {len(root_secret)}")
+    if len(root_secret) < ROOT_BYTES_MIN:
+        raise UsageError(f"a root secret has at least {ROOT_BYTES_MIN} bytes, not {len(root_secret)}")
     if not store or "/" in store:
         raise UsageError(f"store {store!r}: a name to derive keys for is not empty and has no slash")
     signing_seed = _derive(root_secret, store, "signing-seed")

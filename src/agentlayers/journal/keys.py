@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentlayers.errors import UsageError
 
-__all__ = ["pack_key", "prefix_end"]
+__all__ = ["pack_key", "prefix_end", "unpack_text"]
 
 _END_OF_ALL = b"\xff" * 64
 _INTEGER_MAX = (1 << 64) - 1
@@ -47,6 +47,17 @@ def pack_key(*parts: str | int | bytes) -> bytes:
         else:
             raise UsageError(f"{part!r} cannot be in a key; expected text, bytes or an integer from 0 to 2^64 - 1")
     return b"".join(packed)
+
+
+def unpack_text(packed: bytes) -> str:
+    r"""
+    Return the one text that was packed to these bytes, its end included.
+
+    >>> unpack_text(pack_key("a\x00\x01"))
+    'a\x00\x01'
+
+    """
+    return packed[:-1].replace(b"\x01\x01", b"\x00").replace(b"\x01\x02", b"\x01").decode()
 
 
 def prefix_end(prefix: bytes) -> bytes:

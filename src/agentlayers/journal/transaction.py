@@ -80,7 +80,7 @@ class JournalTransaction(JournalPrimitives):
             payload = causal_payload(payload, self.registry.replica_id, seen)
         encoded = _encode(payload, event)
         row = EntryRow(
-            self.next_position(), number, self._next_id(floor), event, _checked_text(primary_key), encoded,
+            self.next_position(), number, self._next_id(floor), _checked_text(event), _checked_text(primary_key), encoded,
             event not in schema.unsynced_events, 0, keyed, applied=True,
         )  # fmt: skip
         self.append_row(row)
@@ -111,13 +111,28 @@ class JournalTransaction(JournalPrimitives):
         self._highest = max(self._highest, top)
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Write one value of a read model; keys start with the store's name and a zero byte."""
+        """
+        Write one value of a read model; keys start with the store's name and a zero byte.
+
+        Raises:
+            UsageError: Key or value are no bytes.
+        """
         self.require_writable()
+        if type(key) is not bytes or type(value) is not bytes:
+            # Refused here, because at the commit it would fail everybody who shares it.
+            raise UsageError(f"a read model holds bytes, not {type(key).__name__} -> {type(value).__name__}")
         self.put_value(key, value)
 
     def delete(self, key: bytes) -> None:
-        """Delete one value of a read model; nothing happens when there is none."""
+        """
+        Delete one value of a read model; nothing happens when there is none.
+
+        Raises:
+            UsageError: The key is no bytes.
+        """
         self.require_writable()
+        if type(key) is not bytes:
+            raise UsageError(f"a key of a read model is bytes, not {type(key).__name__}")
         self.put_value(key, None)
 
     def require_writable(self) -> None:
@@ -335,12 +350,12 @@ def _entry(row: EntryRow) -> Entry:
     return Entry(row.id, row.event, row.primary_key, row.payload)
 
 
-def _checked_text(primary_key: str) -> str:
+def _checked_text(text: str) -> str:
     try:
-        primary_key.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"primary key {primary_key!r} is not valid Unicode text") from error
-    return primary_key
+        text.encode()
+    except (UnicodeEncodeError, AttributeError) as error:
+        raise UsageError(f"{text!r} is not valid Unicode text, so it is no event or primary key") from error
+    return text
 
 
 def _encode(payload: Mapping[str, Any], event: str) -> bytes:

@@ -1,8 +1,8 @@
 """
 Dependency injection modelled on Effect's layers, on top of dependency-injector.
 
-``from agentlayers.layer import Layer`` loads nothing heavy. Everything that needs dependency-
-injector or PyYAML is loaded on first use.
+``from agentlayers.layer import Layer`` loads nothing heavy. Everything that needs dependency-injector or PyYAML is
+loaded on first use.
 
 Layers as values::
 
@@ -37,9 +37,8 @@ YAML::
     container = load_layers("app.yaml", container=AppContainer)                     # a subclass of
     AppContainer async with container.build(Repo) as repo: ...
 
-A *slot* that has no default is declared ``providers.Dependency(instance_of=Service)``. Catalogue
-entries are ``singleton(callable)``, ``resource(callable)``, ``value(object)`` or
-``recipe(function_returning_a_layer)``.
+A *slot* that has no default is declared ``providers.Dependency(instance_of=Service)``. Catalogue entries are
+``singleton(callable)``, ``resource(callable)``, ``value(object)`` or ``recipe(function_returning_a_layer)``.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -19,6 +20,7 @@ from agentlayers.errors import StateError
 from agentlayers.layer.app_override import AppOverride, override_view, views_of_task
 from agentlayers.layer.layer import Layer
 from agentlayers.layer.lifecycle import Lifecycle
+from agentlayers.layer.lifecycle_log import log_phase
 from agentlayers.layer.override import (
     active_overrides,
     ambient_overrides,
@@ -40,8 +42,8 @@ class App:
     """
     The running form of a layer or a container.
 
-    Use it as ``async with``, or call :meth:`start` and :meth:`close`. An app runs once; to run again, make another
-    from the same layer.
+    Use it as ``async with``, or call :meth:`start` and :meth:`close`. An app runs once; to run again, make another from
+    the same layer.
 
     Args:
         target: A layer or a container class.
@@ -80,6 +82,7 @@ class App:
             message = f"this app is {self.state} and starts only once; make another from the same layer"
             raise StateError(message)
         self.state = "starting"
+        began = time.perf_counter()
         self._ended = asyncio.get_running_loop().create_future()
         try:
             self._ambient = ambient_overrides()
@@ -93,6 +96,7 @@ class App:
             raise
         self._show(view)
         self.state = "running"
+        log_phase("started", view.plan.blueprint.label, lifecycle.start_seconds, time.perf_counter() - began)
         self._wire(view, on=True)
 
     def _wire(self, view: View, *, on: bool) -> None:
@@ -136,10 +140,13 @@ class App:
             return
         self.state = "closing"
         assert self._view is not None
+        began = time.perf_counter()
         self._wire(self._view, on=False)
         try:
             await self._close_everything(error)
         finally:
+            stopped = {name: stop for name, (_start, stop) in self.timings.items() if stop is not None}
+            log_phase("stopped", self._view.plan.blueprint.label, stopped, time.perf_counter() - began)
             self._finish()
 
     async def _close_everything(self, error: BaseException | None) -> None:
@@ -291,9 +298,9 @@ class App:
         """
         Replace parts inside the block, for this task (or thread) and those it starts.
 
-        Before the start, the replaced part and what only it needs are never started. On a running app, whatever
-        depends on the replaced part is built anew for the block and dropped with it; ``async with`` is needed if a
-        resource is among that.
+        Before the start, the replaced part and what only it needs are never started. On a running app, whatever depends
+        on the replaced part is built anew for the block and dropped with it; ``async with`` is needed if a resource is
+        among that.
         """
         return AppOverride(self, collect_overrides(overrides, by_name))
 
@@ -329,8 +336,8 @@ class App:
         """
         Build parts anew, with everything that depends on them, and change over at once.
 
-        Requests under way keep what they have; the old parts are closed when the last of them has ended. What does
-        not depend on the parts is left alone.
+        Requests under way keep what they have; the old parts are closed when the last of them has ended. What does not
+        depend on the parts is left alone.
 
         Args:
             keys: Services or names.

@@ -43,8 +43,7 @@ class Blueprint:
         outputs: Providers by service, as :meth:`App.get` finds them.
         compiler: Keeps origins, names and problems of the compiled layers.
         wanted: What is started when nobody asks for anything in particular.
-        overridden: Providers that an override put in, with the override and the replaced part's
-            name.
+        overridden: Providers that an override put in, with the override and the replaced part's name.
     """
 
     label: str

@@ -23,8 +23,7 @@ class CatalogueEntry:
     One implementation of a slot.
 
     Attributes:
-        lifetime: Built once (``singleton``), opened and closed (``resource``), ready made
-            (``value``), or a function
+        lifetime: Built once (``singleton``), opened and closed (``resource``), ready made (``value``), or a function
             that returns a layer (``recipe``).
         source: The callable, or the value itself.
     """
@@ -59,14 +58,12 @@ class Catalogue(Mapping[str, Mapping[str, CatalogueEntry]]):
     """
     Implementations by slot and name.
 
-    A name that is no slot of the container is a *part*: implementations of a service that only
-    occurs inside the arguments of others. Catalogues of base containers are inherited; ``|`` adds
-    to one.
+    A name that is no slot of the container is a *part*: implementations of a service that only occurs inside the
+    arguments of others. Catalogues of base containers are inherited; ``|`` adds to one.
 
     Args:
         extends: A catalogue to start from.
-        slots: ``slot={"name": singleton(Class), ...}``; a bare class or function means
-            ``singleton``.
+        slots: ``slot={"name": singleton(Class), ...}``; a bare class or function means ``singleton``.
     """
 
     __slots__ = ("_slots",)

@@ -22,8 +22,7 @@ __all__ = ["CompiledContainer", "container_outputs", "slot_replacements"]
 
 class CompiledContainer:
     """
-    A container's private instance inside a graph: its slots, what they promise, where they were
-    written.
+    A container's private instance inside a graph: its slots, what they promise, where they were written.
     """
 
     def __init__(self, cls: Any, slots: dict[str, Provider], services: dict[str, Any], instance: Any = None) -> None:
@@ -46,8 +45,7 @@ def slot_replacements(
     layer: ContainerLayer, compiled: CompiledContainer, environment: Environment, problems: list[LayerError]
 ) -> dict[str, tuple[Any, Any]]:
     """
-    Decide what replaces which slot: given by name, brought along with one of those, or provided
-    by type.
+    Decide what replaces which slot: given by name, brought along with one of those, or provided by type.
     """
     plan: dict[str, tuple[Any, Any]] = {
         name: (value, compiled.services.get(name)) for name, value in layer.replaced.items()

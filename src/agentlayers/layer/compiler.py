@@ -1,9 +1,9 @@
 """
 Turn a layer into dependency-injector providers.
 
-A layer value with the same dependencies becomes one provider object, so a diamond is opened once.
-What ``provide`` brings is looked at only when something asks for it. The work is done by generators
-on a stack of our own, so a chain of layers may be thousands deep.
+A layer value with the same dependencies becomes one provider object, so a diamond is opened once. What ``provide``
+brings is looked at only when something asks for it. The work is done by generators on a stack of our own, so a chain of
+layers may be thousands deep.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agentlayers.layer.container import (
     container_services,
     instantiate,
 )
-from agentlayers.layer.dynamic import CatchCall, TapCall, UnwrapCall
+from agentlayers.layer.dynamic import CatchCall, SharedCall, TapCall, UnwrapCall
 from agentlayers.layer.environment import Binding, Environment
 from agentlayers.layer.errors import (
     DuplicateServiceError,
@@ -32,6 +32,7 @@ from agentlayers.layer.layer import (
     MergedLayer,
     PrimitiveLayer,
     ProvidedLayer,
+    SharedLayer,
     SuspendedLayer,
     TappedLayer,
     UnwrappedLayer,
@@ -62,8 +63,7 @@ class Compiler:
         services: The service each provider stands for, by id.
         containers: The containers met, outermost first.
         overridden: What overrides put in, by id: the part's name and the override.
-        checked: Providers that are not part of the graph but have to be valid (what ``catch``
-            guards).
+        checked: Providers that are not part of the graph but have to be valid (what ``catch`` guards).
     """
 
     def __init__(self) -> None:
@@ -192,8 +192,7 @@ class Compiler:
 
     def _argument(self, value: Any, parameter: Parameter | None, environment: Environment) -> Generator[Any, Any, Any]:
         """
-        Turn a given argument into what dependency-injector takes; layers inside become private
-        parts.
+        Turn a given argument into what dependency-injector takes; layers inside become private parts.
         """
         if isinstance(value, Layer):
             private = environment.nested()
@@ -215,8 +214,7 @@ class Compiler:
 
     def copied(self, provider: Provider, environment: Environment | None = None) -> Provider:
         """
-        Copy a user's provider, so that nothing of it is bound outside this graph; container slots
-        stay.
+        Copy a user's provider, so that nothing of it is bound outside this graph; container slots stay.
         """
         memo = environment.container_memo() if environment is not None else {}
         copy_in_order([provider], memo)
@@ -273,6 +271,11 @@ class Compiler:
         parts = [inner[service] for service in layer.outputs]
         node = providers.Singleton(TapCall(layer.function), *parts)
         return self._spread(node, layer, environment)
+
+    def _shared(self, layer: SharedLayer, environment: Environment) -> Step:
+        guarded = yield (layer.inner, Environment())
+        self.checked.extend(guarded.values())
+        return self._spread(providers.Resource(SharedCall(layer)), layer, environment)
 
     def _caught(self, layer: CaughtLayer, environment: Environment) -> Step:
         recorder = environment.recording()
@@ -397,6 +400,7 @@ _STEPS: dict[type[Layer], Any] = {
     FreshLayer: Compiler._fresh,
     SuspendedLayer: Compiler._suspended,
     TappedLayer: Compiler._tapped,
+    SharedLayer: Compiler._shared,
     CaughtLayer: Compiler._caught,
     UnwrappedLayer: Compiler._unwrapped,
     ContainerLayer: Compiler._container,

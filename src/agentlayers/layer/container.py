@@ -1,9 +1,8 @@
 """
 Declarative containers that rebind: dependency-injector's, with slots that promise a service.
 
-A subclass that replaces a slot rebinds every inherited dependent. Parameters left open are wired by
-annotation when an app is made from the container. A container is also a layer, each slot a need
-with a default.
+A subclass that replaces a slot rebinds every inherited dependent. Parameters left open are wired by annotation when an
+app is made from the container. A container is also a layer, each slot a need with a default.
 """
 
 from __future__ import annotations
@@ -74,8 +73,7 @@ class _Instance(containers.DynamicContainer):
 
 class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerMeta):
     """
-    A declarative container whose slots can be replaced: by a subclass, by a layer, by YAML or by a
-    test.
+    A declarative container whose slots can be replaced: by a subclass, by a layer, by YAML or by a test.
 
     Attributes:
         catalogue: What YAML may write, by slot and name; inherited where a subclass has none.
@@ -90,8 +88,7 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
         """
         Use the container as a layer: each slot is a need with a default.
 
-        ``layer.provide(...)`` replaces slots by service type; what replaces a slot may need the
-        other slots.
+        ``layer.provide(...)`` replaces slots by service type; what replaces a slot may need the other slots.
 
         Args:
             outputs: The services to offer, by type or by slot name; all slots that promise one when left out.
@@ -143,11 +140,9 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
     @classmethod
     def override(cls, overriding: Any = None, /, **by_name: object) -> Any:
         """
-        Replace slots in every app made from this container (or a subclass) inside the ``with``
-        block.
+        Replace slots in every app made from this container (or a subclass) inside the ``with`` block.
 
-        Bound to the calling task. Given a container, it is dependency-injector's own process-wide
-        ``override``.
+        Bound to the calling task. Given a container, it is dependency-injector's own process-wide ``override``.
         """
         if overriding is not None and not isinstance(overriding, Mapping):
             return super().override(overriding)

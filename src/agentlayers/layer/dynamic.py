@@ -1,10 +1,10 @@
 """
-Parts that decide while the app starts: calls after a build, substitutes for a failure, chosen
-layers.
+Parts that decide while the app starts: calls after a build, substitutes for a failure, chosen layers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -15,9 +15,9 @@ from agentlayers.layer.inspection import parameters_of, qualified_name, service_
 from agentlayers.layer.wiring import is_service_type
 
 if TYPE_CHECKING:
-    from agentlayers.layer.layer import CaughtLayer, Layer, UnwrappedLayer
+    from agentlayers.layer.layer import CaughtLayer, Layer, SharedLayer, UnwrappedLayer
 
-__all__ = ["CatchCall", "TapCall", "UnwrapCall"]
+__all__ = ["CatchCall", "SharedCall", "TapCall", "UnwrapCall"]
 
 
 class TapCall:
@@ -70,6 +70,45 @@ class CatchCall:
 
         feeds = [LayerType.succeed(service, value) for service, value in zip(self.needs, values, strict=True)]
         return layer.provide(*feeds) if feeds else layer
+
+
+class SharedCall:
+    """Open a layer for the first app of an event loop that needs it, and close it after the last."""
+
+    def __init__(self, layer: SharedLayer) -> None:
+        self.layer = layer
+        self.__qualname__ = f"shared({', '.join(service.__name__ for service in layer.outputs)})"
+        self.__module__ = __name__
+
+    @asynccontextmanager
+    async def __call__(self) -> AsyncIterator[Any]:
+        """Give the services, opened by whoever came first."""
+        shared = self.layer.users.setdefault(asyncio.get_running_loop(), _Shared())
+        async with shared.lock:
+            if not shared.count:
+                from agentlayers.layer.app import App
+
+                app = App(self.layer.inner)
+                await app.start()
+                shared.app = app
+            shared.count += 1
+        try:
+            yield _served(shared.app, self.layer.outputs)
+        finally:
+            async with shared.lock:
+                shared.count -= 1
+                if not shared.count:
+                    app, shared.app = shared.app, None
+                    await app.close()
+
+
+class _Shared:
+    """What the apps of one event loop share: the running layer, and how many use it."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.count = 0
+        self.app: Any = None
 
 
 class UnwrapCall:

@@ -19,8 +19,7 @@ __all__ = ["Binding", "Environment"]
 
 class Binding:
     """
-    A service that a layer will bring when asked; compiled at most once, however many services it
-    brings.
+    A service that a layer will bring when asked; compiled at most once, however many services it brings.
     """
 
     __slots__ = ("environment", "layer", "shared", "wanted")
@@ -112,8 +111,7 @@ class Environment:
 
     def container_memo(self) -> dict[int, Any]:
         """
-        Map the class-level slots of the visible containers to their instances, for copying
-        providers.
+        Map the class-level slots of the visible containers to their instances, for copying providers.
         """
         memo: dict[int, Any] = {}
         for environment in self._chain():

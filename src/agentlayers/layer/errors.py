@@ -1,8 +1,8 @@
 """
 Everything that can be wrong with a graph, one class for each cause.
 
-A graph is checked whole before anything is opened, and :class:`LayerValidationError` carries all
-that was found. Each class names the heading of ``docs/reference/layer-errors.md`` that explains it.
+A graph is checked whole before anything is opened, and :class:`LayerValidationError` carries all that was found. Each
+class names the heading of ``docs/reference/layer-errors.md`` that explains it.
 """
 
 from __future__ import annotations

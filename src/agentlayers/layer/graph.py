@@ -1,9 +1,8 @@
 """
 The graph as data: to compare, to draw and to print.
 
-Two graphs are equal when their nodes are: names, lifetimes, callables and arguments. Where a node
-was declared does not count, so the same app written as layers, as a container or as YAML has one
-graph.
+Two graphs are equal when their nodes are: names, lifetimes, callables and arguments. Where a node was declared does not
+count, so the same app written as layers, as a container or as YAML has one graph.
 """
 
 from __future__ import annotations

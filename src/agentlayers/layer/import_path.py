@@ -18,8 +18,8 @@ def catalogue_from_entry_points(group: str) -> Catalogue:
     """
     Collect what installed packages offer to a container.
 
-    An entry point is named ``slot.name`` and points at a class, a function or a catalogue entry
-    (``singleton(...)``, ``resource(...)``)::
+    An entry point is named ``slot.name`` and points at a class, a function or a catalogue entry (``singleton(...)``,
+    ``resource(...)``)::
 
         [project.entry-points."my_app.layers"]
         "transport.carrier_pigeon" = "pigeons.transport:PigeonTransport"

@@ -1,8 +1,8 @@
 """
 Read what a callable asks for and what it makes from its annotations.
 
-Annotations that name classes local to a function cannot be evaluated from a module; such names are
-looked up among the services of the graph, which is what the author meant.
+Annotations that name classes local to a function cannot be evaluated from a module; such names are looked up among the
+services of the graph, which is what the author meant.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Parameter:
         return self.kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
+_entered: weakref.WeakKeyDictionary[type[Any], Any] = weakref.WeakKeyDictionary()
 _cache: weakref.WeakKeyDictionary[Any, tuple[Parameter, ...]] = weakref.WeakKeyDictionary()
 
 
@@ -191,15 +192,17 @@ def service_candidates(hint: Any) -> tuple[Any, ...]:
 
 def provided_type(make: Any, known: Mapping[str, Any] | None = None) -> Any:
     """
-    Tell what calling (and entering) ``make`` gives: a class, or None when its annotations do not
-    say.
+    Tell what calling (and entering) ``make`` gives: a class, or None when its annotations do not say.
 
     For an iterator, a context manager or an awaitable it is what comes out of it.
     """
     while isinstance(make, functools.partial):
         make = make.func
     if isinstance(make, type):
-        return _entered_type(make, known or {})
+        if make not in _entered:
+            found = _entered_type(make, known or {})
+            _entered[make] = None if found is make else found  # a value must not keep its own key alive
+        return _entered[make] or make
     hint = _hints(make, known or {}).get("return", UNRESOLVED)
     while typing.get_origin(hint) in _ITERATORS or typing.get_origin(hint) is collections.abc.Coroutine:
         arguments = typing.get_args(hint)

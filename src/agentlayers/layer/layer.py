@@ -1,13 +1,13 @@
 """
 Layers as values: how a service is made, what it needs, and how recipes are put together.
 
-Nothing here builds anything or loads dependency-injector; a layer is only read when ``build``,
-``launch`` or a container asks for it. A layer is compared by identity: the same value used twice in
-one graph is opened once.
+Nothing here builds anything or loads dependency-injector; a layer is only read when ``build``, ``launch`` or a
+container asks for it. A layer is compared by identity: the same value used twice in one graph is opened once.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ __all__ = [
     "MergedLayer",
     "PrimitiveLayer",
     "ProvidedLayer",
+    "SharedLayer",
     "SuspendedLayer",
     "TappedLayer",
     "UnwrappedLayer",
@@ -42,9 +43,8 @@ class Layer:
     """
     A recipe for one or several services.
 
-    Make one with :meth:`succeed`, :meth:`factory` or :meth:`scoped`, combine with :meth:`merge` and
-    :meth:`provide`, and run with :meth:`build`. Layers are immutable; every method returns a new
-    one.
+    Make one with :meth:`succeed`, :meth:`factory` or :meth:`scoped`, combine with :meth:`merge` and :meth:`provide`,
+    and run with :meth:`build`. Layers are immutable; every method returns a new one.
 
     Attributes:
         declared_at: The line that made it.
@@ -63,8 +63,8 @@ class Layer:
         """
         Build the service once per app by calling ``make``.
 
-        Parameters of ``make`` that are not given are wired by their annotation. An argument may be
-        a layer: a private part that nobody else sees.
+        Parameters of ``make`` that are not given are wired by their annotation. An argument may be a layer: a private
+        part that nobody else sees.
 
         Args:
             service: What dependents ask for.
@@ -79,17 +79,15 @@ class Layer:
         """
         Build the service like :meth:`factory`, open it at start and close it at stop.
 
-        ``make`` returns an (async) context manager or an awaitable of one, or is an (async)
-        generator function. Entering and leaving happen in one task; what entering returns is the
-        service.
+        ``make`` returns an (async) context manager or an awaitable of one, or is an (async) generator function.
+        Entering and leaving happen in one task; what entering returns is the service.
         """
         return PrimitiveLayer("resource", service, make or service, args, MappingProxyType(arguments))
 
     @staticmethod
     def mock(service: type[Any], /, **attributes: Any) -> Layer:
         """
-        Offer a partial service for a test: only ``attributes`` work, everything else raises when
-        used.
+        Offer a partial service for a test: only ``attributes`` work, everything else raises when used.
         """
         return Layer.succeed(service, make_mock(service, attributes))
 
@@ -103,27 +101,24 @@ class Layer:
     @staticmethod
     def unwrap(service: type[Any], make: Callable[..., Any], /, *args: Any, **arguments: Any) -> Layer:
         """
-        Choose the layer while the app starts: ``make`` is called like a :meth:`factory` and returns
-        a layer.
+        Choose the layer while the app starts: ``make`` is called like a :meth:`factory` and returns a layer.
 
-        Parameters of ``make`` are wired by annotation; what the returned layer needs has to be
-        among them, or be brought by the layer itself.
+        Parameters of ``make`` are wired by annotation; what the returned layer needs has to be among them, or be
+        brought by the layer itself.
         """
         return UnwrappedLayer(service, make, args, MappingProxyType(arguments))
 
     @staticmethod
     def merge_all(*layers: Layer) -> Layer:
         """
-        Offer the services of all ``layers``; none of them feeds another. See :meth:`provide` for
-        that.
+        Offer the services of all ``layers``; none of them feeds another. See :meth:`provide` for that.
         """
         return MergedLayer(_checked(layers, "merge_all"))
 
     # -- combinators -------------------------------------------------------------------------------
     def merge(self, *others: Layer) -> Layer:
         """
-        Offer this layer's services and those of ``others``, side by side (``Layer.merge(a, b)``
-        works too).
+        Offer this layer's services and those of ``others``, side by side (``Layer.merge(a, b)`` works too).
         """
         return MergedLayer(_checked((self, *others), "merge"))
 
@@ -131,8 +126,7 @@ class Layer:
         """
         Feed what ``others`` offer into what this layer needs, and offer this layer's services only.
 
-        ``others`` do not feed each other; chain ``provide`` for that. Needs that stay open are met
-        further out.
+        ``others`` do not feed each other; chain ``provide`` for that. Needs that stay open are met further out.
         """
         return ProvidedLayer(self, _checked(others, "provide"), keep=False)
 
@@ -145,6 +139,15 @@ class Layer:
         Opt out of sharing: wherever this value is used it is built anew, with everything it brings.
         """
         return FreshLayer(self)
+
+    def shared(self) -> Layer:
+        """
+        Share what this value builds among all apps of the event loop that use it.
+
+        Within one app a layer value is shared anyway. Here the first app that needs it opens it and the last one
+        that uses it closes it. The layer has to bring all it needs.
+        """
+        return SharedLayer(self)
 
     def catch(
         self,
@@ -161,8 +164,7 @@ class Layer:
 
     def tap(self, function: Callable[..., Any]) -> Layer:
         """
-        Call ``function`` (async or not) with the services once they are built, before dependents
-        start.
+        Call ``function`` (async or not) with the services once they are built, before dependents start.
         """
         return TappedLayer(self, function)
 
@@ -175,8 +177,7 @@ class Layer:
         """
         Open what ``service`` needs, hand it over, and close everything when the block is left.
 
-        Without an argument the block gets the :class:`~agentlayers.layer.app.App` with all
-        services.
+        Without an argument the block gets the :class:`~agentlayers.layer.app.App` with all services.
 
         Raises:
             LayerValidationError: The graph is wrong; raised on entering, before anything is opened.
@@ -278,6 +279,19 @@ class FreshLayer(Layer):
     """A layer that is never shared."""
 
     inner: Layer
+
+    @property
+    def outputs(self) -> tuple[type[Any], ...]:
+        """Those of the layer inside."""
+        return self.inner.outputs
+
+
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
+class SharedLayer(Layer):
+    """A layer that several apps share."""
+
+    inner: Layer
+    users: weakref.WeakKeyDictionary[Any, Any] = field(init=False, default_factory=weakref.WeakKeyDictionary)
 
     @property
     def outputs(self) -> tuple[type[Any], ...]:

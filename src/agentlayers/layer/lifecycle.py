@@ -1,9 +1,9 @@
 """
 Start and stop the parts of a plan along their edges.
 
-A part starts when everything it needs is there, and stops when everything that needs it is gone;
-what is independent goes side by side. The cost is linear in parts and edges. A failed or cancelled
-start leaves nothing open and no task behind.
+A part starts when everything it needs is there, and stops when everything that needs it is gone; what is independent
+goes side by side. The cost is linear in parts and edges. A failed or cancelled start leaves nothing open and no task
+behind.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from dependency_injector import providers
 
 from agentlayers.layer.errors import LayerStartError
+from agentlayers.layer.lifecycle_log import log_ended_by_itself
 from agentlayers.layer.plan import Part
 from agentlayers.layer.resource_owner import ResourceOwner, call_provider, set_attributes
 
@@ -265,7 +266,9 @@ class Lifecycle:
             error.add_note(f"while closing {part.name}, declared at {part.origin}")
             self._teardown.append(error)
         began = self._stop_began.get(part)
-        if began is not None:
+        if began is None:
+            log_ended_by_itself(part.name, error)
+        else:
             self.stop_seconds[part.name] = self._loop.time() - began
             self._gone(part)
             self._drain_closing()

@@ -29,8 +29,7 @@ def make_mock(service: type[Any], attributes: Mapping[str, object]) -> Any:
     """
     Make an instance of ``service`` that has only ``attributes``.
 
-    It passes :func:`isinstance`, runs no constructor, and raises on everything else that the class
-    declares.
+    It passes :func:`isinstance`, runs no constructor, and raises on everything else that the class declares.
 
     Raises:
         UsageError: An attribute that looks like a misspelling of one of the service's.

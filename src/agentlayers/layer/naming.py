@@ -20,5 +20,6 @@ def snake_case(name: str) -> str:
     >>> snake_case("SQLiteJournal"), snake_case("ChatHistoryStore")
     ('sqlite_journal', 'chat_history_store')
     """
+    name = name.replace("SQLite", "Sqlite")
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
     return re.sub(r"\W+", "_", name).strip("_") or "service"

@@ -1,8 +1,8 @@
 """
 Where a layer, a slot or a line of YAML was written.
 
-Every error of the framework points at the user's own line, so origins are taken when a value is
-made: a frame look-up, no source file is read.
+Every error of the framework points at the user's own line, so origins are taken when a value is made: a frame look-up,
+no source file is read.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def caller_origin() -> Origin:
     """
     Find the first line outside this package that asked for a layer.
 
-    Functions whose name begins with ``layer`` are recipes (``Transport.layer_websocket``): the line
-    that called the recipe is what a reader of an error wants to see, so they are skipped too.
+    Functions whose name begins with ``layer`` are recipes (``Transport.layer_websocket``): the line that called the
+    recipe is what a reader of an error wants to see, so they are skipped too.
     """
     frame = sys._getframe(1)
     found = None

@@ -1,8 +1,8 @@
 """
 Overrides, bound to the task (or thread) that made them.
 
-A contextvar holds what is overridden for which target; a task started inside the block inherits it,
-tasks and threads outside never see it. Builds read it; nothing global is changed.
+A contextvar holds what is overridden for which target; a task started inside the block inherits it, tasks and threads
+outside never see it. Builds read it; nothing global is changed.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ def overriding(entry: tuple[object, tuple[Override, ...]]) -> Iterator[None]:
 
 def active_overrides(target: object) -> tuple[Override, ...]:
     """
-    Give what is overridden for ``target`` here and now, outermost first; a base container's count
-    for its subclasses.
+    Give what is overridden for ``target`` here and now, outermost first; a base container's count for its subclasses.
     """
     found: list[Override] = []
     for overridden, overrides in _active.get():

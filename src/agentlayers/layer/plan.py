@@ -1,8 +1,8 @@
 """
 The graph of one blueprint: named nodes, true edges, and the order in which they can be built.
 
-Edges run through factories, lists, attributes, configuration and overriding; a replaced part's own
-dependencies are not among them.
+Edges run through factories, lists, attributes, configuration and overriding; a replaced part's own dependencies are not
+among them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """
-Look inside dependency-injector's providers: what stands in for what, and which parts each is made
-of.
+Look inside dependency-injector's providers: what stands in for what, and which parts each is made of.
 
-This is the one place that knows the provider classes. Overriding is followed (a replaced provider's
-own dependencies do not count), and an argument keeps the name of the parameter it goes to.
+This is the one place that knows the provider classes. Overriding is followed (a replaced provider's own dependencies do
+not count), and an argument keeps the name of the parameter it goes to.
 """
 
 from __future__ import annotations
@@ -154,8 +153,7 @@ def _selector_parts(provider: Any) -> Parts:
 
 def _chosen_branch(selector: Any) -> Any:
     """
-    Read the choice ahead of the start where it is configuration, so that only that branch is
-    opened.
+    Read the choice ahead of the start where it is configuration, so that only that branch is opened.
     """
     if isinstance(selector, (providers.ConfigurationOption, providers.TypedConfigurationOption)):
         try:
@@ -218,8 +216,8 @@ def copy_in_order(roots: Sequence[Provider], memo: dict[int, Any]) -> None:
     """
     Copy providers into ``memo``, dependencies first.
 
-    dependency-injector copies recursively and gives up in a graph a few hundred deep; when
-    dependencies are copied first, no copy recurses.
+    dependency-injector copies recursively and gives up in a graph a few hundred deep; when dependencies are copied
+    first, no copy recurses.
     """
     for provider in _post_order(roots, memo):
         if id(provider) not in memo:

@@ -1,10 +1,10 @@
 """
 Rebind inherited providers to the slots a subclass replaces.
 
-dependency-injector's subclasses keep the dependents of a replaced provider on the old one, and its
-``copy`` decorator neither reaches grandparents nor keeps one provider one. Here every subclass gets
-its own copies: a reference to a slot of any ancestor becomes a reference to the subclass's slot. A
-slot that refers to its own predecessor (``pool = Singleton(Cached, inner=Base.pool)``) wraps it.
+dependency-injector's subclasses keep the dependents of a replaced provider on the old one, and its ``copy`` decorator
+neither reaches grandparents nor keeps one provider one. Here every subclass gets its own copies: a reference to a slot
+of any ancestor becomes a reference to the subclass's slot. A slot that refers to its own predecessor (``pool =
+Singleton(Cached, inner=Base.pool)``) wraps it.
 """
 
 from __future__ import annotations

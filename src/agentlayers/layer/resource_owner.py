@@ -1,8 +1,7 @@
 """
 Build one part, and keep one resource: entered and left in the same task.
 
-A task of its own is what makes an anyio task group, a cancel scope or a contextvar usable as a
-resource.
+A task of its own is what makes an anyio task group, a cancel scope or a contextvar usable as a resource.
 """
 
 from __future__ import annotations
@@ -158,8 +157,8 @@ async def _leave_async_generator(manager: Any, error: BaseException | None, thro
     """
     Resume the generator after its ``yield``, which gives the error that ends the app (or None).
 
-    Throwing it in would skip everything after a ``yield`` that no ``try`` surrounds. Only an
-    interruption of this very task is thrown, because a cancel scope inside has to see it.
+    Throwing it in would skip everything after a ``yield`` that no ``try`` surrounds. Only an interruption of this very
+    task is thrown, because a cancel scope inside has to see it.
     """
     if thrown:
         await manager.__aexit__(*_triple(error))

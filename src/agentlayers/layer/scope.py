@@ -1,8 +1,8 @@
 """
 Request scopes: what lives for one request, made once in it and closed at its end.
 
-In a container these are the ``ContextLocalSingleton`` and ``ContextLocalResource`` slots; a layer given as ``using``
-is a child of the app, and everything in it lives for the request.
+In a container these are the ``ContextLocalSingleton`` and ``ContextLocalResource`` slots; a layer given as ``using`` is
+a child of the app, and everything in it lives for the request.
 """
 
 from __future__ import annotations

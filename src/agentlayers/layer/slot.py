@@ -1,9 +1,9 @@
 """
 What a container's slots promise and where they were written.
 
-The service of a slot is the ``X`` of its annotation ``slot: providers.Provider[X]``; dependency-
-injector forgets the ``X`` when the annotation is evaluated, so it is read from the text. Without an
-annotation it is what the slot's provider makes.
+The service of a slot is the ``X`` of its annotation ``slot: providers.Provider[X]``; dependency-injector forgets the
+``X`` when the annotation is evaluated, so it is read from the text. Without an annotation it is what the slot's
+provider makes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ def read_annotations(own: Mapping[str, Any], *, module: str, name: str, names: M
     Args:
         own: The body's ``__annotations__``.
         module: The class's module.
-        name: The class's qualified name, to find its source when an annotation has lost its
-            service.
+        name: The class's qualified name, to find its source when an annotation has lost its service.
         names: What the body could see.
     """
     found: dict[str, Any] = {}
@@ -87,8 +86,7 @@ def service_of(provider: Provider) -> Any:
 
 def class_origins(cls: type[Any]) -> dict[str, Origin]:
     """
-    Find the line of each slot in the body of ``cls``, and of the class under ``""``; empty without
-    a source.
+    Find the line of each slot in the body of ``cls``, and of the class under ``""``; empty without a source.
     """
     return _origins(cls.__module__, cls.__qualname__)
 

@@ -14,6 +14,7 @@ from dependency_injector import providers
 from agentlayers.errors import LayerError
 from agentlayers.layer.blueprint import Blueprint
 from agentlayers.layer.errors import (
+    AmbiguousServiceError,
     LayerValidationError,
     LifetimeLeakError,
     MissingServiceError,
@@ -127,6 +128,8 @@ class _Checker:
         by_name = {parameter.name: parameter for parameter in parameters if not parameter.is_variadic}
         open_ended = any(p.kind is p.kind.VAR_KEYWORD for p in parameters if p.kind is not None)
         given = {label for label, _value in part.arguments if not label.startswith("@")}
+        given.update(part.provider.kwargs)  # also what closes a circle, which the plan leaves out of the arguments
+        given.update(self._undecided(part, make))
         for name in part.provider.kwargs:
             if name not in by_name and not open_ended:
                 yield SignatureError(
@@ -140,6 +143,13 @@ class _Checker:
         for label, value in part.arguments:
             if label in by_name:
                 yield from self._argument_type(part, make, by_name[label], value)
+
+    def _undecided(self, part: Part, make: Any) -> Iterator[str]:
+        """Name the parameters that are reported already because several parts fit."""
+        begin = f"{part.name}: {describe_callable(make)}("
+        for problem in self.blueprint.problems:
+            if isinstance(problem, AmbiguousServiceError) and problem.summary.startswith(begin):
+                yield problem.summary.removeprefix(begin).partition(":")[0]
 
     def _too_many(self, part: Part, make: Any, parameters: tuple[Parameter, ...]) -> Iterator[LayerError]:
         positional = [p for p in parameters if p.kind in {p.kind.POSITIONAL_ONLY, p.kind.POSITIONAL_OR_KEYWORD}]

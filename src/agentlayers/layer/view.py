@@ -1,8 +1,8 @@
 """
 What a running app looks like from one place: its parts, their values, and how the rest is made.
 
-An app has one view; an override after the start, or a refresh, makes another that shares every value it does not
-touch. Views are private copies of the graph, so nothing is ever overridden for anybody else.
+An app has one view; an override after the start, or a refresh, makes another that shares every value it does not touch.
+Views are private copies of the graph, so nothing is ever overridden for anybody else.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """
 Find the service a parameter asks for by its annotation.
 
-An exact match wins over a subclass, and among several the one named like the parameter. Types of
-the standard library (``str``, ``Path``) are wired only to a part of the parameter's own name, since
-they mean nothing by themselves.
+An exact match wins over a subclass, and among several the one named like the parameter. Types of the standard library
+(``str``, ``Path``) are wired only to a part of the parameter's own name, since they mean nothing by themselves.
 """
 
 from __future__ import annotations

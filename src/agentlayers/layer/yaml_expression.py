@@ -1,8 +1,8 @@
 """
 Turn the expressions of a YAML file into providers.
 
-Names come from the catalogue of the slot, or of the service a parameter asks for; what may stand in an argument
-follows from the constructor's annotations.
+Names come from the catalogue of the slot, or of the service a parameter asks for; what may stand in an argument follows
+from the constructor's annotations.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Turn YAML files into container classes.
 
-Each file becomes a subclass of what it extends, so an overlay rebinds whatever depends on the slots it replaces.
-All that is wrong in a file is reported together, with line and column.
+Each file becomes a subclass of what it extends, so an overlay rebinds whatever depends on the slots it replaces. All
+that is wrong in a file is reported together, with line and column.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agentlayers.runtime.audit_trail import AuditTrail
     from agentlayers.runtime.backend import AgentBackend, BackendQuery, Prompt
     from agentlayers.runtime.chat_history import ChatHistory, ChatRecorder
+    from agentlayers.runtime.claude import ClaudeBackend
     from agentlayers.runtime.containers import AgentRuntimeContainer
     from agentlayers.runtime.hook_audit import HookAudit
     from agentlayers.runtime.hooks import HOOK_EVENTS, HookContext, HookMatcher, merge_hooks
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Turn,
     )
     from agentlayers.runtime.scripted import ScriptedBackend
+    from agentlayers.runtime.session_store import AgentSessionStore, PortableSessions
     from agentlayers.runtime.settings import RuntimeSettings, SupervisorSettings
     from agentlayers.runtime.tap import MessageTap, QueryEnd, Receipt
     from agentlayers.runtime.tool_artifacts import ToolArtifacts
@@ -50,11 +52,13 @@ __all__ = [
     "AgentMessage",
     "AgentRuntime",
     "AgentRuntimeContainer",
+    "AgentSessionStore",
     "AuditTrail",
     "BackendQuery",
     "CallTool",
     "ChatHistory",
     "ChatRecorder",
+    "ClaudeBackend",
     "Delay",
     "Fail",
     "HookAudit",
@@ -62,6 +66,7 @@ __all__ = [
     "HookMatcher",
     "Interrupt",
     "MessageTap",
+    "PortableSessions",
     "Prompt",
     "QueryCompleted",
     "QueryEnd",
@@ -94,6 +99,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "audit_trail": ("AuditTrail",),
     "backend": ("AgentBackend", "BackendQuery", "Prompt"),
     "chat_history": ("ChatHistory", "ChatRecorder"),
+    "claude": ("ClaudeBackend",),
     "containers": ("AgentRuntimeContainer",),
     "hook_audit": ("HookAudit",),
     "hooks": ("HOOK_EVENTS", "HookContext", "HookMatcher", "merge_hooks"),
@@ -105,6 +111,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "query_supervisor": ("QuerySupervisor", "QuerySupervisorStats"),
     "script": ("CallTool", "Delay", "Fail", "Interrupt", "Say", "Script", "Think", "Turn"),
     "scripted": ("ScriptedBackend",),
+    "session_store": ("AgentSessionStore", "PortableSessions"),
     "settings": ("RuntimeSettings", "SupervisorSettings"),
     "tap": ("MessageTap", "QueryEnd", "Receipt"),
     "tool_artifacts": ("ToolArtifacts",),

@@ -115,3 +115,24 @@ class AgentBackend(abc.ABC):
         from agentlayers.runtime.scripted import ScriptedBackend
 
         return Layer.factory(AgentBackend, ScriptedBackend, script=script, **arguments)
+
+    @staticmethod
+    def layer_claude(**arguments: Any) -> Layer:
+        """
+        Run the ``claude`` command (see :class:`~agentlayers.runtime.claude.ClaudeBackend`; extra ``claude``).
+
+        It mirrors transcripts into the graph's :class:`~agentlayers.runtime.session_store.AgentSessionStore`,
+        if there is one.
+
+        Args:
+            **arguments: The parameters of the backend, such as ``cli_path``, ``env`` and ``options``.
+
+        Raises:
+            ConfigurationError: The extra is not installed.
+        """
+        from agentlayers.layer import Layer
+        from agentlayers.runtime.claude import ClaudeBackend
+        from agentlayers.runtime.claude_sdk import require_claude_sdk
+
+        require_claude_sdk()
+        return Layer.factory(AgentBackend, ClaudeBackend, **arguments)

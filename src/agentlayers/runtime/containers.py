@@ -7,6 +7,7 @@ four stores, the scripted agent, and no network. Settings come from the environm
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
 from dependency_injector import providers
@@ -36,6 +37,7 @@ from agentlayers.runtime.agent_runtime import AgentRuntime, open_runtime
 from agentlayers.runtime.backend import AgentBackend
 from agentlayers.runtime.query_supervisor import QuerySupervisor, supervisor_from_env
 from agentlayers.runtime.scripted import ScriptedBackend
+from agentlayers.runtime.session_store import AgentSessionStore
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
@@ -64,6 +66,19 @@ def sqlite_journal(
 ) -> SQLiteJournal:
     """Keep the journal in ``journal.sqlite`` in the storage directory unless told otherwise."""
     return SQLiteJournal(storage_config.directory if directory is None else directory, durability=durability)
+
+
+def claude_backend(
+    cli_path: str | None = None,
+    env: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    sessions: AgentSessionStore | None = None,
+) -> AgentBackend:
+    """Run agents with the claude command; needs the extra ``claude``, which is looked for only here."""
+    from agentlayers.runtime.claude import ClaudeBackend
+
+    return ClaudeBackend(sessions=sessions, cli_path=cli_path, env=env, options=options)
 
 
 def keep_everything() -> CompactionStrategy:
@@ -119,6 +134,7 @@ class AgentRuntimeContainer(LayerContainer):
     chat_history: providers.Provider[ChatHistoryStore] = providers.Resource(ChatHistoryStore)
     artifacts: providers.Provider[ArtifactStore] = providers.Resource(ArtifactStore)
     audit_log: providers.Provider[AuditEventStore] = providers.Resource(AuditEventStore)
+    agent_sessions: providers.Provider[AgentSessionStore] = providers.Resource(AgentSessionStore)
     agent_backend: providers.Provider[AgentBackend] = providers.Singleton(ScriptedBackend)
     query_supervisor: providers.Provider[QuerySupervisor] = providers.Resource(supervisor_from_env)
     runtime: providers.Provider[AgentRuntime] = providers.Resource(open_runtime)
@@ -168,7 +184,15 @@ class AgentRuntimeContainer(LayerContainer):
         chat_history=_store(ChatHistoryStore),
         artifacts=_store(ArtifactStore),
         audit_log=_store(AuditEventStore),
-        agent_backend={"scripted": singleton(ScriptedBackend)},
+        agent_sessions={
+            "journaled": resource(AgentSessionStore),
+            "memory": recipe(AgentSessionStore.layer_memory),
+            "sqlite": recipe(AgentSessionStore.layer_sqlite),
+        },
+        agent_backend={
+            "scripted": singleton(ScriptedBackend),
+            "claude": singleton(claude_backend),
+        },
         query_supervisor={"default": resource(supervisor_from_env)},
         runtime={"default": resource(open_runtime)},
     )

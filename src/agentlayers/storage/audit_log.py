@@ -16,7 +16,7 @@ from agentlayers.errors import UnknownEventError, UsageError
 from agentlayers.journal.compaction import CompactionStrategy
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.event_journal import Observation, StoreSchema
-from agentlayers.journal.keys import pack_key
+from agentlayers.journal.keys import pack_key, prefix_end, unpack_text
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.limits import ENTRY_ID_BYTES
 from agentlayers.protocol.payload import decode_payload
@@ -38,9 +38,12 @@ from agentlayers.storage.reading import stored_entries
 from agentlayers.storage.retention import kept_by
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
-__all__ = ["AuditEventStore"]
+__all__ = ["AUDIT_LOG", "AuditEventStore", "audited_sessions"]
 
-_STORE: Final = "audit_log"
+AUDIT_LOG: Final = "audit_log"
+"""Name of the store."""
+
+_STORE: Final = AUDIT_LOG
 _PAGE_SIZE: Final = 100
 
 
@@ -250,6 +253,18 @@ class AuditEventStore(JournaledStore):
     def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
         for key in _index_keys(entry):
             tx.delete(key)
+
+
+def audited_sessions(tx: JournalTransaction) -> list[str]:
+    """List the sessions that have audit entries, sorted; the cost grows with their number, not with the entries'."""
+    prefix = pack_key(_STORE, "s")
+    start, end = prefix, prefix_end(prefix)
+    found: list[str] = []
+    while (pair := next(iter(tx.scan(start, end, limit=1)), None)) is not None:
+        packed = pair[0][len(prefix) : -ENTRY_ID_BYTES]
+        found.append(unpack_text(packed))
+        start = prefix_end(prefix + packed)
+    return found
 
 
 def _decode(stored: StoredEntry) -> AuditEntry:

@@ -33,7 +33,7 @@ from agentlayers.protocol.payload import decode_payload, encode_payload
 from agentlayers.storage.digest import is_synced
 from agentlayers.storage.journal_file import journal_files, read_journal_file, read_replica_id
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "export_lines", "payload_of_line", "read_entries"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "export_lines", "json_of", "payload_of_line", "read_entries"]
 
 FORMAT: Final = "agentlayers-journal"
 """Name of the export format, in its header."""
@@ -126,7 +126,7 @@ def _fields(stored: StoredEntry) -> dict[str, Any]:
 
 def _payload_fields(payload: bytes) -> dict[str, Any]:
     try:
-        decoded = _to_json(decode_payload(payload))
+        decoded = json_of(decode_payload(payload))
         # The line itself is what a reader gets, so the line is what has to give the bytes again.
         is_exact = encode_payload(_from_json(json.loads(_line(decoded)))) == payload
     except (MalformedMessageError, UsageError):
@@ -138,16 +138,17 @@ def _line(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _to_json(value: Any) -> Any:
+def json_of(value: Any) -> Any:
+    """Return a decoded payload as JSON can hold it; see the format above."""
     if isinstance(value, bytes):
         return {"$bytes": base64.b64encode(value).decode("ascii")}
     if isinstance(value, datetime):
         return {"$time": value.isoformat()}
     if isinstance(value, Mapping):
-        plain = {key: _to_json(item) for key, item in value.items()}
+        plain = {key: json_of(item) for key, item in value.items()}
         return {"$map": plain} if len(plain) == 1 and next(iter(plain)).startswith("$") else plain
     if isinstance(value, list):
-        return [_to_json(item) for item in value]
+        return [json_of(item) for item in value]
     return value
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -147,7 +148,8 @@ class Replay:
             if expected is not None and not _is_same(found, expected):
                 yield KeyDifference(store, primary_key, found, expected)
         for primary_key, data in self.scratch.connection.execute(query, (number,)):
-            if self.snapshot.tx.key_state(number, primary_key) is None:
+            is_there = "SELECT 1 FROM key_state WHERE store = ? AND primary_key = ?"
+            if self.snapshot.connection.execute(is_there, (number, primary_key)).fetchone() is None:
                 yield KeyDifference(store, primary_key, None, decode_state(data))
 
     def index_gaps(self) -> Iterator[IndexGap]:
@@ -155,20 +157,31 @@ class Replay:
         if not self.snapshot.has_index:
             return
         for meta in session_metas(self.scratch):
-            if not _covers(session_meta(self.snapshot.tx, meta.session_id), meta):
+            if not _covers(self.snapshot.tx, meta):
                 yield IndexGap(CHAT_HISTORY, meta)
         start = pack_key(ARTIFACTS, "k")
         for _key, value in self.scratch.scan(start, prefix_end(start)):
             row = ArtifactRow.decode(value)
             meta = SessionMeta(row.session_id, row.created_at_ms, row.created_at_ms)
-            if not _covers(session_meta(self.snapshot.tx, row.session_id), meta):
+            if not _covers(self.snapshot.tx, meta):
                 yield IndexGap(ARTIFACTS, meta)
 
 
-def _covers(found: SessionMeta | None, expected: SessionMeta) -> bool:
+def _covers(tx: JournalTransaction, expected: SessionMeta) -> bool:
+    try:
+        found = session_meta(tx, expected.session_id)
+    except struct.error:
+        return False
     if found is None:
         return False
     return found.created_at_ms <= expected.created_at_ms and found.updated_at_ms >= expected.updated_at_ms
+
+
+def _found_state(tx: JournalTransaction, store: int, primary_key: str) -> KeyState | None:
+    try:
+        return tx.key_state(store, primary_key)
+    except (ValueError, TypeError):
+        return None
 
 
 def _decoded_state(data: bytes) -> KeyState | None:
@@ -217,7 +230,7 @@ class ReplayTransaction(SQLiteTransaction):
         """Return the state of a key, which begins with what its compacted versions had seen."""
         state = super().key_state(store, primary_key)
         if state is None:
-            state = self.source.key_state(store, primary_key)
+            state = _found_state(self.source, store, primary_key)
             state = None if state is None else state._replace(heads=())
         return state
 

@@ -37,18 +37,20 @@ class KnownEntries:
         return type(self)(self.cursor, self.digest)
 
     def add(self, sequences: Sequence[int], entry_ids: Sequence[bytes]) -> None:
-        """Fold in what the server said of some entries, ascending; what is covered already is left out."""
-        start = 0
-        while start < len(sequences) and sequences[start] < self.cursor:
-            start += 1
-        count = len(sequences) - start
-        if not count:
+        """Fold in what the server said of some entries; duplicates, and what is covered already, are left out."""
+        fresh = {
+            sequence: entry_id
+            for sequence, entry_id in zip(sequences, entry_ids, strict=True)
+            if sequence >= self.cursor
+        }
+        if not fresh:
             return
-        first, last = sequences[start], sequences[-1]
-        if self.digest is None or first != self.cursor or last - first + 1 != count:
+        first, last = min(fresh), max(fresh)
+        if self.digest is None or first != self.cursor or last - first + 1 != len(fresh):
             self.cursor, self.digest = last + 1, None
             return
-        self.digest = extend_digest(self.digest, self.cursor, entry_ids[start:])[-1]
+        entry_ids = [fresh[sequence] for sequence in range(first, last + 1)]
+        self.digest = extend_digest(self.digest, first, entry_ids)[-1]
         self.cursor = last + 1
 
     def move(self, cursor: int) -> None:

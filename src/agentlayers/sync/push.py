@@ -10,7 +10,6 @@ write.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
@@ -23,9 +22,6 @@ from agentlayers.sync.registration import Registration
 from agentlayers.sync.signal import Signal
 
 __all__ = ["Push"]
-
-_ENTRY_OVERHEAD_BYTES: Final = 256
-"""More than ids, tags and framing add to a payload; tells whether a batch was cut short."""
 
 
 class Push:
@@ -49,6 +45,7 @@ class Push:
         self._in_flight: dict[int, list[int]] = {}
         self._unacknowledged = 0
         self._pushed_position = 0
+        self._last_position: int | None = None
         self._reads_started = 0
         self._read_until_dry = 0
         self._is_woken = True
@@ -58,9 +55,11 @@ class Push:
         """Look for pending entries again, if the commit touched this store."""
         if self._log.store in commit.stores:
             self.wake()
+            self._last_position = commit.last_position
 
     def wake(self) -> None:
-        """Look for pending entries again."""
+        """Look for pending entries again, until there are none."""
+        self._last_position = None
         self._is_woken = True
         self._wake.notify()
 
@@ -100,13 +99,18 @@ class Push:
         if batch:
             self._pushed_position = batch[-1].position
             await self._send(batch)
-        is_dry = _is_dry(batch)
+        is_dry = not batch or self._is_last(batch[-1])
         if is_dry:
             self._registration.pending = self._unacknowledged
             self._registration.is_stale = False
             self._read_until_dry = read
             self.progress.notify()
         return not is_dry
+
+    def _is_last(self, stored: StoredEntry) -> bool:
+        """Tell whether the journal holds nothing behind an entry, so that it need not be asked once more."""
+        # The size of a batch does not tell: one that is small was cut short if a large entry comes next.
+        return self._last_position is not None and stored.position >= self._last_position
 
     async def _send(self, batch: Sequence[StoredEntry]) -> None:
         if self._session.accepts_entry_nonces:
@@ -132,11 +136,3 @@ class Push:
         """Wait until the window has room for one more message."""
         window = 1 if self._session.has_to_take_turns else limits.PUSH_WINDOW_MESSAGES
         await self.progress.until(lambda: len(self._in_flight) < window)
-
-
-def _is_dry(batch: Sequence[StoredEntry]) -> bool:
-    """Tell whether a batch held all there was, so that the journal need not be asked once more."""
-    if len(batch) >= limits.PUSH_BATCH_ENTRIES_MAX:
-        return False
-    size = sum(len(stored.entry.payload) + _ENTRY_OVERHEAD_BYTES for stored in batch)
-    return size < limits.PUSH_BATCH_BYTES_MAX // 2

@@ -198,12 +198,10 @@ class Replication:
 
     def _diverged(self, cursor: int, head: int) -> None:
         registration = self.registration
-        logger.warning(
-            "remote_diverged", store=registration.store, cursor=cursor, head=head, again=registration.is_diverged
-        )
         if registration.is_diverged:
             # Everything was exchanged since, and still it claims something else: once more would not help.
             return
+        logger.warning("remote_diverged", store=registration.store, cursor=cursor, head=head)
         registration.is_diverged = True
         self._start_over(f"the server holds other entries of {registration.store} than it said it held")
 
@@ -265,7 +263,7 @@ class Replication:
         """Return once all that was pending is acknowledged, and the journal knows it."""
         await self.push.settled()
         noted = asyncio.get_running_loop().create_future()
-        await self.pull.put(Acknowledged((), (), None, noted))
+        await self.pull.put(Acknowledged((), (), None, barrier=noted))
         await noted
 
     async def settle(self) -> None:

@@ -36,6 +36,7 @@ DEFAULT_STORES: Final[Mapping[str, bool]] = {
     "audit_log": True,
     "chat_history": False,
     "artifacts": False,
+    "agent_sessions": False,
 }
 """Sync flags where none is given; a store that is not named anywhere is not synced."""
 

@@ -26,6 +26,9 @@ export const fromJson = (value) => {
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, fromJson(item)]))
 }
 
+// Effect logs with console.log, and stdout is for answers.
+console.log = console.info = console.debug = console.error
+
 const say = (message) => process.stdout.write(JSON.stringify(message) + "\n")
 
 export const ready = (facts) => say({ event: "ready", ...facts })

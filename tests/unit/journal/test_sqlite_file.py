@@ -154,6 +154,38 @@ async def test_a_full_disk_refuses_the_write_and_loses_nothing(tmp_path: Path) -
     assert keys == [*map(str, range(100)), "again"]
 
 
+async def test_a_file_held_by_another_process_refuses_the_write_for_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentlayers.journal.sqlite.connection.BUSY_SECONDS_MAX", 0.05)
+    async with SQLiteJournal(tmp_path) as journal:
+        await journal.register(notes())
+        other = sqlite3.connect(tmp_path / JOURNAL_FILE, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageUnavailableError, match="another process") as caught:
+            await journal.write("notes", "line", "a", {})
+        other.execute("ROLLBACK")
+        other.close()
+        await journal.write("notes", "line", "b", {})
+        keys = [stored.entry.primary_key for stored in await journal.entries()]
+
+    assert caught.value.retryable
+    assert keys == ["b"]
+
+
+async def test_an_error_of_the_reading_code_is_its_own(tmp_path: Path) -> None:
+    """Only the journal's own failures are reported as the journal's."""
+
+    def work(_tx: object) -> None:
+        raise FileNotFoundError("somewhere else")
+
+    async with SQLiteJournal(tmp_path) as journal:
+        with pytest.raises(FileNotFoundError, match="somewhere else"):
+            await journal.read(work)
+        with pytest.raises(FileNotFoundError, match="somewhere else"):
+            await journal.transact(work)
+
+
 async def test_an_opening_that_fails_leaves_the_journal_closed(tmp_path: Path) -> None:
     (tmp_path / JOURNAL_FILE).write_bytes(b"")
     journal = SQLiteJournal(tmp_path)

@@ -406,3 +406,61 @@ async def test_a_chain_of_a_thousand_layers_is_put_together_without_recursion() 
             link, length = link.before, length + 1
 
     assert length == 1000
+
+
+# -- sharing among apps ---------------------------------------------------------------------------------------
+
+
+def _counted(log: list[str]) -> Layer:
+    async def open_pool() -> AsyncIterator[Pool]:
+        log.append("open")
+        yield Pool()
+        log.append("close")
+
+    return Layer.scoped(Pool, open_pool)
+
+
+async def test_two_apps_share_a_shared_layer_and_the_last_one_closes_it() -> None:
+    log: list[str] = []
+    pool = _counted(log).shared()
+    first, second = App(Layer.factory(Repo).provide(pool)), App(pool)
+    await asyncio.gather(first.start(), second.start())
+    assert first.get(Repo).pool is second.get(Pool)
+    await first.close()
+    assert log == ["open"]
+    assert second.get(Pool) is not None
+    await second.close()
+    assert log == ["open", "close"]
+    async with pool.build(Pool):
+        assert log == ["open", "close", "open"]
+    assert log[-1] == "close"
+
+
+async def test_a_plain_layer_is_not_shared_between_apps() -> None:
+    log: list[str] = []
+    pool = _counted(log)
+    async with pool.build(Pool) as first, pool.build(Pool) as second:
+        assert first is not second
+    assert log == ["open", "open", "close", "close"]
+
+
+async def test_a_shared_layer_that_fails_can_be_tried_again() -> None:
+    attempts: list[int] = []
+
+    def make() -> Pool:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise RefusedError
+        return Pool()
+
+    pool = Layer.factory(Pool, make).shared()
+    with pytest.raises(LayerStartError):
+        await App(pool).start()
+    async with pool.build(Pool):
+        pass
+    assert len(attempts) == 2
+
+
+async def test_a_shared_layer_has_to_bring_all_it_needs() -> None:
+    with pytest.raises(LayerValidationError, match="nothing offers Pool"):
+        App(Layer.factory(Repo).shared().provide(Layer.factory(Pool))).check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 
@@ -292,7 +293,7 @@ async def test_an_anyio_task_group_works_as_a_resource() -> None:
         await done.wait()
 
 
-async def test_a_task_group_whose_child_fails_reports_it_at_close() -> None:
+async def test_a_task_group_whose_child_fails_reports_it_at_close(caplog: pytest.LogCaptureFixture) -> None:
     app = App(Layer.scoped(anyio.abc.TaskGroup, anyio.create_task_group))
     await app.start()
 
@@ -301,6 +302,7 @@ async def test_a_task_group_whose_child_fails_reports_it_at_close() -> None:
 
     app.get(anyio.abc.TaskGroup).start_soon(fail)
     await asyncio.sleep(0.01)
+    assert "layer_ended_by_itself layer='task_group' error='ExceptionGroup'" in caplog.text
     with pytest.raises(ExceptionGroup) as caught:
         await app.close()
 
@@ -481,6 +483,16 @@ async def test_launch_runs_until_it_is_cancelled() -> None:
         await running
 
     assert log[-1] == "closed pool"
+
+
+async def test_the_lifecycle_is_logged_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="agentlayers.layer"):
+        async with Layer.scoped(Pool).build():
+            pass
+
+    events = [record.agentlayers["event"] for record in caplog.records]  # type: ignore[attr-defined]
+    assert events == ["layer_started", "app_started", "layer_stopped", "app_stopped"]
+    assert caplog.records[0].agentlayers["layer"] == "pool"  # type: ignore[attr-defined]
 
 
 async def test_timings_tell_what_each_part_took() -> None:

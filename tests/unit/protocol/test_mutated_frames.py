@@ -12,7 +12,16 @@ from agentlayers.protocol.client_session import ClientSession
 from agentlayers.protocol.codec import decode_message, encode_message
 from agentlayers.protocol.entry_codec import decode_entry
 from agentlayers.protocol.events import SessionFailed
-from agentlayers.protocol.messages import Ack, Authenticate, Changes, RemoteEncryptedEntry, WriteEntries
+from agentlayers.protocol.messages import (
+    Ack,
+    Authenticate,
+    Changes,
+    HeadDigest,
+    Ping,
+    Pong,
+    RemoteEncryptedEntry,
+    WriteEntries,
+)
 from agentlayers.protocol.payload import decode_value
 from agentlayers.protocol.server_session import ServerSession
 from unit.protocol.session_pair import KEY, STOCK_HELLO, entry, hello
@@ -27,6 +36,8 @@ SEEDS = [
     encode_message(Authenticate("t", "token")),
     encode_message(Ack(3, (1, 2, 3), 4)),
     encode_message(WriteEntries(KEY, 0, (entry(1), entry(2))), entry_nonces=True),
+    encode_message(Ping(1, {KEY: 7, "other": 2**40})),
+    encode_message(Pong(1, {KEY: HeadDigest(8, bytes(16)), "other": HeadDigest(0)})),
     encode_message(Changes(KEY, (RemoteEncryptedEntry(2**40, bytes(12), bytes(16), b"x"),), 5)),
 ]
 HEADS = bytes([0x80, 0x8F, 0x90, 0xA0, 0xC0, 0xC1, 0xC4, 0xC6, 0xC9, 0xCB, 0xCF, 0xD4, 0xD9, 0xDB])

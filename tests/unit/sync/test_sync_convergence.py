@@ -32,9 +32,7 @@ async def test_replicas_converge_whatever_happens_to_their_connections(
             watch_cursor(one, server, violations)
         for _ in range(40):
             one = random.choice(replicas)
-            action = random.choice(
-                ("write", "write", "burst", "drop", "lose", "leave", "outage", "wait")
-            )
+            action = random.choice(("write", "write", "burst", "drop", "lose", "leave", "outage", "wait"))
             if action == "write":
                 await one.write("x")
             elif action == "burst":
@@ -61,9 +59,7 @@ async def test_replicas_converge_whatever_happens_to_their_connections(
             await one.sync.sync_now(timeout_seconds=15)
         held = [await one.ids() for one in replicas]
         stored = [entry.entry_id for entry in server.journals.get(CHAT, [])]
-        counts = [
-            len(await one.journal.entries("chat_history", entries_max=10_000)) for one in replicas
-        ]
+        counts = [len(await one.journal.entries("chat_history", entries_max=10_000)) for one in replicas]
 
         assert held[0] == held[1] == held[2] == set(stored)
         assert len(stored) == len(set(stored))

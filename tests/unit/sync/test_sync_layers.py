@@ -23,9 +23,7 @@ async def test_transports_are_offered_as_layers() -> None:
 
 async def test_a_service_uses_the_graphs_transport_or_brings_its_own() -> None:
     """Opened at start, closed at stop, no task left."""
-    shared = SyncService.layer(stores={"own": True}).provide(
-        Transport.layer_offline(), Encryption.layer_plaintext()
-    )
+    shared = SyncService.layer(stores={"own": True}).provide(Transport.layer_offline(), Encryption.layer_plaintext())
     async with shared.build(SyncService) as service:
         assert (service.url, service.status.state) == ("offline", SyncState.OFFLINE)
     for layer, url in (

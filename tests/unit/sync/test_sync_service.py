@@ -34,9 +34,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentlayers.transport.memory._CLOSE_SECONDS", 0.1)
 
 
-def sealed(
-    entry_id: bytes, *, inner_id: bytes | None = None, key: bytes = CHAT.private_key
-) -> EncryptedEntry:
+def sealed(entry_id: bytes, *, inner_id: bytes | None = None, key: bytes = CHAT.private_key) -> EncryptedEntry:
     """Seal an entry the way a peer would."""
     plaintext = encode_entry(inner_id or entry_id, "event", "key", encode_payload({"text": "x"}))
     return EncryptedEntry(entry_id, *AesGcmEncryption().seal(key, plaintext))

@@ -60,8 +60,10 @@ class MemoryKeyValueStore(KeyValueStore):
                 pairs[key] = value
 
     async def _pages(self, key_range: KeyRange, limit: int | None) -> AsyncIterator[list[Pair]]:
-        while limit is None or limit > 0:
-            page = self._page(key_range, limit)
+        self._opened()
+        is_last = key_range.is_empty
+        while not is_last and (limit is None or limit > 0):
+            page, is_last = self._page(key_range, limit)
             if not page:
                 return
             if limit is not None:
@@ -69,21 +71,20 @@ class MemoryKeyValueStore(KeyValueStore):
             key_range = key_range.beyond(page[-1][0])
             yield page
 
-    def _page(self, key_range: KeyRange, limit: int | None) -> list[Pair]:
+    def _page(self, key_range: KeyRange, limit: int | None) -> tuple[list[Pair], bool]:
+        """Return a page, and whether nothing is left behind it."""
         pairs = self._opened()
-        page: list[Pair] = []
-        if key_range.is_empty:
-            return page
         count = KEY_VALUE_PAGE_ENTRIES_MAX if limit is None else min(limit, KEY_VALUE_PAGE_ENTRIES_MAX)
+        page: list[Pair] = []
         size = 0
         keys = pairs.irange(key_range.start, key_range.end, inclusive=(True, False), reverse=key_range.reverse)
         for key in keys:
             value = pairs[key]
             size += len(key) + len(value)
             if page and (len(page) == count or size > KEY_VALUE_PAGE_BYTES_MAX):
-                break
+                return page, False
             page.append((key, value))
-        return page
+        return page, True
 
     def __repr__(self) -> str:
         return "MemoryKeyValueStore()"

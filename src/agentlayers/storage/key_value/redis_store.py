@@ -8,6 +8,7 @@ configuration says (``appendonly``, ``appendfsync``), so nothing is promised her
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
@@ -46,10 +47,11 @@ _NAMESPACE_BYTES_MAX: Final = 200
 _PAGE_SCRIPT: Final = """
 local command = ARGV[1]
 local keys = redis.call(command, KEYS[2], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
-local page, size = {}, 0
+local page, size = {#keys < tonumber(ARGV[4]) and 1 or 0}, 0
 for _, key in ipairs(keys) do
     size = size + #key + redis.call('HSTRLEN', KEYS[1], key)
-    if #page > 0 and size > tonumber(ARGV[5]) then
+    if #page > 1 and size > tonumber(ARGV[5]) then
+        page[1] = 0
         break
     end
     page[#page + 1] = key
@@ -57,7 +59,10 @@ for _, key in ipairs(keys) do
 end
 return page
 """
-"""Bounds memory by the sizes before it reads a value. A key without a value comes back as false."""
+"""
+Bounds memory by the sizes before it reads a value. The first item says whether nothing is left behind the
+page; a key without a value comes back as false.
+"""
 
 
 class RedisKeyValueStore(KeyValueStore):
@@ -91,6 +96,8 @@ class RedisKeyValueStore(KeyValueStore):
         self._keys = f"{{{namespace}}}:keys".encode()
         # Typed loosely: the driver's annotations differ between its releases.
         self._client: Any = None
+        self._under_way = 0
+        self._idle = asyncio.Event()
         _load_driver()
 
     async def __aenter__(self) -> Self:
@@ -114,6 +121,8 @@ class RedisKeyValueStore(KeyValueStore):
     ) -> None:
         client, self._client = self._client, None
         if client is not None:
+            if self._under_way:
+                await self._idle.wait()
             await client.aclose()
             await client.connection_pool.disconnect()
 
@@ -126,16 +135,14 @@ class RedisKeyValueStore(KeyValueStore):
 
     # -- operations ------------------------------------------------------------------------------------
     async def _read(self, key: bytes) -> bytes | None:
-        client = self._opened()
-        with self._translated("read"):
+        with self._command("read") as client:
             value: bytes | None = await client.execute_command("HGET", self._values, key)
             return value
 
     async def _write(self, changes: Changes) -> None:
-        client = self._opened()
         puts = [(key, value) for key, value in changes.items() if value is not None]
         deletes = [key for key, value in changes.items() if value is None]
-        with self._translated("write"):
+        with self._command("write") as client:
             async with client.pipeline(transaction=True) as transaction:
                 if puts:
                     transaction.execute_command("HSET", self._values, *(part for pair in puts for part in pair))
@@ -147,28 +154,28 @@ class RedisKeyValueStore(KeyValueStore):
 
     async def _pages(self, key_range: KeyRange, limit: int | None) -> AsyncIterator[list[Pair]]:
         self._opened()
-        while not key_range.is_empty and (limit is None or limit > 0):
-            page = await self._page(key_range, limit)
+        is_last = key_range.is_empty
+        while not is_last and (limit is None or limit > 0):
+            page, is_last = await self._page(key_range, limit)
             if not page:
                 return
             yield page
             limit = None if limit is None else limit - len(page)
             key_range = key_range.beyond(page[-1][0])
 
-    async def _page(self, key_range: KeyRange, limit: int | None) -> list[Pair]:
-        client = self._opened()
+    async def _page(self, key_range: KeyRange, limit: int | None) -> tuple[list[Pair], bool]:
+        """Return a page, and whether nothing is left behind it."""
         count = KEY_VALUE_PAGE_ENTRIES_MAX if limit is None else min(limit, KEY_VALUE_PAGE_ENTRIES_MAX)
         low = b"[" + key_range.start
         high = b"+" if key_range.end is None else b"(" + key_range.end
         order = ("ZREVRANGEBYLEX", high, low) if key_range.reverse else ("ZRANGEBYLEX", low, high)
-        with self._translated("scan"):
-            flat: list[bytes | None] = await client.execute_command(
+        with self._command("scan") as client:
+            is_last, *flat = await client.execute_command(
                 "EVAL", _PAGE_SCRIPT, 2, self._values, self._keys, *order, count, KEY_VALUE_PAGE_BYTES_MAX
             )
-        return [self._complete(key, value) for key, value in zip(flat[::2], flat[1::2], strict=True)]
+        return [self._complete(key, value) for key, value in zip(flat[::2], flat[1::2], strict=True)], bool(is_last)
 
-    def _complete(self, key: bytes | None, value: bytes | None) -> Pair:
-        assert key is not None
+    def _complete(self, key: bytes, value: bytes | None) -> Pair:
         if value is None:
             reason = f"key {key[:40]!r} is listed, but its value is gone; set 'maxmemory-policy noeviction'"
             raise StorageCorruptionError(backend=_BACKEND, operation="scan", reason=reason, path=self._address.url)
@@ -179,6 +186,20 @@ class RedisKeyValueStore(KeyValueStore):
         if self._client is None:
             raise StateError(f"{self!r} is not open; use it inside `async with`")
         return self._client
+
+    @contextlib.contextmanager
+    def _command(self, operation: str) -> Iterator[Any]:
+        """Lend the client for one command; closing waits for it."""
+        client = self._opened()
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            with self._translated(operation):
+                yield client
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
     @contextlib.contextmanager
     def _translated(self, operation: str) -> Iterator[None]:

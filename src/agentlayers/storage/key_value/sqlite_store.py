@@ -95,17 +95,19 @@ class SQLiteMedium:
 
     def pages(self, key_range: KeyRange, limit: int | None) -> Iterator[list[Pair]]:
         """Yield pages, each read in a transaction of its own."""
-        while limit is None or limit > 0:
+        is_last = False
+        while not is_last and (limit is None or limit > 0):
             count = KEY_VALUE_PAGE_ENTRIES_MAX if limit is None else min(limit, KEY_VALUE_PAGE_ENTRIES_MAX)
             with translated("scan", self._path), _transaction(self._reader(), "BEGIN") as connection:
-                page = self._page(connection, key_range, count)
+                page, is_last = self._page(connection, key_range, count)
             if not page:
                 return
             yield page
             key_range = key_range.beyond(page[-1][0])
             limit = None if limit is None else limit - len(page)
 
-    def _page(self, connection: sqlite3.Connection, key_range: KeyRange, count: int) -> list[Pair]:
+    def _page(self, connection: sqlite3.Connection, key_range: KeyRange, count: int) -> tuple[list[Pair], bool]:
+        """Return a page, and whether nothing is left behind it."""
         source, bounds = _selection(key_range)
         # Sizes first, so that memory is spent on no more than a page may hold; they are in the row headers.
         (text,) = connection.execute(
@@ -113,16 +115,17 @@ class SQLiteMedium:
             (*bounds, count),
         ).fetchone()
         if not text:
-            return []
+            return [], True
         sizes = [tuple(map(int, item.split(" "))) for item in text.split(",")]
         totals = accumulate(key + value for key, value, _ in sizes)
         fitting = max(1, sum(total <= KEY_VALUE_PAGE_BYTES_MAX for total in totals))
+        is_last = fitting == len(sizes) < count
         if fitting == 1:
-            return [self._checked(*connection.execute(source, (*bounds, 1)).fetchone())]
+            return [self._checked(*connection.execute(source, (*bounds, 1)).fetchone())], is_last
         (text,) = connection.execute(
             f"SELECT group_concat(hex(key) || hex(value), '') FROM ({source})", (*bounds, fitting)
         ).fetchone()
-        return self._cut(bytes.fromhex(text), sizes[:fitting])
+        return self._cut(bytes.fromhex(text), sizes[:fitting]), is_last
 
     def _cut(self, data: bytes, sizes: Sequence[tuple[int, ...]]) -> list[Pair]:
         page = []

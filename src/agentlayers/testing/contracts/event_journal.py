@@ -105,6 +105,33 @@ class EventJournalContract(EventJournalRemoteContract, EventJournalRetentionCont
             with pytest.raises(UsageError, match="_causal"):
                 await journal.write("notes", "line", "a", {"_causal": 1})
 
+    async def test_what_no_medium_can_keep_is_refused_at_once(self, medium: Medium) -> None:
+        """Not at the commit, where it would fail everybody who shares it."""
+
+        def refuse(tx: JournalTransaction) -> int:
+            wrong: Any = "text"
+            refused = 0
+            for work in (
+                lambda: tx.put(b"key", wrong),
+                lambda: tx.put(wrong, b"value"),
+                lambda: tx.delete(wrong),
+                lambda: tx.write("notes", "line", "\ud800", {}),
+                lambda: tx.write("notes", "\ud800", "a", {}),
+                lambda: tx.write("notes", "line", "a", {"v": object()}),
+            ):
+                with pytest.raises(UsageError):
+                    work()
+                refused += 1
+            return refused
+
+        async with medium() as journal:
+            await journal.register(notes())
+            refused = await journal.transact(refuse)
+            await journal.write("notes", "line", "good", {})
+
+            assert refused == 6
+            assert [stored.entry.primary_key for stored in await journal.entries()] == ["good"]
+
     async def test_an_unregistered_store_is_refused(self, medium: Medium) -> None:
         """The error names the stores there are."""
         async with medium() as journal:

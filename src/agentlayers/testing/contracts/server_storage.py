@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
+from agentlayers.protocol.sequence_digest import EMPTY_DIGEST, extend_digest
 from agentlayers.server.storage import ServerStorage
 
 __all__ = ["DurableServerStorageContract", "ServerStorageContract", "sealed_entries"]
@@ -43,6 +44,37 @@ class ServerStorageContract:
         """Nothing was written, so nothing is read."""
         assert await storage.head("tenant", "key") == 0
         assert await storage.read("tenant", "key", 0, **_EVERYTHING) == []
+
+    async def test_the_digest_is_that_of_all_ids_below_a_sequence(self, storage: ServerStorage) -> None:
+        """It is known at every sequence, also inside and across appends."""
+        entries = sealed_entries(700)
+        for start, stop in ((0, 1), (1, 600), (600, 700)):
+            await storage.append("tenant", "key", entries[start:stop])
+        digests = [EMPTY_DIGEST, *extend_digest(EMPTY_DIGEST, 0, [entry.entry_id for entry in entries])]
+
+        for sequence in (0, 1, 2, 599, 600, 601, 700):
+            assert await storage.digest("tenant", "key", sequence) == digests[sequence]
+
+    async def test_there_is_no_digest_beyond_the_head(self, storage: ServerStorage) -> None:
+        """Nobody can say what is not there; of nothing at all there is one."""
+        await storage.append("tenant", "key", sealed_entries(2))
+
+        assert await storage.digest("tenant", "key", 3) is None
+        assert await storage.digest("tenant", "key", 1 << 60) is None
+        assert await storage.digest("tenant", "other key", 0) == EMPTY_DIGEST
+        assert await storage.digest("tenant", "other key", 1) is None
+
+    async def test_duplicates_do_not_change_the_digest(self, storage: ServerStorage) -> None:
+        """It covers what was stored, not what was sent; keys are independent."""
+        entries = sealed_entries(6)
+        await storage.append("tenant", "key", entries[:3])
+        await storage.append("tenant", "other key", entries)
+        await storage.append("tenant", "key", entries[1:5])
+        await storage.append("tenant", "key", entries)
+
+        expected = await storage.digest("tenant", "other key", 6)
+        assert await storage.digest("tenant", "key", 6) == expected
+        assert expected == extend_digest(EMPTY_DIGEST, 0, [entry.entry_id for entry in entries])[-1]
 
     async def test_sequences_start_at_zero_and_are_contiguous(self, storage: ServerStorage) -> None:
         """The entries of two appends are numbered through."""

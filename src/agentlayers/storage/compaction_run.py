@@ -1,0 +1,102 @@
+"""Compact the stores of a replica from outside its application, or tell what that would do."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
+from agentlayers.journal.conflict_policy import ConflictPolicy
+from agentlayers.journal.sqlite.connection import translated
+from agentlayers.storage.journal_file import journal_files, open_journal_file
+from agentlayers.storage.replica_store import open_replica_stores
+
+__all__ = ["CompactedFile", "compact_replica"]
+
+
+@dataclass(frozen=True, slots=True)
+class CompactedFile:
+    """
+    What became of one file.
+
+    Attributes:
+        path: The file.
+        stores: What was done, by store.
+        bytes_before: Size of the file and of what was not yet moved into it.
+        bytes_after: The same afterwards.
+    """
+
+    path: Path
+    stores: dict[str, CompactionReport]
+    bytes_before: int
+    bytes_after: int
+
+
+async def compact_replica(
+    directory: Path,
+    strategy: CompactionStrategy,
+    *,
+    stores: Collection[str],
+    policy: ConflictPolicy | None = None,
+    dry_run: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> list[CompactedFile]:
+    """
+    Drop what a strategy does not keep, with its part of the read models, from every file of a replica.
+
+    What a current remote has not acknowledged stays. Runs in bounded steps, so a running replica goes on.
+
+    Args:
+        directory: The replica's directory, or one journal file.
+        strategy: What to keep.
+        stores: Which stores.
+        policy: The one its application shows artifacts by; last write wins if not given.
+        dry_run: Do it to a temporary copy, which takes as much room as the file, and leave the replica as it is.
+        progress: Called with the name of each store when its turn comes.
+
+    Raises:
+        StorageUnavailableError: There is no journal, it cannot be written, or there is no room for the copy.
+        StorageCorruptionError: A file is damaged.
+        MigrationError: A newer release wrote a file.
+    """
+    done = []
+    for path in journal_files(directory):
+        async with _target(path, dry_run=dry_run) as target:
+            reports: dict[str, CompactionReport] = {}
+            before = _bytes(target)
+            async with open_replica_stores(target, policy=policy) as (journal, opened, _index):
+                # The audit log comes last, because it records what was compacted.
+                for name in opened:
+                    if name in stores:
+                        if progress is not None:
+                            progress(name)
+                        reports[name] = await journal.compact(name, strategy)
+            if reports:
+                done.append(CompactedFile(path, reports, before, _bytes(target)))
+    return done
+
+
+def _bytes(path: Path) -> int:
+    wal = path.with_name(path.name + "-wal")
+    return path.stat().st_size + (wal.stat().st_size if wal.is_file() else 0)
+
+
+@asynccontextmanager
+async def _target(path: Path, *, dry_run: bool) -> AsyncIterator[Path]:
+    if not dry_run:
+        yield path
+        return
+    with translated("copy", path):
+        directory = Path(tempfile.mkdtemp(prefix="agentlayers-"))
+    try:
+        copy = directory / path.name
+        with translated("copy", path), closing(open_journal_file(path)) as source, closing(sqlite3.connect(copy)) as to:
+            source.backup(to)
+        yield copy
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

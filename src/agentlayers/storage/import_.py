@@ -1,0 +1,373 @@
+"""
+Take an export over into a replica.
+
+Entries keep their ids, so what is here already stays as it is, and importing a file twice changes nothing. What is new
+gets the next local positions and counts as written here: it is pending for every remote, which knows by the id what it
+has. What was compacted here does not come back; what is older than the horizon is quarantined, as from a remote.
+
+The whole file is read and checked before the first entry is written. Concurrent versions that an import brings are
+open conflicts as any others, but no ``sync_conflict`` is recorded: that is for what a remote sent.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from agentlayers.errors import (
+    AgentLayersError,
+    DecryptionError,
+    MigrationError,
+    SettingsError,
+    StorageCorruptionError,
+    StorageUnavailableError,
+)
+from agentlayers.journal.causality import version_of
+from agentlayers.journal.conflict_policy import ConflictPolicy, Version
+from agentlayers.journal.entry import Entry
+from agentlayers.journal.entry_id import entry_id_millis
+from agentlayers.journal.event_journal import StoreSchema
+from agentlayers.journal.primitives import EntryRow, QuarantinedRow
+from agentlayers.journal.projection import apply_rows
+from agentlayers.journal.replication import HORIZON_FLOOR
+from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.limits import ENTRY_ID_BYTES, EXPORT_LINE_BYTES_MAX, PAYLOAD_BYTES_MAX
+from agentlayers.protocol.payload import decode_payload
+from agentlayers.storage.export import FORMAT, FORMAT_VERSION, payload_of_line
+from agentlayers.storage.replica_store import (
+    STORE_NAMES,
+    file_of_store,
+    open_replica_stores,
+    replica_schemas,
+    stores_of_file,
+)
+from agentlayers.storage.sealed_export import SEALED_FORMAT, SEALED_VERSION, ExportSecret, open_lines
+
+__all__ = ["ImportReport", "ImportedEntry", "StoreImport", "import_export", "read_export", "read_export_header"]
+
+Progress = Callable[[int], None]
+
+_BATCH_ENTRIES: Final = 256
+_BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+class ImportedEntry(NamedTuple):
+    """One entry of an export."""
+
+    store: str
+    entry: Entry
+
+
+@dataclass(slots=True)
+class StoreImport:
+    """
+    What became of one store's entries.
+
+    Attributes:
+        imported: New here.
+        known: Here already.
+        compacted: Compacted here, so left out.
+        quarantined: Older than the horizon, so kept aside.
+    """
+
+    imported: int = 0
+    known: int = 0
+    compacted: int = 0
+    quarantined: int = 0
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """
+    What an import did.
+
+    Attributes:
+        replica: Name of the replica that was exported.
+        stores: By store, in the order met.
+    """
+
+    replica: str
+    stores: dict[str, StoreImport] = field(default_factory=dict)
+
+
+# -- reading ------------------------------------------------------------------------------------------------
+def read_export_header(path: Path) -> Mapping[str, Any]:
+    """
+    Return the first line of an export.
+
+    Raises:
+        StorageUnavailableError: The file cannot be read.
+        StorageCorruptionError: It is no export.
+        MigrationError: A newer release wrote it.
+    """
+    with _lines_of(path) as lines:
+        return _checked_header(path, next(lines, ""), (FORMAT, SEALED_FORMAT))
+
+
+def read_export(
+    path: Path, *, secret: ExportSecret | None = None, progress: Progress | None = None
+) -> Iterator[ImportedEntry | str]:
+    """
+    Iterate over the entries of an export, plain or sealed; the first item is the name of the replica it is of.
+
+    Args:
+        path: The file.
+        secret: What it is sealed with; not needed for a plain one.
+        progress: Called with the number of bytes read since the last call.
+
+    Raises:
+        StorageUnavailableError: The file cannot be read.
+        StorageCorruptionError: It is no export, or damaged; the text names the line.
+        DecryptionError: The secret is not the right one, or the file was changed.
+        MigrationError: A newer release wrote it.
+    """
+    with _lines_of(path, progress) as lines:
+        first = next(lines, "")
+        header = _checked_header(path, first, (FORMAT, SEALED_FORMAT))
+        plain: Iterator[str] = lines
+        if header["format"] == SEALED_FORMAT:
+            if secret is None:
+                raise DecryptionError(f"the export is sealed with {header.get('key')}; give it")
+            plain = open_lines(first, lines, secret)
+            header = _checked_header(path, next(plain, ""), (FORMAT,))
+        yield str(header.get("replica", ""))
+        for number, line in enumerate(plain, 2):
+            yield _entry(path, number, line)
+
+
+class _lines_of:  # noqa: N801  # used as a function
+    """The lines of a file, none longer than an export can have."""
+
+    def __init__(self, path: Path, progress: Progress | None = None) -> None:
+        self._path, self._progress = path, progress
+
+    def __enter__(self) -> Iterator[str]:
+        try:
+            self._file = self._path.open("rb")
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return self._lines()
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+
+    def _lines(self) -> Iterator[str]:
+        number = 0
+        while data := self._read():
+            number += 1
+            if not data.endswith(b"\n") and len(data) > EXPORT_LINE_BYTES_MAX:
+                raise damaged(self._path, number, f"it is longer than {EXPORT_LINE_BYTES_MAX} bytes")
+            if self._progress is not None:
+                self._progress(len(data))
+            try:
+                yield data.decode().rstrip("\n")
+            except UnicodeDecodeError:
+                raise damaged(self._path, number, "it is not UTF-8") from None
+
+    def _read(self) -> bytes:
+        try:
+            return self._file.readline(EXPORT_LINE_BYTES_MAX + 1)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> StorageUnavailableError:
+        reason = f"{error.strerror or error}; give a file that 'agentlayers journal export' wrote"
+        return StorageUnavailableError(backend="export", operation="read", path=self._path, reason=reason)
+
+
+def damaged(path: Path, number: int, reason: str) -> StorageCorruptionError:
+    """Return the error for a line that is not what an export has there."""
+    reason = f"line {number}: {reason}; nothing was imported"
+    return StorageCorruptionError(backend="export", operation="read", path=path, reason=reason)
+
+
+def _checked_header(path: Path, line: str, formats: Collection[str]) -> Mapping[str, Any]:
+    try:
+        header = json.loads(line)
+    except ValueError:
+        header = None
+    if not isinstance(header, Mapping) or header.get("format") not in formats:
+        raise damaged(path, 1, "it is no header of an export; give a file that 'agentlayers journal export' wrote")
+    newest = SEALED_VERSION if header["format"] == SEALED_FORMAT else FORMAT_VERSION
+    if header.get("version") != newest:
+        reason = f"it has format version {header.get('version')!r}, this release reads {newest}; use a newer one"
+        raise MigrationError(backend="export", operation="read", path=path, reason=reason)
+    return header
+
+
+def _entry(path: Path, number: int, line: str) -> ImportedEntry:
+    try:
+        fields = json.loads(line)
+        entry_id = bytes.fromhex(fields["id"])
+        entry = Entry(entry_id, fields["event"], fields["primary_key"], payload_of_line(fields))
+        entry.primary_key.encode()
+        entry.event.encode()
+        store = fields["store"]
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, RecursionError, AgentLayersError) as error:
+        raise damaged(path, number, f"it is no entry ({type(error).__name__})") from error
+    if len(entry_id) != ENTRY_ID_BYTES or not isinstance(store, str):
+        raise damaged(path, number, "it is no entry: its id has 16 bytes and its store a name")
+    if len(entry.payload) > PAYLOAD_BYTES_MAX:
+        raise damaged(path, number, f"its payload has more than {PAYLOAD_BYTES_MAX} bytes")
+    return ImportedEntry(store, entry)
+
+
+# -- taking over --------------------------------------------------------------------------------------------
+async def import_export(
+    directory: Path,
+    path: Path,
+    *,
+    stores: Collection[str] | None = None,
+    secret: ExportSecret | None = None,
+    policy: ConflictPolicy | None = None,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """
+    Take an export over into a replica, which is made if there is none.
+
+    Args:
+        directory: The replica's directory.
+        path: The export.
+        stores: Only these; all if not given.
+        secret: What the export is sealed with; not needed for a plain one.
+        policy: The one the replica's application shows artifacts by; last write wins if not given.
+        progress: Called with the number of bytes read; the file is read twice.
+
+    Raises:
+        StorageUnavailableError: The file cannot be read, or the journal not written.
+        StorageCorruptionError: The export or the journal is damaged; nothing was imported then.
+        DecryptionError: The secret is not the right one, or the export was changed.
+        MigrationError: A newer release wrote the export or the journal.
+        SettingsError: The export has a store that is not known here.
+    """
+    report = ImportReport(_check(path, stores, secret, progress))
+    files = {store: file_of_store(directory, store) for store in stores or STORE_NAMES}
+    async with AsyncExitStack() as stack:
+        opened: dict[Path, SQLiteJournal] = {}
+        for store, file in files.items():
+            if file not in opened:
+                if store not in stores_of_file(file):
+                    raise SettingsError(setting="--store", value=store, expected=f"a store that {file.name} is for")
+                journal, _stores, _index = await stack.enter_async_context(open_replica_stores(file, policy=policy))
+                opened[file] = journal
+        for store, entries in _batches(read_export(path, secret=secret, progress=progress), stores):
+            done = await opened[files[store]].transact(partial(_take_over, store=store, entries=entries))
+            _add(report.stores.setdefault(store, StoreImport()), done)
+    return report
+
+
+def _add(total: StoreImport, done: StoreImport) -> None:
+    total.imported += done.imported
+    total.known += done.known
+    total.compacted += done.compacted
+    total.quarantined += done.quarantined
+
+
+def _check(path: Path, stores: Collection[str] | None, secret: ExportSecret | None, progress: Progress | None) -> str:
+    """Read the whole file, so that one that is damaged or not understood changes nothing; returns whose it is."""
+    schemas, replica = replica_schemas(), ""
+    for number, item in enumerate(read_export(path, secret=secret, progress=progress), 1):
+        if isinstance(item, str):
+            replica = item
+            continue
+        if stores is not None and item.store not in stores:
+            continue
+        schema = schemas.get(item.store)
+        if schema is None:
+            expected = f"an export of {', '.join(schemas)}; name the ones to import with --store"
+            raise SettingsError(setting=f"line {number} of {path}, store", value=item.store, expected=expected)
+        if item.entry.event in schema.keyed_events:
+            try:
+                _version(schema, item.entry)
+            except (AgentLayersError, ValueError, TypeError) as error:
+                raise damaged(path, number, f"its payload is not that of a {item.entry.event}") from error
+    return replica
+
+
+def _version(schema: StoreSchema, entry: Entry) -> Version:
+    is_deletion = entry.event in schema.deletions
+    return version_of(entry.id, entry.event, decode_payload(entry.payload), is_deletion=is_deletion)
+
+
+def _batches(
+    items: Iterable[ImportedEntry | str], stores: Collection[str] | None
+) -> Iterator[tuple[str, list[Entry]]]:
+    """Cut into runs of one store, bounded in number and bytes, in the file's order."""
+    store, batch, size = "", list[Entry](), 0
+    for item in islice(items, 1, None):
+        assert isinstance(item, ImportedEntry)
+        if stores is not None and item.store not in stores:
+            continue
+        if batch and (item.store != store or len(batch) >= _BATCH_ENTRIES or size > _BATCH_BYTES):
+            yield store, batch
+            batch, size = [], 0
+        store = item.store
+        batch.append(item.entry)
+        size += len(item.entry.payload)
+    if batch:
+        yield store, batch
+
+
+def _take_over(tx: JournalTransaction, *, store: str, entries: list[Entry]) -> StoreImport:
+    schema, number, done = tx.registry.schema(store), tx.store_number(store), StoreImport()
+    ids = [entry.id for entry in entries]
+    known = set(tx.held(number, ids))
+    compacted = tx.compacted(number, [entry_id for entry_id in ids if entry_id not in known])
+    floor = int.from_bytes(tx.get_setting(f"{HORIZON_FLOOR}{number}") or b"")
+    rows: list[EntryRow] = []
+    versions: dict[bytes, Version] = {}
+    for entry in entries:
+        if entry.id in known:
+            done.known += 1
+        elif entry.id in compacted:
+            done.compacted += 1
+        elif floor and entry_id_millis(entry.id) <= floor:
+            done.quarantined += _set_aside(tx, number, entry)
+        else:
+            row = _row(tx, schema, number, entry)
+            if row.keyed:
+                versions[entry.id] = _own_version(tx, schema, entry)
+            tx.append_row(row)
+            rows.append(row)
+        known.add(entry.id)
+    if rows:
+        tx.written_stores.add(store)
+        tx.note_ids([row.id for row in rows])
+        apply_rows(tx, schema, rows, versions)
+    done.imported = len(rows)
+    return done
+
+
+def _row(tx: JournalTransaction, schema: StoreSchema, number: int, entry: Entry) -> EntryRow:
+    return EntryRow(
+        tx.next_position(),
+        number,
+        *entry,
+        outbound=entry.event not in schema.unsynced_events,
+        origin=0,
+        keyed=entry.event in schema.keyed_events,
+        applied=True,
+    )
+
+
+def _own_version(tx: JournalTransaction, schema: StoreSchema, entry: Entry) -> Version:
+    version = _version(schema, entry)
+    # Written under our name, but not here as we are: this journal was restored from an older backup. What others
+    # have seen of that name must never cover what we write from now on, so we take a new one.
+    if version.replica == tx.registry.replica_id:
+        tx.renew_replica_id()
+    return version
+
+
+def _set_aside(tx: JournalTransaction, number: int, entry: Entry) -> int:
+    reason = "imported, but older than the compaction horizon"
+    row = QuarantinedRow(number, entry.id, 0, 0, entry.event, entry.primary_key, entry.payload, reason)
+    return int(tx.put_quarantined(row))

@@ -1,0 +1,105 @@
+"""The real ``claude`` command in a directory of the test's own, talking to our stand-in of the Messages API."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentlayers.runtime.backend import Prompt
+from agentlayers.runtime.claude import ClaudeBackend
+from agentlayers.runtime.claude_query import ClaudeQuery
+from agentlayers.runtime.message import AgentMessage
+from agentlayers.runtime.options import QueryOptions
+from agentlayers.runtime.session_store import AgentSessionStore
+from agentlayers.testing.messages_api import MessagesApi, Script, claude_environment
+
+needs_claude = pytest.mark.skipif(
+    sys.platform == "win32" or not ClaudeBackend.is_available(),
+    reason="claude-agent-sdk is not installed: pip install 'agentlayers[claude]'",
+)
+
+
+@dataclass
+class ClaudeWorld:
+    """A stand-in API, a home and a working directory, and the backend that uses them."""
+
+    api: MessagesApi
+    home: Path
+    directory: Path
+    env: dict[str, str]
+    sessions: AgentSessionStore | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def backend(self, **arguments: Any) -> ClaudeBackend:
+        """Make a backend of this world."""
+        options = {"setting_sources": [], "cwd": str(self.directory), **self.options}
+        return ClaudeBackend(env=self.env, options=options, sessions=self.sessions, **arguments)
+
+    @contextlib.asynccontextmanager
+    async def query(self, prompt: Prompt, **options: Any) -> AsyncIterator[ClaudeQuery]:
+        """Start a query, and end it whatever happens."""
+        backend = self.backend()
+        checked = QueryOptions.from_mapping(options, extra_options=backend.extra_options)
+        query = await backend.start(prompt, checked)
+        try:
+            yield query
+        finally:
+            await query.aclose()
+
+    async def ask(self, prompt: Prompt, **options: Any) -> list[AgentMessage]:
+        """Ask, and return all messages."""
+        async with self.query(prompt, **options) as query:
+            return [message async for message in query]
+
+
+@contextlib.asynccontextmanager
+async def claude_world(base: Path, script: Script = "done", *, name: str = "home") -> AsyncIterator[ClaudeWorld]:
+    """Prepare a world below ``base`` with a home of that name."""
+    home, directory = base / name, base / f"{name}-work"
+    for path in (home, directory, home / "tmp"):
+        path.mkdir(parents=True, exist_ok=True)
+    async with MessagesApi(script) as api:
+        yield ClaudeWorld(api, home, directory, claude_environment(api.url, home))
+
+
+@contextlib.contextmanager
+def only_own_environment(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take away what a developer's shell says to the command, and let temporary files be made below ``base``."""
+    for name in list(os.environ):
+        if name.startswith(("ANTHROPIC_", "CLAUDE")):
+            monkeypatch.delenv(name)
+    temporary = base / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    yield
+    assert list(temporary.iterdir()) == []
+
+
+async def until(condition: Any, *, seconds: float = 5.0) -> None:
+    """Wait for something that tells nobody when it comes true."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def children() -> set[int]:
+    """Processes whose parent this process is, zombies included."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if (
+                entry.name.isdecimal()
+                and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid()
+            ):
+                found.add(int(entry.name))
+    return found

@@ -1,0 +1,23 @@
+"""A batch that ends early because a large entry comes next is not the last one."""
+
+from agentlayers import limits
+from agentlayers.transport.memory import MemoryTransport
+from helpers.sync_world import SmallServer, replica
+
+
+async def test_a_large_entry_behind_a_small_one_is_sent_without_another_write() -> None:
+    """In one transaction, so that one commit has to bring all of them to the server."""
+    server = SmallServer()
+    large = "x" * (limits.PUSH_BATCH_BYTES_MAX + 1)
+    async with replica(MemoryTransport(server.serve)) as one:
+
+        def work(tx: object) -> None:
+            for text in ("small", large, "small again"):
+                tx.write("chat_history", "event", "key", {"text": text})  # type: ignore[attr-defined]
+
+        await one.logs["chat_history"].transact(work)
+        await one.until_pushed()
+        await one.sync.sync_now()
+
+        assert set(server.sent_ids) == await one.ids()
+        assert len(server.sent_ids) == 3
