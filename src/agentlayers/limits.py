@@ -154,7 +154,7 @@ IDENTITY_FILE_BYTES_MAX: Final = 64 * KIB
 """An identity file: a line of about 200 characters, some more with identities for single stores."""
 
 EXPORT_LINE_BYTES_MAX: Final = 12 * PAYLOAD_BYTES_MAX
-"""One line of an export: a payload of control characters takes six bytes each, its raw form and sealing a third more."""
+"""One line of an export: control characters take six bytes each, the raw form and sealing a third more."""
 
 SEALED_CHUNK_BYTES: Final = 64 * KIB
 """Lines of an export that are sealed together, unless one is longer."""

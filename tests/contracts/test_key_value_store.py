@@ -64,7 +64,6 @@ class FileStoreContract(
         with small_disk.mounted(tmp_path / "disk", size="2m") as disk:
             yield LimitedMedium(lambda: self.store_class(disk.path / "store"), lambda: disk.change("size=64m"))
 
-
     async def test_a_write_too_large_fails_alone(self, limited: LimitedMedium) -> None:
         async with limited.make() as store:
             small = [store.put(b"small %d" % number, b"value") for number in range(10)]

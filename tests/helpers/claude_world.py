@@ -85,10 +85,10 @@ def only_own_environment(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     assert list(temporary.iterdir()) == []
 
 
-async def until(condition: Any, *, seconds: float = 5.0) -> None:
-    """Wait for something that tells nobody when it comes true."""
-    async with asyncio.timeout(seconds):
-        while not condition():
+async def until_file(path: Path) -> None:
+    """Wait for a file that a tool makes; nobody else tells that the tool has begun."""
+    async with asyncio.timeout(10):
+        while not await asyncio.to_thread(path.exists):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -103,3 +103,19 @@ def children() -> set[int]:
             ):
                 found.add(int(entry.name))
     return found
+
+
+def foreign_connections(pids: set[int]) -> list[str]:
+    """Addresses of TCP connections of these processes that leave this machine, as the kernel writes them."""
+    inodes = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for link in (Path("/proc") / str(pid) / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    rows = [
+        row.split() for table in ("tcp", "tcp6") for row in (Path("/proc/net") / table).read_text().splitlines()[1:]
+    ]
+    remote = [row[2] for row in rows if row[9] in inodes]
+    local = ("0100007F:", "00000000:", "0" * 32 + ":", "0000000000000000FFFF00000100007F:", "0" * 24 + "01000000:")
+    return [address for address in remote if not address.startswith(local)]

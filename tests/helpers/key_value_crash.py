@@ -1,8 +1,9 @@
 """
 Kill a process before each of its system calls that change files, and look at what is left.
 
-Run as a program: ``python key_value_crash.py <scratch directory>``; prints JSON. A program of its own, because it
-forks, which a test run with threads must not.
+Run as a program: ``python key_value_crash.py <scratch directory> some|all``; prints JSON. With ``all``, the recovery is
+killed before each of its own changes too, else before one of them. A program of its own, because it forks, which a
+test run with threads must not.
 """
 
 from __future__ import annotations
@@ -100,15 +101,17 @@ def leftovers(root: Path) -> list[str]:
     return [path.name for name in ("temporary", "intents") for path in (root / name).iterdir()]
 
 
-def crashes(scratch: Path, changes: dict[bytes, bytes | None], after: dict[bytes, bytes]) -> Iterator[str]:
-    """Crash a write at each step, and its recovery at each step; yield what was found, or fail."""
+def crashes(
+    scratch: Path, changes: dict[bytes, bytes | None], after: dict[bytes, bytes], *, every: bool
+) -> Iterator[str]:
+    """Crash a write at each step, and its recovery as well; yield what was found, or fail."""
     template = scratch / "template"
     shutil.rmtree(template, ignore_errors=True)
     opened(template).write(BEFORE)
     total = run_until(None, lambda: opened(fresh(template)).write(changes))
     for step in range(total + 1):
         recoveries = recovery_steps(template, changes, step)
-        for again in range(recoveries + 1):
+        for again in range(recoveries + 1) if every else {step % (recoveries + 1), recoveries}:
             root = fresh(template)
             neighbour = opened(root)
             run_until(step, lambda: FileSystemMedium(root).write(changes))  # noqa: B023
@@ -150,16 +153,18 @@ def first_openings(scratch: Path) -> int:
     return total
 
 
-def main(scratch: Path) -> None:
+def main(scratch: Path, extent: str) -> None:
+    every = extent == "all"
+    without_a = {key: value for key, value in BEFORE.items() if key != b"a"}
     report: dict[str, Any] = {
-        "batch": list(crashes(scratch, CHANGES, AFTER)),
-        "put": list(crashes(scratch, {b"a": b"new a"}, BEFORE | {b"a": b"new a"})),
-        "new key": list(crashes(scratch, {b"c": b"new c"}, BEFORE | {b"c": b"new c"})),
-        "delete": list(crashes(scratch, {b"a": None}, {key: BEFORE[key] for key in BEFORE if key != b"a"})),
+        "batch": list(crashes(scratch, CHANGES, AFTER, every=every)),
+        "put": list(crashes(scratch, {b"a": b"new a"}, BEFORE | {b"a": b"new a"}, every=every)),
+        "new key": list(crashes(scratch, {b"c": b"new c"}, BEFORE | {b"c": b"new c"}, every=every)),
+        "delete": list(crashes(scratch, {b"a": None}, without_a, every=every)),
         "first openings": first_openings(scratch),
     }
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -116,7 +116,7 @@ async def test_a_journal_of_an_older_release_takes_the_servers_digest_as_its_sta
             await other.until_ids(await one.ids())
             await other.sync.sync_now()
             remote_id = bytes.fromhex(other.sync.status.remote_id or "")
-            name = f"remote_digest:{CHAT}:{remote_id.hex()}"
+            name = f"remote_known:{CHAT}:{remote_id.hex()}"
             await other.sync.disconnect()
             await journal.transact(lambda tx: tx.put_setting(name, b""))
             await other.sync.connect()
@@ -125,7 +125,7 @@ async def test_a_journal_of_an_older_release_takes_the_servers_digest_as_its_sta
             expected = await storage.digest("default", other.logs[CHAT].public_key, 10)
 
             assert kept is not None
-            assert kept[8:] == expected
+            assert kept[16:] == expected
 
 
 class LyingStorage(MemoryServerStorage):

@@ -123,7 +123,7 @@ async def test_identities_are_read_and_written_alike(stock: StockPeers) -> None:
 
 
 async def test_a_thousand_entries_each_way_are_the_same_on_both_sides(serve: Served) -> None:
-    """Large ones too, with text in any script, optional fields present and absent; a backlog one way, live the other."""
+    """Large ones too, with text in any script, optional fields present and absent; one way is a backlog."""
     async with serve() as url, serve.stock.client() as theirs, our_replica(url, theirs.identity) as ours:
         await theirs.write_notes(1000, "theirs", 200)
         await theirs.write_notes(2, "their large", LARGE)
@@ -201,23 +201,33 @@ async def test_a_restarted_server_goes_on(serve_durably: Served, tmp_path: Path)
     """A stock replica never connects again (W8), so it is restarted as well; ours finds the server by itself."""
     stock = serve_durably.stock
     identity = Identity.generate()
-    async with serve_durably() as url, our_replica(url, identity, SQLiteJournal(tmp_path / "journal")) as ours:
-        async with stock.client(identity, "journal.db") as theirs:
-            await write(ours, *notes(100, "ours"))
-            await ours.sync.sync_now()
-            await theirs.connect(url)
-            await theirs.write_notes(100, "theirs")
-            await theirs.until(handled=200, pushed=100)
-    async with serve_durably() as url, our_replica(url, identity, SQLiteJournal(tmp_path / "journal")) as ours:
-        async with stock.client(identity, "journal.db") as theirs:
-            await write(ours, *notes(10, "ours again"))
-            report = await ours.sync.sync_now()
-            await theirs.connect(url)
-            await theirs.until(handled=10)
 
-            assert report.sent == {STORE: 10}
-            assert (await theirs.entries()).keys() == (await notes_of(ours)).keys()
-            assert len(await ours.ids(STORE)) == 210
+    @contextlib.asynccontextmanager
+    async def everyone() -> AsyncIterator[tuple[str, Replica, StockClient]]:
+        async with (
+            serve_durably() as url,
+            our_replica(url, identity, SQLiteJournal(tmp_path / "journal")) as ours,
+            stock.client(identity, "journal.db") as theirs,
+        ):
+            yield url, ours, theirs
+
+    async with everyone() as (url, ours, theirs):
+        await write(ours, *notes(100, "ours"))
+        await ours.sync.sync_now()
+        await theirs.connect(url)
+        await theirs.until(handled=100)
+        await theirs.write_notes(100, "theirs")
+        await theirs.until(handled=200, pushed=100)
+        await until_count(ours, 200)
+    async with everyone() as (url, ours, theirs):
+        await write(ours, *notes(10, "ours again"))
+        report = await ours.sync.sync_now()
+        await theirs.connect(url)
+        await theirs.until(handled=10)
+
+        assert report.sent == {STORE: 10}
+        assert (await theirs.entries()).keys() == (await notes_of(ours)).keys()
+        assert len(await ours.ids(STORE)) == 210
 
 
 async def test_a_stock_replica_that_uploads_everything_again_changes_nothing(sqlite_peers: StockPeers) -> None:
@@ -256,3 +266,24 @@ async def test_a_replica_of_ours_that_forgot_a_server_sends_it_no_duplicates(ser
         await ours.sync.connect()
         await ours.sync.sync_now()
         await same_journal(ours, theirs, 301)
+
+
+@pytest.mark.parametrize("kind", ["ours", "stock"])
+async def test_single_small_writes_cross_over_tcp(stock: StockPeers, kind: str) -> None:
+    """Each is alone on its way, which is all that a stock peer understands there."""
+    async with contextlib.AsyncExitStack() as stack:
+        if kind == "ours":
+            url = (await stack.enter_async_context(our_server())).tcp_url or ""
+        else:
+            url = (await stack.enter_async_context(stock.server(transport="tcp"))).url
+        theirs = await stack.enter_async_context(stock.client())
+        ours = await stack.enter_async_context(our_replica(url, theirs.identity))
+        await ours.sync.sync_now()
+        await theirs.connect(url)
+        for turn in range(3):
+            await write(ours, {**FULL, "id": f"ours {turn}"})
+            await theirs.until(handled=2 * turn + 1)
+            await theirs.write({**FULL, "id": f"theirs {turn}"})
+            await theirs.until(pushed=turn + 1)
+            await ours.until_ids({bytes.fromhex(key) for key in await theirs.entries()}, STORE)
+        await same_journal(ours, theirs, 6)

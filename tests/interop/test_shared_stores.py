@@ -91,7 +91,7 @@ async def test_artifacts_with_and_without_their_optional_fields_are_read_by_eith
         async with stock.client(identity.for_store("artifacts")) as theirs:
             await theirs.write({"id": "every", **bare, **every}, event="artifact_record")
             await theirs.write({"id": "bare", **bare}, event="artifact_record")
-            undefined = dict.fromkeys(every, {"$undefined": True})
+            undefined = {name: {"$undefined": True} for name in every}
             await theirs.write({"id": "undefined", **bare, **undefined}, event="artifact_record")
             await theirs.connect(url)
             await theirs.until(pushed=3)

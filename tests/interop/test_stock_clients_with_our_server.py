@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ async def test_two_stock_replicas_converge_through_our_server(stock: StockPeers,
 
 async def test_a_stock_backlog_with_large_entries_reaches_a_stock_replica_that_joins_late(stock: StockPeers) -> None:
     """The whole backlog is one WriteEntries, in chunks; the late replica gets Changes of our size."""
-    full = {
+    full: dict[str, Any] = {
         "id": "schlüssel/鍵 🔑",
         "text": "Grüße, 世界 👋\u0000\u2028",
         "count": 1_795_396_104_135,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agentlayers.cli import check, demo, graph, journal, schema, serve, sync
+from agentlayers.cli import check, demo, graph, identity, journal, schema, serve, status, sync
 from agentlayers.cli.exit_status import ExitStatus, exit_status_of, root_fault
 from agentlayers.cli.logs import LogFormat, configure_logs
 from agentlayers.errors import AgentLayersError
@@ -55,7 +55,9 @@ app.command("check")(check.command)
 app.command("graph")(graph.command)
 app.command("schema")(schema.command)
 app.command("sync")(sync.command)
+app.command("status")(status.command)
 app.add_typer(journal.app, name="journal")
+app.add_typer(identity.app, name="identity")
 
 
 def main() -> None:

@@ -114,8 +114,8 @@ def format_bytes(size: float) -> str:
 def format_millis(millis: int) -> str:
     """Return an instant in UTC, to the millisecond."""
     try:
-        return datetime.fromtimestamp(millis / 1000, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        return (
+            datetime.fromtimestamp(millis / 1000, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        )
     except (ValueError, OverflowError, OSError):
         return f"{millis} ms"
-
-

@@ -22,7 +22,6 @@ ROOT_BYTES_MIN: Final = 16
 """Shortest secret that keys are derived from."""
 
 
-
 class StoreKeys(NamedTuple):
     """
     What one store needs to replicate.

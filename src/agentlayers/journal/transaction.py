@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import structlog
-
 from agentlayers.errors import StateError, StorageCorruptionError, UsageError
 from agentlayers.journal import projection, replication
 from agentlayers.journal.causality import CAUSAL_KEY, NO_STATE, Conflict, causal_payload, version_of
@@ -30,11 +28,12 @@ from agentlayers.journal.event_journal import (
 from agentlayers.journal.primitives import EntryRow, JournalPrimitives
 from agentlayers.journal.registry import JournalRegistry
 from agentlayers.limits import PAYLOAD_BYTES_MAX
+from agentlayers.logs import get_logger
 from agentlayers.protocol.payload import decode_payload, encode_payload
 
 __all__ = ["JournalTransaction"]
 
-logger = structlog.get_logger()
+logger = get_logger(__name__)
 
 
 class JournalTransaction(JournalPrimitives):
@@ -80,8 +79,8 @@ class JournalTransaction(JournalPrimitives):
             payload = causal_payload(payload, self.registry.replica_id, seen)
         encoded = _encode(payload, event)
         row = EntryRow(
-            self.next_position(), number, self._next_id(floor), _checked_text(event), _checked_text(primary_key), encoded,
-            event not in schema.unsynced_events, 0, keyed, applied=True,
+            self.next_position(), number, self._next_id(floor), _checked_text(event), _checked_text(primary_key),
+            encoded, event not in schema.unsynced_events, 0, keyed, applied=True,
         )  # fmt: skip
         self.append_row(row)
         self.written_stores.add(store)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -35,6 +36,8 @@ __all__ = ["App"]
 
 T = TypeVar("T")
 _MISSING: Final = object()
+_SCOPE_PLANS_MAX: Final = 128
+"""Request layers that stay put together; an app has a few, and one that makes a new value each time must not grow."""
 State = Literal["new", "starting", "running", "closing", "closed"]
 
 
@@ -189,6 +192,10 @@ class App:
     ) -> None:
         await self.close(error)
 
+    def __del__(self) -> None:
+        if getattr(self, "state", "new") == "running":
+            warnings.warn(f"an app was never closed: {self.target!r}", ResourceWarning, source=self, stacklevel=2)
+
     def serving(self, service: Any) -> AbstractAsyncContextManager[Any]:
         """Start and close the app around a block that gets one service."""
         return _Serving(self, service)
@@ -255,7 +262,8 @@ class App:
 
         Args:
             wanted: What the request will ask for, so that the resources it needs are opened (``async with``).
-            using: A layer whose parts live for the request and may need the app's services.
+            using: A layer whose parts live for the request and may need the app's services. Use one and the same
+                value for all requests: it is put together once.
 
         Raises:
             LayerValidationError: The layer is wrong, or needs what the app does not offer.
@@ -267,6 +275,8 @@ class App:
         key = (view, using)
         plan = self._scope_plans.get(key)
         if plan is None:
+            if len(self._scope_plans) >= _SCOPE_PLANS_MAX:
+                del self._scope_plans[next(iter(self._scope_plans))]
             plan = self._scope_plans[key] = self._plan_scope(view, using)
         return Scope(self, plan, wanted)
 

@@ -348,6 +348,11 @@ class Compiler:
         for override in active_overrides(compiled.cls):
             self._override_slot(compiled, override)
         self.problems.extend(autowire(compiled.slots, compiled.services, self.sealed))
+        for slot in compiled.slots.values():
+            nested = slot.container if isinstance(slot, providers.Container) else None
+            if nested is not None and "__own_slots__" in vars(nested.declarative_parent):
+                inside = container_services(nested.declarative_parent)
+                self.problems.extend(autowire(nested.providers, inside, self.sealed))
 
     def _override_slot(self, compiled: CompiledContainer, override: Override) -> None:
         for name, provider in compiled.slots.items():

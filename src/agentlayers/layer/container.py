@@ -45,10 +45,21 @@ class _LayerContainerMeta(_BaseMeta):  # type: ignore[misc, valid-type]
         own = {slot: provider for slot, provider in cls.cls_providers.items() if slot in body}
         type.__setattr__(cls, "__own_slots__", frozenset(own))
         ancestors = [base for base in cls.__mro__[1:] if containers.is_container(base) and base.providers]
+        _refuse_plain_values(cls, body, ancestors)
         if ancestors:
             for slot, provider in rebind(cls, ancestors, own).items():
                 setattr(cls, slot, provider)
         return cls
+
+
+def _refuse_plain_values(cls: Any, body: Mapping[str, Any], ancestors: list[Any]) -> None:
+    """Refuse ``slot = value`` in a class body, which would leave the inherited slot as it is."""
+    for name, value in body.items():
+        inherited = any(name in ancestor.providers for ancestor in ancestors)
+        if inherited and not providers.is_provider(value):
+            hint = "use it as Container.layer(slot=...)" if isinstance(value, Layer) else "write providers.Object(...)"
+            message = f"{cls.__name__}.{name} is a slot and takes a provider, not {type(value).__name__}; {hint}"
+            raise UsageError(message)
 
 
 def _visible_names(body: Mapping[str, Any], frame: Any) -> Mapping[str, Any]:

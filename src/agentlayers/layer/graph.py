@@ -20,7 +20,7 @@ from agentlayers.layer.inspection import qualified_name
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.plan import Part, Plan
 from agentlayers.layer.provider_walk import CALLING, effective
-from agentlayers.layer.secret import MASK, is_secret
+from agentlayers.layer.secret import MASK, is_secret, mask_text
 
 __all__ = ["Graph", "Node", "Reference", "graph_of"]
 
@@ -294,7 +294,9 @@ def _jsonable(label: str, value: Any) -> Any:
         return [_jsonable(label, item) for item in value]
     if value is not None and value != "" and is_secret(label):
         return MASK
-    return value if value is None or isinstance(value, str | int | float | bool) else repr(value)
+    if isinstance(value, str):
+        return mask_text(value)
+    return value if value is None or isinstance(value, int | float | bool) else mask_text(repr(value))
 
 
 def _one_line(node: Node | None) -> str:

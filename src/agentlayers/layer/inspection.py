@@ -86,6 +86,7 @@ def parameters_of(make: Callable[..., Any], known: Mapping[str, Any] | None = No
         make: A class, function, method, partial or callable object.
         known: Services by name, for annotations that their own module cannot evaluate.
     """
+    make = unwrap_generator(make)  # dependency-injector wraps it anew each time, which no cache would recognise
     try:
         cached = _cache.get(make)
     except TypeError:

@@ -36,6 +36,7 @@ def override_part(
     """
     if isinstance(provider, providers.Configuration):
         provider.override(override.value)
+        compiler.overridden[id(provider)] = (name, override)
         return
     replacement = _replacement(compiler, service, override, environment)
     end = effective(provider)

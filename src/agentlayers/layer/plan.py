@@ -49,7 +49,12 @@ class Part:
     arguments: list[tuple[str, Any]] = field(default_factory=list)
     needs: tuple[Part, ...] = ()
     parent: Part | None = None
-    origin: Origin | None = None
+    blueprint: Blueprint | None = None
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where it was declared; looked up when an error or a drawing asks, since sources have to be read for it."""
+        return None if self.blueprint is None else self.blueprint.origin(self.name, self.provider)
 
     @property
     def is_started(self) -> bool:
@@ -147,7 +152,9 @@ class Plan:
                 part.arguments.append((label, known))
 
     def _open(self, provider: Provider, parent: Part | None) -> tuple[Part, Iterator[tuple[str, Provider]]]:
-        part = Part(self._slots.get(id(provider), ""), provider, lifetime_of(provider), parent=parent)
+        part = Part(
+            self._slots.get(id(provider), ""), provider, lifetime_of(provider), parent=parent, blueprint=self.blueprint
+        )
         self.parts[id(provider)] = part
         return part, self._children(part)
 
@@ -189,8 +196,6 @@ class Plan:
             else:
                 part.name = _free(f"{owner.name}.{_label_of(owner, part)}", taken)
             taken.add(part.name)
-        for part in self.parts.values():
-            part.origin = part.origin or self.blueprint.origin(part.name, part.provider)
 
     # -- edges -------------------------------------------------------------------------------------
     def _collect_needs(self) -> None:

@@ -190,7 +190,7 @@ class Scope:
             message = "this scope is open already; make another for another request"
             raise StateError(message)
         self.is_open = True
-        self._plan.app_view.users += 1
+        self._plan.app_view.active.add(self)
         self.outer = _current.get()
         _current.set(self)
 
@@ -200,7 +200,7 @@ class Scope:
         if _current.get() is self:  # otherwise it ended in another context, or before one inside it
             _current.set(self.outer)
         view = self._plan.app_view
-        view.users -= 1
+        view.active.discard(self)
         if view.idle is not None:
             view.left()
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["MASK", "is_secret"]
+__all__ = ["MASK", "is_secret", "mask_text"]
 
 MASK: Final = "***"
 
 _SECRET: Final = re.compile(r"token|password|passphrase|secret|credential|private|(^|_)key($|_)", re.IGNORECASE)
 _HARMLESS: Final = re.compile(r"public_key|primary_key|foreign_key|^key_value", re.IGNORECASE)
+
+
+_IN_ADDRESS: Final = re.compile(r"(://[^/@:\s]*:)[^/@\s]+(@)")
+_IN_QUERY: Final = re.compile(r"([?&][^=&]*(?:token|password|secret|key)[^=&]*=)[^&\s]+", re.IGNORECASE)
 
 
 def is_secret(label: str) -> bool:
@@ -22,3 +26,16 @@ def is_secret(label: str) -> bool:
 
     """
     return _SECRET.search(label) is not None and _HARMLESS.search(label) is None
+
+
+def mask_text(text: str) -> str:
+    """
+    Hide passwords and tokens inside addresses.
+
+    >>> mask_text("postgres://me:pw@host/db"), mask_text("ws://host/log?token=abc&x=1")
+    ('postgres://me:***@host/db', 'ws://host/log?token=***&x=1')
+
+    """
+    if "://" not in text and "=" not in text:
+        return text
+    return _IN_QUERY.sub(rf"\1{MASK}", _IN_ADDRESS.sub(rf"\1{MASK}\2", text))

@@ -39,14 +39,14 @@ class View:
         makers: Functions by what they can be asked for, for what is made at every call.
         values: By part name, for those that were built here or taken over from another view.
         scope_plan: What the request scopes of this view share, once there was one.
-        users: How many scopes are working with it.
+        active: The scopes that are working with it.
         idle: Done as soon as no scope works with it, if somebody waits for that.
     """
 
     def __init__(self, plan: Plan, wanted: Sequence[Any], overrides: tuple[Override, ...] = ()) -> None:
         self.plan, self.wanted, self.overrides = plan, wanted, overrides
         self.values: dict[str, Any] = {}
-        self.users = 0
+        self.active: set[Any] = set()
         self.scope_plan: Any = None
         self.idle: asyncio.Future[None] | None = None
         self.request_parts = [part for part in plan.order if part.kind == "request"]
@@ -81,9 +81,10 @@ class View:
         return self._maker(key)() if value is _MISSING else value
 
     def left(self) -> None:
-        """Wake whoever waits for the last scope to end."""
-        if not self.users and self.idle is not None and not self.idle.done():
-            self.idle.set_result(None)
+        """Wake whoever waits for the last scope to end; scopes may end in any thread."""
+        idle = self.idle
+        if idle is not None and not self.active:
+            idle.get_loop().call_soon_threadsafe(_set, idle)
 
     def plan_scopes(self, make: Callable[[View, View, list[Part]], Any]) -> Any:
         """Prepare the request scopes of this view, once."""
@@ -92,8 +93,8 @@ class View:
 
     async def wait_idle(self) -> None:
         """Wait until no scope works with the view."""
-        if self.users:
-            self.idle = asyncio.get_running_loop().create_future()
+        self.idle = asyncio.get_running_loop().create_future()
+        if self.active:
             await self.idle
 
     def forget(self) -> None:
@@ -186,6 +187,11 @@ class View:
     def _is_newly_overridden(self, part: Part, present: Collection[int]) -> bool:
         _name, override = self.plan.blueprint.overridden.get(id(part.provider), ("", None))
         return override is not None and id(override) not in present
+
+
+def _set(idle: asyncio.Future[None]) -> None:
+    if not idle.done():
+        idle.set_result(None)
 
 
 def plan_view(target: Any, wanted: Sequence[Any], overrides: tuple[Override, ...]) -> View:

@@ -37,6 +37,12 @@ _FROM_MESSAGES: Final = frozenset({"SessionStart", "SessionEnd"})
 _DECISIONS: Final = {"allow": "allow", "deny": "deny", "ask": "prompt", "defer": "prompt"}
 
 _BY_RULE: Final = "by a rule or the permission mode"
+_SOURCES: Final = {
+    ("config", "rule"): "by a rule",
+    ("config", "mode"): "by the permission mode",
+    ("config", "subcommandResults"): "by a rule about a part of the command",
+}
+"""Where a decision came from, as far as the messages tell (``tool_result_meta``)."""
 
 _Event = tuple[str, dict[str, Any]]
 
@@ -46,6 +52,7 @@ class _OpenTool:
     name: str
     session_id: str
     started: float
+    is_subagents: bool
 
 
 @final
@@ -81,6 +88,8 @@ class AuditTrail(MessageTap):
         self._open: dict[str, _OpenTool] = {}
         # Apart from the open tools: hooks of one event run concurrently, so a decision may come before the start.
         self._decided: set[str] = set()
+        # Tools that ran though no hook and no callback decided; their result's message may tell what did.
+        self._undecided: dict[str, Mapping[str, Any]] = {}
         self._session_started = False
         self._writer: BackgroundWriter[_Event] = BackgroundWriter(self._keep, name="audit-trail")
         self.options = self._audited(options, timeout)
@@ -161,9 +170,10 @@ class AuditTrail(MessageTap):
             await self._tool_started(hook_input, tool_use_id)
         elif event in {"PostToolUse", "PostToolUseFailure"} and tool_use_id:
             if tool_use_id in self._open and tool_use_id not in self._decided:
-                # It ran, so something permitted it that no hook and no callback tells of.
-                await self._decision(hook_input, tool_use_id, "allow", _BY_RULE)
-            await self._tool_ended(tool_use_id, "success" if event == "PostToolUse" else "failure", hook_input)
+                self._undecided[tool_use_id] = hook_input
+            status: Literal["success", "failure"] = "success" if event == "PostToolUse" else "failure"
+            reason = "interrupted" if hook_input.get("is_interrupt") is True else None
+            await self._tool_ended(tool_use_id, status, hook_input, reason=reason)
         elif event == "PermissionRequest":
             await self._decision(hook_input, tool_use_id, "prompt", "", is_final=False)
         await self._hook_event(event, hook_input, tool_use_id, "success")
@@ -177,19 +187,41 @@ class AuditTrail(MessageTap):
         if message.is_init and not self._session_started:
             self._session_started = True
             await self._hook_event("SessionStart", {}, None, "success")
+        for result in message.tool_results:
+            await self._tool_answered(result.tool_use_id, _decision_of(message, result.tool_use_id))
         if message.is_result:
             await self._close_tools(message)
         return None
 
     async def ended(self, end: QueryEnd) -> None:  # noqa: ARG002
         """End what is still open, and wait until all of it is durable."""
+        await self._settle_undecided()
         for tool_use_id in tuple(self._open):
             await self._tool_ended(tool_use_id, "failure", {}, reason="interrupted")
         if self._session_started:
             await self._hook_event("SessionEnd", {}, None, "success")
         await self._writer.aclose()
 
+    async def _tool_answered(self, tool_use_id: str, told: Mapping[str, Any]) -> None:
+        """Note who decided about a tool, now that its result is here."""
+        reason = _SOURCES.get((str(told.get("source")), str(told.get("reason_type"))), _BY_RULE)
+        about = self._undecided.pop(tool_use_id, None)
+        if about is not None:
+            # It ran, so something permitted it that no hook and no callback tells of.
+            await self._decision(about, tool_use_id, "allow", reason)
+            self._decided.discard(tool_use_id)
+        elif told.get("decision") == "reject" and (tool := self._open.get(tool_use_id)) is not None:
+            if tool_use_id not in self._decided:
+                about = {"tool_name": tool.name, "session_id": tool.session_id}
+                await self._decision(about, tool_use_id, "deny", reason)
+            await self._tool_ended(tool_use_id, "failure", {}, reason="denied")
+
+    async def _settle_undecided(self) -> None:
+        for tool_use_id in tuple(self._undecided):
+            await self._tool_answered(tool_use_id, {})
+
     async def _close_tools(self, result: AgentMessage) -> None:
+        await self._settle_undecided()
         denials = result.raw.get("permission_denials")
         for denial in denials if isinstance(denials, Sequence) else ():
             tool_use_id = denial.get("tool_use_id") if isinstance(denial, Mapping) else None
@@ -199,7 +231,9 @@ class AuditTrail(MessageTap):
                 await self._tool_ended(tool_use_id, "failure", {}, reason="denied")
         deferred = result.raw.get("deferred_tool_use")
         deferred_id = deferred.get("id") if isinstance(deferred, Mapping) else None
-        for tool_use_id in tuple(self._open):
+        for tool_use_id, tool in tuple(self._open.items()):
+            if tool.is_subagents and not result.is_error:
+                continue  # a subagent in the background goes on after the turn that started it
             reason = "deferred" if tool_use_id == deferred_id else "interrupted"
             await self._tool_ended(tool_use_id, "failure", {}, reason=reason)
 
@@ -209,7 +243,8 @@ class AuditTrail(MessageTap):
             str(hook_input.get("tool_name") or "unknown"),
             self._session_of(hook_input),
         )
-        self._open[tool_use_id] = _OpenTool(name, session_id, time.monotonic())
+        is_subagents = bool(hook_input.get("agent_id"))
+        self._open[tool_use_id] = _OpenTool(name, session_id, time.monotonic(), is_subagents)
         fields = {
             "sessionId": session_id,
             "toolName": name,
@@ -300,3 +335,13 @@ class AuditTrail(MessageTap):
 
     def _is_audited(self, tool_name: str) -> bool:
         return self._matcher in {None, "", "*"} or re.fullmatch(self._matcher or "", tool_name) is not None
+
+
+def _decision_of(message: AgentMessage, tool_use_id: str) -> Mapping[str, Any]:
+    """Find what the message of a tool's result tells of the decision about the tool."""
+    told = message.raw.get("tool_result_meta")
+    for meta in told if isinstance(told, Sequence) else ():
+        if isinstance(meta, Mapping) and meta.get("id") == tool_use_id:
+            decision = meta.get("permission_decision")
+            return decision if isinstance(decision, Mapping) else {}
+    return {}

@@ -53,10 +53,13 @@ class ClaudeProcess:
     Args:
         mark: Of the query.
         grace_seconds: For each step from asking to killing.
+
+    Attributes:
+        mark: As given.
     """
 
     def __init__(self, mark: str, *, grace_seconds: float) -> None:
-        self._mark = mark
+        self.mark = mark
         self._grace = grace_seconds
         self._process: Any = None
 
@@ -85,7 +88,7 @@ class ClaudeProcess:
                 async with asyncio.timeout(_KILLED_SECONDS):
                     await self._process.wait()
         for _ in range(_PASSES):
-            left = await asyncio.to_thread(marked_processes, self._mark)
+            left = await asyncio.to_thread(marked_processes, self.mark)
             if not left:
                 return
             logger.info("agent_processes_killed", count=len(left))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping
 from typing import Any, Final, final
 
 from agentlayers.errors import AgentLayersError, BackendError, StateError, UsageError
@@ -92,6 +92,10 @@ class ClaudeQuery(BackendQuery):
             ConfigurationError: There is no such command.
             UsageError: It or the SDK refuses an option.
         """
+        if isinstance(self._prompt, str):
+            # Before anything runs, so that an interrupt finds what it is meant for, however early it comes.
+            await self._input.put(user_message(self._prompt))
+            await self._input.close()
         # In a task of its own, so that a cancelled start is cleaned up to its end.
         self._connecting = asyncio.create_task(self._client.connect(self._input_messages()), name="claude-connect")
         try:
@@ -104,7 +108,8 @@ class ClaudeQuery(BackendQuery):
             raise translate_error(error, stderr=list(self._stderr.lines)) from error
         self._process.attach(_process_of(self._client))
         self._drain = asyncio.create_task(self._take_all(), name="claude-drain")
-        self._feeder = asyncio.create_task(self._feed(), name="claude-input")
+        if isinstance(self._prompt, AsyncIterable):
+            self._feeder = asyncio.create_task(self._feed(self._prompt), name="claude-input")
 
     async def aclose(self) -> None:
         """End the command and everything it started; goes on in the background when cancelled."""
@@ -134,6 +139,11 @@ class ClaudeQuery(BackendQuery):
             await self._process.ensure_gone()
             await _cancelled(self._drain)
             self._finish(None)
+
+    @property
+    def mark(self) -> str:
+        """Names this query in the environment of all its processes."""
+        return self._process.mark
 
     # -- reading ----------------------------------------------------------------------------------------
     def __aiter__(self) -> AsyncIterator[AgentMessage]:
@@ -218,21 +228,14 @@ class ClaudeQuery(BackendQuery):
                 return
             await self._progress.until_settled()
 
-    async def _feed(self) -> None:
+    async def _feed(self, prompts: AsyncIterable[Mapping[str, Any]]) -> None:
         try:
-            if isinstance(self._prompt, str):
-                await self._input.put(user_message(self._prompt))
-            elif self._prompt is not None:
-                async for message in self._prompt:
-                    await self._input.put(message)
-            else:
-                return  # the input stays open for send
+            async for message in prompts:
+                await self._input.put(message)
         except StateError:
             return  # closed while the prompt still had something to say
-        except BaseException:
+        finally:
             await self._input.close()
-            raise
-        await self._input.close()
 
     # -- control ----------------------------------------------------------------------------------------
     async def interrupt(self) -> None:

@@ -249,7 +249,9 @@ class PortableSessions:
         self._projects: dict[tuple[str, str], str] = {}
 
     async def append(self, key: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> None:
-        """Append to a transcript; see :meth:`AgentSessionStore.append`."""
+        """Append to a transcript; one that was not loaded before begins in its own directory."""
+        transcript = Transcript.from_key(key)
+        self._projects.setdefault((transcript.project, transcript.session), transcript.project)
         await self._store.append(await self._translated(key), entries)
 
     async def load(self, key: Mapping[str, Any]) -> list[dict[str, Any]] | None:

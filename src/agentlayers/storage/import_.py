@@ -136,11 +136,18 @@ def read_export(
         if header["format"] == SEALED_FORMAT:
             if secret is None:
                 raise DecryptionError(f"the export is sealed with {header.get('key')}; give it")
-            plain = open_lines(first, lines, secret)
+            plain = _opened(path, open_lines(first, lines, secret))
             header = _checked_header(path, next(plain, ""), (FORMAT,))
         yield str(header.get("replica", ""))
         for number, line in enumerate(plain, 2):
             yield _entry(path, number, line)
+
+
+def _opened(path: Path, lines: Iterator[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except DecryptionError as error:
+        raise DecryptionError(f"{path}: {error}; nothing was imported") from None
 
 
 class _lines_of:  # noqa: N801  # used as a function
@@ -297,9 +304,7 @@ def _version(schema: StoreSchema, entry: Entry) -> Version:
     return version_of(entry.id, entry.event, decode_payload(entry.payload), is_deletion=is_deletion)
 
 
-def _batches(
-    items: Iterable[ImportedEntry | str], stores: Collection[str] | None
-) -> Iterator[tuple[str, list[Entry]]]:
+def _batches(items: Iterable[ImportedEntry | str], stores: Collection[str] | None) -> Iterator[tuple[str, list[Entry]]]:
     """Cut into runs of one store, bounded in number and bytes, in the file's order."""
     store, batch, size = "", list[Entry](), 0
     for item in islice(items, 1, None):

@@ -137,7 +137,7 @@ def _what_would_be_right(found: list[tuple[Path, int, str]], notes: list[str]) -
 
 
 def _condition(wanted: str) -> tuple[str, tuple[Any, ...]]:
-    if wanted.startswith("@") and wanted[1:].isdecimal() and len(wanted) < 20:  # noqa: PLR2004  # below 2^63
+    if wanted.startswith("@") and wanted[1:].isdecimal() and len(wanted) < 20:  # below 2^63
         return "position = ?", (int(wanted[1:]),)
     digits = wanted.replace("-", "").lower()
     if not digits or len(digits) > 2 * ENTRY_ID_BYTES or set(digits) - set("0123456789abcdef"):
@@ -147,9 +147,7 @@ def _condition(wanted: str) -> tuple[str, tuple[Any, ...]]:
     return "id BETWEEN ? AND ?", (low, high)
 
 
-def _candidates(
-    snapshot: JournalSnapshot, condition: str, values: tuple[Any, ...]
-) -> Iterator[tuple[int, str, bytes]]:
+def _candidates(snapshot: JournalSnapshot, condition: str, values: tuple[Any, ...]) -> Iterator[tuple[int, str, bytes]]:
     query = f"SELECT position, store, id FROM entry WHERE {condition} ORDER BY position LIMIT {2 * _CANDIDATES_MAX}"
     for position, number, entry_id in snapshot.connection.execute(query, values):
         yield position, snapshot.store_names[number], entry_id

@@ -2,7 +2,8 @@
 Make read models again what the entries say, beside a running replica or without one.
 
 Entries are replayed into a temporary database, and only rows that differ are written, each only if it is still what
-was compared. So a healthy replica is not written to at all, and a crash in the middle leaves it no worse.
+was compared. That goes on until a replay shows no difference. So a healthy replica is not written to at all, a running
+one may go on writing, and after a crash in the middle the next run does the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentlayers.errors import StorageUnavailableError
 from agentlayers.journal.conflict_policy import ConflictPolicy
@@ -25,12 +26,13 @@ from agentlayers.storage.replay import (
     KeyDifference,
     Replay,
     ValueDifference,
+    found_state,
     read_model_digest,
     replayed,
 )
 from agentlayers.storage.replica_store import open_replica_stores
 from agentlayers.storage.session_index import SessionIndexStore
-from agentlayers.storage.snapshot import JournalSnapshot, open_snapshot
+from agentlayers.storage.snapshot import open_snapshot
 
 __all__ = ["RebuiltFile", "rebuild"]
 
@@ -77,8 +79,8 @@ async def rebuild(
         progress: Called with the number of entries of each step; several passes are possible.
 
     Raises:
-        StorageUnavailableError: There is no journal, it cannot be written, or a running replica changed it so
-            quickly that it could not be followed.
+        StorageUnavailableError: There is no journal, it cannot be written, or differences come back as quickly as they
+            are repaired.
         StorageCorruptionError: A file is damaged.
         MigrationError: A newer release wrote a file.
     """
@@ -101,24 +103,13 @@ async def _rebuild_file(path: Path, policy: ConflictPolicy | None, progress: Pro
             if one.is_clean:
                 after = await asyncio.to_thread(_digest, path)
                 return RebuiltFile(path, one.entries, before, after, repaired, one.unreadable)
-    reason = "the replica changes faster than it can be followed; stop it and run this again"
+    reason = "differences come back as they are repaired; is the application's conflict policy another one? Tell it, or stop it"
     raise StorageUnavailableError(backend="sqlite", operation="rebuild", path=path, reason=reason)
 
 
 def _digest(path: Path) -> str:
     with open_snapshot(path) as snapshot:
         return read_model_digest(snapshot.tx, snapshot.known_stores)
-
-
-class _Moment(NamedTuple):
-    """Tells whether entries were added or dropped since; positions are never used again."""
-
-    last: int
-    counts: tuple[int, ...]
-
-
-def _moment(tx: JournalTransaction, stores: tuple[str, ...]) -> _Moment:
-    return _Moment(tx.next_position(), tuple(tx.count_rows(tx.store_number(name)) for name in stores))
 
 
 class _Round:
@@ -142,17 +133,10 @@ class _Round:
         """Replay and repair; :attr:`is_clean` says whether there was nothing to do."""
         with open_snapshot(self.path, policy=self.policy) as snapshot, replayed(snapshot, self.progress) as replay:
             self.entries, self.unreadable = replay.entries, len(replay.unreadable)
-            moment = _moment(snapshot.tx, snapshot.known_stores)
             for chunk in _chunks(_changes(replay)):
                 self.is_clean = False
-                if not self._repair(snapshot, moment, chunk):
-                    return
-
-    def _repair(self, snapshot: JournalSnapshot, moment: _Moment, chunk: list[_Change]) -> bool:
-        work = partial(_apply, index=self.index, moment=moment, stores=snapshot.known_stores, chunk=chunk)
-        done = asyncio.run_coroutine_threadsafe(self.journal.transact(work), self.loop).result()
-        self.repaired += done or 0
-        return done is not None
+                work = partial(_apply, index=self.index, chunk=chunk)
+                self.repaired += asyncio.run_coroutine_threadsafe(self.journal.transact(work), self.loop).result()
 
 
 def _changes(replay: Replay) -> Iterator[_Change]:
@@ -166,21 +150,12 @@ def _chunks(changes: Iterable[_Change]) -> Iterator[list[_Change]]:
         yield chunk
 
 
-def _apply(
-    tx: JournalTransaction,
-    *,
-    index: SessionIndexStore | None,
-    moment: _Moment,
-    stores: tuple[str, ...],
-    chunk: list[_Change],
-) -> int | None:
-    """Repair one chunk; :obj:`None` if entries came or went since, so that it may be wrong by now."""
-    if _moment(tx, stores) != moment:
-        return None
+def _apply(tx: JournalTransaction, *, index: SessionIndexStore | None, chunk: list[_Change]) -> int:
     return sum(_repair_one(tx, index, change) for change in chunk)
 
 
 def _repair_one(tx: JournalTransaction, index: SessionIndexStore | None, change: _Change) -> bool:
+    # A running replica may have written the row since; then it is left to the next round.
     if isinstance(change, ValueDifference):
         if tx.get(change.key) != change.found:
             return False
@@ -190,7 +165,10 @@ def _repair_one(tx: JournalTransaction, index: SessionIndexStore | None, change:
             tx.put(change.key, change.expected)
         return True
     if isinstance(change, KeyDifference):
-        tx.put_key_state(tx.store_number(change.store), change.primary_key, change.expected)
+        number = tx.store_number(change.store)
+        if found_state(tx, number, change.primary_key) != change.found:
+            return False
+        tx.put_key_state(number, change.primary_key, change.expected)
         return True
     if index is None:
         return False

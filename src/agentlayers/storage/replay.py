@@ -38,7 +38,16 @@ from agentlayers.storage.chat_index import carry_over
 from agentlayers.storage.session_index import SessionMeta, session_meta, session_metas
 from agentlayers.storage.snapshot import JournalSnapshot
 
-__all__ = ["IndexGap", "KeyDifference", "Replay", "UnreadableEntry", "ValueDifference", "read_model_digest", "replayed"]
+__all__ = [
+    "IndexGap",
+    "KeyDifference",
+    "Replay",
+    "UnreadableEntry",
+    "ValueDifference",
+    "found_state",
+    "read_model_digest",
+    "replayed",
+]
 
 Progress = Callable[[int], None]
 
@@ -177,7 +186,8 @@ def _covers(tx: JournalTransaction, expected: SessionMeta) -> bool:
     return found.created_at_ms <= expected.created_at_ms and found.updated_at_ms >= expected.updated_at_ms
 
 
-def _found_state(tx: JournalTransaction, store: int, primary_key: str) -> KeyState | None:
+def found_state(tx: JournalTransaction, store: int, primary_key: str) -> KeyState | None:
+    """Return the state of a key, :obj:`None` where it is missing or damaged."""
     try:
         return tx.key_state(store, primary_key)
     except (ValueError, TypeError):
@@ -230,7 +240,7 @@ class ReplayTransaction(SQLiteTransaction):
         """Return the state of a key, which begins with what its compacted versions had seen."""
         state = super().key_state(store, primary_key)
         if state is None:
-            state = _found_state(self.source, store, primary_key)
+            state = found_state(self.source, store, primary_key)
             state = None if state is None else state._replace(heads=())
         return state
 

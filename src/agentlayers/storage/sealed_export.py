@@ -112,7 +112,9 @@ class ExportSecret:
         if header.get("cipher") != "AES-256-GCM" or len(salt) != _SALT_BYTES:
             raise DecryptionError("the export's header is damaged: expected AES-256-GCM and a salt of 16 bytes")
         if header.get("key") != self.kind:
-            raise DecryptionError(f"the export is sealed with {_named(header.get('key'))}, not with {_named(self.kind)}")
+            raise DecryptionError(
+                f"the export is sealed with {_named(header.get('key'))}, not with {_named(self.kind)}"
+            )
         return self._from_identity(salt, header) if self.kind == "identity" else self._from_passphrase(salt, header)
 
     def _from_identity(self, salt: bytes, header: Mapping[str, Any]) -> bytes:
@@ -199,7 +201,7 @@ def open_lines(header_line: str, lines: Iterable[str], secret: ExportSecret) -> 
 
 
 def _chunks(lines: Iterable[str]) -> Iterator[bytes]:
-    chunk, size = [], 0
+    chunk, size = list[bytes](), 0
     for line in lines:
         data = line.encode() + b"\n"
         if chunk and size + len(data) > SEALED_CHUNK_BYTES:

@@ -94,7 +94,7 @@ class VerifyReport:
     """
 
     files: list[VerifiedFile] = field(default_factory=list)
-    digest: Digest = Digest(0, "")
+    digest: Digest = field(default_factory=lambda: Digest(0, ""))
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -281,4 +281,4 @@ def _difference_text(difference: ValueDifference) -> str:
 
 
 def _printable(key: bytes) -> str:
-    return repr(key)[2:-1] if len(key) <= 100 else f"{repr(key[:100])[2:-1]}..."  # noqa: PLR2004
+    return repr(key)[2:-1] if len(key) <= 100 else f"{repr(key[:100])[2:-1]}..."

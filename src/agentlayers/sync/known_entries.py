@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.sequence_digest import DIGEST_BYTES, EMPTY_DIGEST, extend_digest
 
-__all__ = ["KnownEntries"]
+__all__ = ["SETTING", "KnownEntries", "contact_ms"]
 
-_SEQUENCE_BYTES = 8
+SETTING: Final = "remote_known:"
+"""Name of the journal's settings that hold it, before store and remote id."""
 
 
 @dataclass(slots=True)
@@ -59,8 +60,9 @@ class KnownEntries:
             self.cursor, self.digest = cursor, None
 
     def save(self, tx: JournalTransaction, store: str, remote_id: bytes) -> None:
-        """Keep it with the journal."""
-        tx.put_setting(_name(store, remote_id), self.cursor.to_bytes(_SEQUENCE_BYTES, "big") + (self.digest or b""))
+        """Keep it with the journal, and when that was: the last contact with the server."""
+        now = max(0, tx.now_ms())
+        tx.put_setting(_name(store, remote_id), self.cursor.to_bytes(8, "big") + now.to_bytes(8, "big") + (self.digest or b""))
 
     @classmethod
     def load(cls, tx: JournalTransaction, store: str, remote_id: bytes, cursor: int) -> Self:
@@ -68,9 +70,14 @@ class KnownEntries:
         if cursor == 0:
             return cls()
         value = tx.get_setting(_name(store, remote_id)) or b""
-        kept, digest = int.from_bytes(value[:_SEQUENCE_BYTES], "big"), value[_SEQUENCE_BYTES:]
+        kept, digest = int.from_bytes(value[:8], "big"), value[16:]
         return cls(cursor, digest if kept == cursor and len(digest) == DIGEST_BYTES else None)
 
 
+def contact_ms(value: bytes | None) -> int | None:
+    """Return when a server was last in contact, from the setting of this name."""
+    return None if value is None or len(value) < 16 else int.from_bytes(value[8:16], "big")
+
+
 def _name(store: str, remote_id: bytes) -> str:
-    return f"remote_digest:{store}:{remote_id.hex()}"
+    return f"{SETTING}{store}:{remote_id.hex()}"

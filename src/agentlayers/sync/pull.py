@@ -152,6 +152,7 @@ class Pull:
             self._runs.add(sequences)
         if self._is_stock:
             step.move_cursor(self._runs.advance(step.cursor))
+            step.known.move(step.cursor)
 
     def _open(self, sealed: Sequence[RemoteEncryptedEntry], step: _Step) -> None:
         """Decrypt and decode; what is neither is kept aside and stops nothing else."""
@@ -201,7 +202,7 @@ class Pull:
             are_aligned = len(step.sequences) == len(step.positions)
             acknowledgement = Acknowledgement(step.positions, step.sequences if are_aligned else ())
             tx.acknowledge(store, remote_id, acknowledgement, through=through)
-        if step.moves_cursor and not self._is_stock:
+        if step.moves_cursor:
             step.known.save(tx, store, remote_id)
         return result
 

@@ -115,7 +115,9 @@ class Replication:
                 tx.reset_remote(store, remote_id, incarnation=incarnation)
             tx.remember_remote(store, remote_id, url=url)
             cursor = tx.remote_state(store, remote_id).next_sequence
-            return state, KnownEntries.load(tx, store, remote_id, cursor)
+            known = KnownEntries.load(tx, store, remote_id, cursor)
+            known.save(tx, store, remote_id)
+            return state, known
 
         before, self.pull.known = await log.journal.transact(prepare)
         registration.must_start_over = False

@@ -20,7 +20,17 @@ from aiohttp import web
 
 from agentlayers.runtime.message import text_of
 
-__all__ = ["ApiReply", "ApiRequest", "MessagesApi", "claude_environment", "say", "think", "use_tool"]
+__all__ = [
+    "Answer",
+    "ApiReply",
+    "ApiRequest",
+    "MessagesApi",
+    "Script",
+    "claude_environment",
+    "say",
+    "think",
+    "use_tool",
+]
 
 REQUEST_BYTES_MAX: Final = 64 * 1024 * 1024
 """The whole conversation comes with every request."""
@@ -93,7 +103,12 @@ class ApiRequest:
     @property
     def is_conversation(self) -> bool:
         """The request asks the model for its next answer."""
-        return self.method == "POST" and self.path == "/v1/messages"
+        return self.method == "POST" and self.path == "/v1/messages" and not self.is_probe
+
+    @property
+    def is_probe(self) -> bool:
+        """The request only tries out whether there is such a model; no script is asked about it."""
+        return isinstance(self.body, Mapping) and self.body.get("max_tokens") == 1
 
     @property
     def messages(self) -> list[Mapping[str, Any]]:
@@ -159,9 +174,10 @@ class MessagesApi:
     """
 
     def __init__(self, script: Script = "Hello from the stand-in.") -> None:
-        self._script: Script = [script] if isinstance(script, str) else script
-        self._heard = _Heard()
+        self._script: Script = ()
         self._answered = 0
+        self.play(script)
+        self._heard = _Heard()
         self._closing = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self.url = ""
@@ -186,6 +202,11 @@ class MessagesApi:
         self._closing.set()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def play(self, script: Script) -> None:
+        """Answer by another script from now on."""
+        self._script = [script] if isinstance(script, str) else script
+        self._answered = 0
 
     # -- what was asked ---------------------------------------------------------------------------------
     @property
@@ -218,6 +239,8 @@ class MessagesApi:
         self._heard.changed.set()
         if asked.is_conversation:
             return await self._answer(request, asked)
+        if asked.is_probe:
+            return web.json_response(_message_of(ApiReply([say("Hi")]), str(asked.body.get("model"))))
         if request.path == "/v1/messages/count_tokens":
             return web.json_response({"input_tokens": max(1, len(raw) // 4)})
         return _error(404, "not_found_error", f"the stand-in has no {request.path}")

@@ -5,6 +5,7 @@
 //
 // What JSON cannot hold is an object with one key: {"$bytes": base64}, {"$undefined": true}, {"$bigint": text}.
 import * as readline from "node:readline"
+import { Worker } from "node:worker_threads"
 
 export const toJson = (value) => {
   if (value === undefined) return { $undefined: true }
@@ -33,8 +34,18 @@ const say = (message) => process.stdout.write(JSON.stringify(message) + "\n")
 
 export const ready = (facts) => say({ event: "ready", ...facts })
 
+// A stock client that lost its server spins so that its event loop never sees stdin end; a thread still sees its parent go.
+const watchParent = () => {
+  const code = `
+    const parent = process.ppid
+    setInterval(() => process.ppid === parent || process.kill(process.pid, "SIGKILL"), 500)
+  `
+  new Worker(code, { eval: true, stdin: false }).unref()
+}
+
 /** Answers commands until stdin ends; then the test is over, or gone, and so is this process. */
 export const answer = (commands) => {
+  watchParent()
   const lines = readline.createInterface({ input: process.stdin })
   lines.on("line", async (line) => {
     const { id, do: name, ...options } = JSON.parse(line)

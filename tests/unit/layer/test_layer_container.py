@@ -132,6 +132,34 @@ async def test_nested_containers_follow_a_replacement() -> None:
         assert (type(repo.pool), repo.pool.url) == (OtherPool, "nested")
 
 
+async def test_a_nested_container_of_ours_is_wired_inside() -> None:
+    class Database(LayerContainer):
+        pool: providers.Provider[Pool] = providers.Singleton(Pool, url="inside")
+        repo = providers.Singleton(Repo)
+
+    class Outer(LayerContainer):
+        database = providers.Container(Database)
+        service = providers.Singleton(Service, repo=database.repo, pool=database.pool)
+
+    async with Outer.build(Service) as service:
+        assert service.repo.pool is service.pool
+    assert "database.pool" in graph_of(Outer).nodes
+
+
+def test_a_plain_value_in_place_of_a_slot_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"Wrong.pool is a slot and takes a provider, not Pool; write providers.Object"
+    ):
+
+        class Wrong(Base):
+            pool = Pool()  # type: ignore[assignment]
+
+    with pytest.raises(UsageError, match=r"not PrimitiveLayer; use it as Container.layer"):
+
+        class AlsoWrong(Base):
+            pool = Layer.factory(Pool)  # type: ignore[assignment]
+
+
 async def test_all_plain_providers_work_inside() -> None:
     class Everything(LayerContainer):
         config = providers.Configuration(default={"mode": "b", "size": "5"})

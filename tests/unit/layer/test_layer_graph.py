@@ -168,6 +168,13 @@ def test_the_drawings_name_every_part_and_mask_secrets() -> None:
     assert by_name["runtime"]["arguments"] == {"chat": {"ref": "chat"}}
 
 
+def test_secrets_inside_addresses_are_masked_too() -> None:
+    text = graph_of(Layer.factory(Transport, WebSocket, url="ws://me:hunter2@host/log?token=hunter3&x=1")).to_text()
+
+    assert "ws://me:***@host/log?token=***&x=1" in text
+    assert "hunter" not in text
+
+
 def test_a_graph_of_layers_names_parts_after_their_services() -> None:
     pool = Layer.factory(Journal, directory="d")
     graph = graph_of(Layer.factory(Store).provide(pool, Layer.factory(Policy)))

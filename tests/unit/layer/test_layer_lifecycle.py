@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
@@ -483,6 +484,18 @@ async def test_launch_runs_until_it_is_cancelled() -> None:
         await running
 
     assert log[-1] == "closed pool"
+
+
+async def test_an_app_that_is_forgotten_says_so() -> None:
+    apps = [App(Layer.succeed(Pool, Pool()))]
+    await apps[0].start()
+
+    def forget() -> None:
+        apps.clear()
+        gc.collect()
+
+    with pytest.warns(ResourceWarning, match="an app was never closed: <Layer of Pool"):
+        forget()
 
 
 async def test_the_lifecycle_is_logged_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:

@@ -207,6 +207,20 @@ async def test_closing_the_app_closes_what_an_override_has_open() -> None:
     await override.__aexit__(None, None, None)
 
 
+async def test_configuration_of_a_running_app_is_overridden_with_what_depends_on_it() -> None:
+    class Configured(LayerContainer):
+        config = providers.Configuration(default={"name": "usual", "other": "kept"})
+        pool = providers.Singleton(Pool, name=config.name)
+        clock = providers.Singleton(Clock)
+
+    async with App(Configured) as app:
+        clock = app.get("clock")
+        with app.override(config={"name": "changed"}):
+            assert app.get("pool").name == "changed"
+            assert app.get("clock") is clock
+        assert app.get("pool").name == "usual"
+
+
 async def test_a_failing_override_leaves_nothing_behind() -> None:
     def refuse() -> Pool:
         raise OSError("no")

@@ -1,5 +1,8 @@
 """A batch that ends early because a large entry comes next is not the last one."""
 
+import asyncio
+from typing import Any
+
 from agentlayers import limits
 from agentlayers.transport.memory import MemoryTransport
 from helpers.sync_world import SmallServer, replica
@@ -11,13 +14,14 @@ async def test_a_large_entry_behind_a_small_one_is_sent_without_another_write() 
     large = "x" * (limits.PUSH_BATCH_BYTES_MAX + 1)
     async with replica(MemoryTransport(server.serve)) as one:
 
-        def work(tx: object) -> None:
+        def work(tx: Any) -> None:
             for text in ("small", large, "small again"):
-                tx.write("chat_history", "event", "key", {"text": text})  # type: ignore[attr-defined]
+                tx.write("chat_history", "event", "key", {"text": text})
 
-        await one.logs["chat_history"].transact(work)
-        await one.until_pushed()
         await one.sync.sync_now()
+        await one.logs["chat_history"].transact(work)
+        async with asyncio.timeout(5):
+            await server.heard.until(lambda: len(server.sent_ids) >= 3)
 
         assert set(server.sent_ids) == await one.ids()
         assert len(server.sent_ids) == 3

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Final
 
 from agentlayers.errors import LayerError, UsageError
 from agentlayers.limits import KEY_VALUE_KEY_BYTES_MAX, KEY_VALUE_VALUE_BYTES_MAX
 
 __all__ = ["KeyValueCapabilities"]
+
+_IN_WORDS: Final = {
+    "ordered_scans": "ordered scans",
+    "atomic_batches": "atomic batches",
+    "durable": "durable writes",
+    "shared_between_processes": "way to be shared between processes",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +53,9 @@ class KeyValueCapabilities:
         ['atomic_batches']
 
         """
-        known = [field.name for field in fields(self) if not field.name.endswith("_max")]
         for name in needed:
-            if name not in known:
-                raise UsageError(f"{name!r} is no capability of a key-value store; they are {', '.join(known)}")
+            if name not in _IN_WORDS:
+                raise UsageError(f"{name!r} is no capability of a key-value store; they are {', '.join(_IN_WORDS)}")
         return [name for name in needed if not getattr(self, name)]
 
     def require(self, *needed: str, medium: str, user: str) -> None:
@@ -65,5 +72,5 @@ class KeyValueCapabilities:
         """
         missing = self.missing(*needed)
         if missing:
-            lacks = " and ".join(name.replace("_", " ") for name in missing)
+            lacks = " and no ".join(_IN_WORDS[name] for name in missing)
             raise LayerError(f"{user} cannot be kept in {medium}, which has no {lacks}; choose another key-value store")

@@ -244,6 +244,7 @@ def _connected(address: RedisAddress) -> Any:
         username=address.username,
         password=address.password,
         db=address.database,
+        protocol=2,  # the same answers from every release of driver and server
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=_COMMAND_TIMEOUT_SECONDS,
         # A write whose answer is lost may have been done; done again later, it could undo somebody else's.
@@ -257,7 +258,9 @@ def _fault(error: Exception) -> tuple[type[StorageError], str]:
     """Return the kind of our error and a text; the driver's texts hold no credentials."""
     from redis import exceptions
 
-    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError | exceptions.AuthorizationError):
+    refusals = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+    # Met while connecting, it comes inside of a connection error.
+    if isinstance(error, refusals) or isinstance(error.__cause__ or error.__context__, refusals):
         return StorageUnavailableError, "the server refuses these credentials; check user and password"
     if isinstance(error, exceptions.OutOfMemoryError):
         return StorageUnavailableError, "the server is out of memory; raise maxmemory, nothing acknowledged is lost"

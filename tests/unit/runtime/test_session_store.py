@@ -1,0 +1,224 @@
+"""Transcripts in a journal: order, idempotence, deletion, portability, and replicas that agree."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from agentlayers.errors import StateError, UsageError
+from agentlayers.eventlog.identity import Identity
+from agentlayers.journal.entry import RemoteEntry
+from agentlayers.journal.memory import MemoryJournal
+from agentlayers.runtime.claude_sdk import claude_sdk_is_installed
+from agentlayers.runtime.session_store import AgentSessionStore
+from agentlayers.runtime.session_transcript import STORE
+
+REMOTE = b"r" * 16
+KEY = {"project_key": "-home-a", "session_id": "s"}
+needs_sdk = pytest.mark.skipif(
+    not claude_sdk_is_installed(), reason="claude-agent-sdk is not installed: pip install 'agentlayers[claude]'"
+)
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as entered:
+        yield entered
+
+
+async def opened(stack: AsyncExitStack, *, seed: int = 1) -> AgentSessionStore:
+    journal = await stack.enter_async_context(MemoryJournal(random=random.Random(seed)))
+    return await stack.enter_async_context(AgentSessionStore(journal, Identity.generate()))
+
+
+def lines(*numbers: int) -> list[dict[str, Any]]:
+    return [{"type": "x", "uuid": f"u{number}", "n": number} for number in numbers]
+
+
+def numbers(records: list[dict[str, Any]] | None) -> list[int]:
+    return [record["n"] for record in records or ()]
+
+
+async def entries_of(store: AgentSessionStore) -> list[Any]:
+    return [stored.entry for stored in await store.journal.entries(STORE)]
+
+
+async def give(store: AgentSessionStore, entries: Iterable[Any]) -> None:
+    remote = [RemoteEntry(sequence, entry) for sequence, entry in enumerate(entries)]
+    await store.journal.write_from_remote(STORE, REMOTE, remote)
+
+
+@needs_sdk
+async def test_the_conformance_suite_of_the_sdk_is_passed(stack: AsyncExitStack) -> None:
+    from claude_agent_sdk.testing import run_session_store_conformance
+
+    await run_session_store_conformance(lambda: opened(stack))
+
+
+@needs_sdk
+async def test_the_view_for_any_directory_passes_the_suite_too(stack: AsyncExitStack) -> None:
+    from claude_agent_sdk.testing import run_session_store_conformance
+
+    async def view() -> Any:
+        return (await opened(stack)).anywhere()
+
+    await run_session_store_conformance(view)
+
+
+async def test_lines_come_back_as_they_were(stack: AsyncExitStack) -> None:
+    store = await opened(stack)
+    odd = {"type": "x", "big": 2**70, "half": 0.5, "none": None, "lone": "\ud800", "nested": [{"a": [[]]}], "é": "\x00"}
+
+    await store.append(KEY, [odd, {"type": "y"}])
+
+    assert [odd, {"type": "y"}] == await store.load(KEY)
+
+
+async def test_a_line_is_appended_once_however_often_it_is_sent(stack: AsyncExitStack) -> None:
+    """The SDK tries again when it does not know whether an append arrived."""
+    store = await opened(stack)
+    await store.append(KEY, lines(1, 2))
+
+    await store.append(KEY, lines(2, 3))
+    await store.append(KEY, [{"type": "title"}, {"type": "title"}])
+
+    assert ["x", "x", "x", "title", "title"] == [record["type"] for record in await store.load(KEY) or ()]
+    assert 5 == len(await entries_of(store))
+
+
+async def test_what_two_replicas_append_is_the_same_on_both_in_any_order_of_arrival(stack: AsyncExitStack) -> None:
+    one, other = await opened(stack, seed=1), await opened(stack, seed=2)
+    await one.append(KEY, lines(1, 2))
+    await give(other, await entries_of(one))
+    await other.append(KEY, lines(3))
+    await one.append(KEY, lines(4, 3))
+    every = {entry.id: entry for store in (one, other) for entry in await entries_of(store)}
+    seen = set()
+
+    for order in itertools.permutations(every.values()):
+        late = await opened(stack, seed=3)
+        await give(late, order)
+        seen.add(tuple(numbers(await late.load(KEY))))
+
+    assert 1 == len(seen)
+    assert [1, 2, 3, 4] == sorted(seen.pop())
+    assert numbers(await one.load(KEY))[:2] == [1, 2]
+
+
+async def test_a_deletion_hides_what_came_before_it_wherever_it_arrives_first(stack: AsyncExitStack) -> None:
+    store = await opened(stack)
+    subagent = {**KEY, "subpath": "subagents/agent-1"}
+    await store.append(KEY, lines(1))
+    await store.append(subagent, lines(2))
+    before = await entries_of(store)
+    await store.delete(KEY)
+    await store.append(KEY, lines(1, 5))
+    after = [entry for entry in await entries_of(store) if entry not in before]
+    seen = set()
+
+    for order in itertools.permutations([*before, *after]):
+        late = await opened(stack, seed=2)
+        await give(late, order)
+        found = numbers(await late.load(KEY)), await late.load(subagent), await late.list_subkeys(KEY)
+        seen.add(repr(found))
+        await late.cleanup()
+        assert repr((numbers(await late.load(KEY)), await late.load(subagent), [])) == repr(found)
+
+    assert {repr(([1, 5], None, []))} == seen
+
+
+async def test_a_deleted_session_is_dropped_from_the_journal(stack: AsyncExitStack) -> None:
+    store = await opened(stack)
+    await store.append(KEY, [{"type": "x", "secret": "hidden treasure"}])
+
+    await store.delete(KEY)
+
+    assert not any(b"treasure" in entry.payload for entry in await entries_of(store))
+
+
+async def test_a_session_is_found_from_another_directory_and_goes_on_under_its_first_name(
+    stack: AsyncExitStack,
+) -> None:
+    store = await opened(stack)
+    await store.append(KEY, lines(1))
+    elsewhere = {**KEY, "project_key": "-home-b"}
+    view = store.anywhere()
+
+    found = await view.load(elsewhere)
+    await view.append(elsewhere, lines(2))
+    await view.append({**elsewhere, "subpath": "subagents/agent-1"}, lines(3))
+
+    assert [1] == numbers(found)
+    assert [1, 2] == numbers(await store.load(KEY))
+    assert await store.load(elsewhere) is None
+    assert ["subagents/agent-1"] == await store.list_subkeys(KEY) == await view.list_subkeys(elsewhere)
+
+
+async def test_a_session_of_the_same_name_in_its_own_directory_is_preferred(stack: AsyncExitStack) -> None:
+    store = await opened(stack)
+    own = {**KEY, "project_key": "-home-b"}
+    await store.append(own, lines(7))
+    await store.append(KEY, lines(1))
+
+    assert [7] == numbers(await store.anywhere().load(own))
+
+
+async def test_a_session_deleted_here_is_not_looked_for_elsewhere(stack: AsyncExitStack) -> None:
+    store = await opened(stack)
+    own = {**KEY, "project_key": "-home-b"}
+    await store.append(KEY, lines(1))
+    await store.append(own, lines(7))
+
+    await store.delete(own)
+
+    assert await store.anywhere().load(own) is None
+
+
+@needs_sdk
+async def test_summaries_follow_lines_that_arrive_late(stack: AsyncExitStack) -> None:
+    """A line that sorts before those already summed up must not be left out."""
+    one, other = await opened(stack, seed=1), await opened(stack, seed=2)
+    await one.append(KEY, [{"type": "x", "customTitle": "early"}])
+    early = await entries_of(one)
+    await give(other, early)
+    await other.append(KEY, [{"type": "x", "customTitle": "late"}])
+    late = [entry for entry in await entries_of(other) if entry not in early]
+    third = await opened(stack, seed=3)
+    await give(third, late)
+    (first,) = await third.list_session_summaries("-home-a")
+
+    await third.journal.write_from_remote(STORE, b"q" * 16, [RemoteEntry(0, early[0])])
+    (then,) = await third.list_session_summaries("-home-a")
+
+    assert ("late", "late") == (first["data"]["custom_title"], then["data"]["custom_title"])
+    assert 2 == len(await third.load(KEY) or ())
+
+
+@pytest.mark.parametrize("key", [{}, {"project_key": "p"}, {"project_key": "p", "session_id": ""}, {"session_id": "s"}])
+async def test_what_is_no_key_is_refused(stack: AsyncExitStack, key: dict[str, Any]) -> None:
+    store = await opened(stack)
+
+    with pytest.raises(UsageError, match="session key needs"):
+        await store.append(key, lines(1))
+
+
+async def test_what_is_no_json_is_refused_and_nothing_of_the_batch_is_kept(stack: AsyncExitStack) -> None:
+    store = await opened(stack)
+
+    with pytest.raises(UsageError, match="must be JSON"):
+        await store.append(KEY, [*lines(1), {"type": "x", "number": float("nan")}])
+
+    assert await store.load(KEY) is None
+
+
+async def test_a_closed_store_says_so() -> None:
+    async with MemoryJournal() as journal:
+        store = AgentSessionStore(journal, Identity.generate())
+
+        with pytest.raises(StateError, match="not open"):
+            await store.append(KEY, lines(1))
