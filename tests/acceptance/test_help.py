@@ -9,7 +9,7 @@ import pytest
 
 AGENTLAYERS = [sys.executable, "-m", "agentlayers"]
 COMMANDS = [
-    (), ("demo",), ("serve",), ("sync",), ("journal",), ("journal", "export"), ("check",), ("graph",), ("schema",),
+    (), ("demo",), ("serve",), ("sync",), ("status",), ("journal",), ("journal", "export"), ("check",), ("graph",), ("schema",),
 ]  # fmt: skip
 
 

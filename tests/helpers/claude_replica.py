@@ -37,7 +37,9 @@ async def converse(job: dict[str, Any]) -> dict[str, Any]:
         async with runtime.query(job["prompt"], **options) as turn:
             messages = [message async for message in turn]
         await sync.sync_now()
-        return {"session": turn.session_id, "answer": messages[-1].text, "entries": len(await journal.entries())}
+        project = await sessions.project_of("", turn.session_id)
+        subagents = await sessions.list_subkeys({"project_key": project, "session_id": turn.session_id})
+        return {"session": turn.session_id, "answer": messages[-1].text, "subagents": subagents}
 
 
 if __name__ == "__main__":

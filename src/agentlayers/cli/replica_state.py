@@ -132,9 +132,7 @@ def _remote(connection: sqlite3.Connection, name: str, store: int, row: tuple[An
 
 
 def _outbound(connection: sqlite3.Connection, store: int, after: int) -> int:
-    return _count(
-        connection, "SELECT count(*) FROM entry WHERE store = ? AND outbound AND position > ?", store, after
-    )
+    return _count(connection, "SELECT count(*) FROM entry WHERE store = ? AND outbound AND position > ?", store, after)
 
 
 def _count(connection: sqlite3.Connection, query: str, *values: int) -> int:

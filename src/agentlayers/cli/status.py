@@ -24,7 +24,9 @@ WATCH_SECONDS: Final = 1.0
 def command(
     directory: Annotated[Path, typer.Argument(help="Directory of the replica, the one that holds journal.sqlite.")],
     watch: Annotated[bool, typer.Option("--watch", help="Go on looking, once a second, until stopped.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object; with --watch one line each change.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object; with --watch one line each change.")
+    ] = False,
 ) -> None:
     """
     Show what a replica holds and what its servers have not acknowledged yet.
@@ -39,10 +41,20 @@ def command(
 
     state = read_replica_state(directory)
     if not watch:
-        typer.echo(json.dumps(state.as_json(), indent=2) if as_json else _text(state))
+        _show_once(state, as_json=as_json)
         return
     with contextlib.suppress(KeyboardInterrupt):
         _watch(directory, state, as_json=as_json)
+
+
+def _show_once(state: ReplicaState, *, as_json: bool) -> None:
+    from agentlayers.cli.table import Column, show_table
+
+    if as_json:
+        typer.echo(json.dumps(state.as_json(), indent=2))
+        return
+    typer.echo(f"replica {state.replica} in {state.directory}")
+    show_table([Column(name, width, is_number) for name, width, is_number in _COLUMNS], _rows(state))
 
 
 def _watch(directory: Path, state: ReplicaState, *, as_json: bool) -> None:
@@ -67,6 +79,17 @@ def _watch(directory: Path, state: ReplicaState, *, as_json: bool) -> None:
             live.update(_table(read_replica_state(directory)), refresh=True)
 
 
+_COLUMNS: Final = (
+    ("store", 14, False),
+    ("entries", 9, True),
+    ("pending", 9, True),
+    ("server", 36, False),
+    ("last contact", 25, False),
+    ("trouble", 0, False),
+)
+"""Heading, usual width, and whether it holds numbers."""
+
+
 def _rows(state: ReplicaState) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for store in state.stores:
@@ -77,7 +100,9 @@ def _rows(state: ReplicaState) -> list[tuple[str, ...]]:
             last = remote.last_contact or "unknown"
             rows.append((*common, f"{remote.pending:,}", remote.url or remote.remote_id, last, _trouble(store)))
         if all(remote.is_retired for remote in store.remotes):
-            rows.append((*common, f"{store.unsent:,}" if not store.remotes else "-", "never synced", "", _trouble(store)))
+            rows.append(
+                (*common, f"{store.unsent:,}" if not store.remotes else "-", "never synced", "", _trouble(store))
+            )
     return rows
 
 
@@ -90,23 +115,6 @@ def _trouble(store: StoreSummary) -> str:
     return ", ".join(parts)
 
 
-_HEADINGS: Final = ("store", "entries", "pending", "server", "last contact", "trouble")
-
-
-def _text(state: ReplicaState) -> str:
-    """Lay the state out in columns, as wide as they need to be: never cut, so that scripts may read it."""
-    rows = [_HEADINGS, *_rows(state)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column in (1, 2) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([f"replica {state.replica} in {state.directory}", *lines])
-
-
 def _line(state: ReplicaState) -> str:
     parts = []
     for name, entries, pending, server, _, trouble in _rows(state):
@@ -117,9 +125,11 @@ def _line(state: ReplicaState) -> str:
 def _table(state: ReplicaState) -> Table:
     from rich.table import Table
 
+    from agentlayers.cli.table import one_line
+
     table = Table(title=f"replica {state.replica} in {state.directory}", title_justify="left")
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="right" if heading in ("entries", "pending") else "left")
+    for heading, _, is_number in _COLUMNS:
+        table.add_column(heading, justify="right" if is_number else "left")
     for row in _rows(state):
-        table.add_row(*row)
+        table.add_row(*map(one_line, row))
     return table

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from agentlayers.errors import StorageUnavailableError
+from agentlayers.errors import StateError, StorageUnavailableError
 from agentlayers.journal.conflict_policy import ConflictPolicy
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.journal.transaction import JournalTransaction
@@ -103,7 +103,9 @@ async def _rebuild_file(path: Path, policy: ConflictPolicy | None, progress: Pro
             if one.is_clean:
                 after = await asyncio.to_thread(_digest, path)
                 return RebuiltFile(path, one.entries, before, after, repaired, one.unreadable)
-    reason = "differences come back as they are repaired; is the application's conflict policy another one? Tell it, or stop it"
+    reason = (
+        "differences come back as they are repaired; say which conflict policy the running application has, or stop it"
+    )
     raise StorageUnavailableError(backend="sqlite", operation="rebuild", path=path, reason=reason)
 
 
@@ -128,15 +130,23 @@ class _Round:
         self.policy, self.progress = policy, progress
         self.repaired, self.entries, self.unreadable = 0, 0, 0
         self.is_clean = True
+        self.is_stopped = False
 
     def run(self) -> None:
         """Replay and repair; :attr:`is_clean` says whether there was nothing to do."""
-        with open_snapshot(self.path, policy=self.policy) as snapshot, replayed(snapshot, self.progress) as replay:
+        with open_snapshot(self.path, policy=self.policy) as snapshot, replayed(snapshot, self._advance) as replay:
             self.entries, self.unreadable = replay.entries, len(replay.unreadable)
             for chunk in _chunks(_changes(replay)):
                 self.is_clean = False
                 work = partial(_apply, index=self.index, chunk=chunk)
                 self.repaired += asyncio.run_coroutine_threadsafe(self.journal.transact(work), self.loop).result()
+
+    def _advance(self, count: int) -> None:
+        if self.is_stopped:
+            # Whoever waited for this thread was cancelled; there is nobody left to repair for.
+            raise StateError("the rebuild was cancelled")
+        if self.progress is not None:
+            self.progress(count)
 
 
 def _changes(replay: Replay) -> Iterator[_Change]:

@@ -62,7 +62,9 @@ class KnownEntries:
     def save(self, tx: JournalTransaction, store: str, remote_id: bytes) -> None:
         """Keep it with the journal, and when that was: the last contact with the server."""
         now = max(0, tx.now_ms())
-        tx.put_setting(_name(store, remote_id), self.cursor.to_bytes(8, "big") + now.to_bytes(8, "big") + (self.digest or b""))
+        tx.put_setting(
+            _name(store, remote_id), self.cursor.to_bytes(8, "big") + now.to_bytes(8, "big") + (self.digest or b"")
+        )
 
     @classmethod
     def load(cls, tx: JournalTransaction, store: str, remote_id: bytes, cursor: int) -> Self:

@@ -91,11 +91,11 @@ class Replica:
         return {}
 
     async def _state(self) -> dict[str, Any]:
-        status = self._sync.status
+        status = await self._sync.refresh()
         digest = await journal_digest(self._journal)
         return {
             "state": status.state,
-            "pending": sum(store.pending for store in status.stores.values()),
+            "pending": status.pending,
             "entries": digest.entries,
             "digest": digest.hex,
         }
