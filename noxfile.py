@@ -37,8 +37,14 @@ def imports(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests on both cores; what follows ``--`` goes to pytest."""
-    session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
+    """Run the tests on both cores, slow ones in their short form; what follows ``--`` goes to pytest."""
+    session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the long forms: hundreds of kills, hundreds of thousands of mutated frames, large files."""
+    session.run("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "-m", "slow", *session.posargs)
 
 
 @nox.session

@@ -13,6 +13,7 @@ import pytest
 
 from agentlayers.errors import StateError, UsageError
 from agentlayers.runtime.claude_process import marked_processes
+from agentlayers.runtime.claude_sdk import load_claude_sdk
 from agentlayers.runtime.hooks import HookMatcher
 from agentlayers.runtime.message import AgentMessage, user_message
 from agentlayers.testing.messages_api import Answer, ApiRequest, say, think, use_tool
@@ -249,12 +250,12 @@ async def test_the_permission_mode_and_the_model_change_between_turns(tmp_path: 
 
 
 async def test_tools_of_an_mcp_server_in_this_process_are_called(tmp_path: Path) -> None:
-    from claude_agent_sdk import create_sdk_mcp_server, tool
+    sdk = load_claude_sdk()
 
     async def add(arguments: dict[str, Any]) -> dict[str, Any]:
         return {"content": [{"type": "text", "text": str(arguments["a"] + arguments["b"])}]}
 
-    server = create_sdk_mcp_server("sums", tools=[tool("add", "Adds.", {"a": int, "b": int})(add)])
+    server = sdk.create_sdk_mcp_server("sums", tools=[sdk.tool("add", "Adds.", {"a": int, "b": int})(add)])
     async with claude_world(tmp_path, once(use_tool("mcp__sums__add", {"a": 2, "b": 40}))) as world:
         messages = await world.ask("go", mcp_servers={"sums": server}, allowed_tools=["mcp__sums__add"])
 

@@ -145,7 +145,7 @@ async def test_the_audit_tells_who_permitted_and_who_refused(world: ClaudeWorld,
     start, success, denied = ("start", None), ("success", None), ("failure", "denied")
     asked = {start, ("prompt", None)}
     by_part_rule = ("deny", "by a rule about a part of the command")
-    expected = {
+    expected: dict[str, set[Any]] = {
         "by_caller": {*asked, ("allow", None), success},
         "refused_by_caller": {*asked, ("deny", "bad"), denied},
         "refused_by_rule": {start, by_part_rule, denied},
@@ -155,7 +155,7 @@ async def test_the_audit_tells_who_permitted_and_who_refused(world: ClaudeWorld,
         "by_rule": {start, success, ("allow", "by a rule about a part of the command")},
     }
     assert expected == by_tool
-    assert sum(map(len, expected.values())) == len(told)
+    assert sum(len(entries) for entries in expected.values()) == len(told)
 
 
 async def test_an_interrupted_tool_ends_as_such_in_the_audit(world: ClaudeWorld, stores: Stores) -> None:

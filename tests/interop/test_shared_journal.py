@@ -268,22 +268,21 @@ async def test_a_replica_of_ours_that_forgot_a_server_sends_it_no_duplicates(ser
         await same_journal(ours, theirs, 301)
 
 
-@pytest.mark.parametrize("kind", ["ours", "stock"])
-async def test_single_small_writes_cross_over_tcp(stock: StockPeers, kind: str) -> None:
-    """Each is alone on its way, which is all that a stock peer understands there."""
-    async with contextlib.AsyncExitStack() as stack:
-        if kind == "ours":
-            url = (await stack.enter_async_context(our_server())).tcp_url or ""
-        else:
-            url = (await stack.enter_async_context(stock.server(transport="tcp"))).url
-        theirs = await stack.enter_async_context(stock.client())
-        ours = await stack.enter_async_context(our_replica(url, theirs.identity))
-        await ours.sync.sync_now()
-        await theirs.connect(url)
-        for turn in range(3):
-            await write(ours, {**FULL, "id": f"ours {turn}"})
-            await theirs.until(handled=2 * turn + 1)
-            await theirs.write({**FULL, "id": f"theirs {turn}"})
-            await theirs.until(pushed=turn + 1)
-            await ours.until_ids({bytes.fromhex(key) for key in await theirs.entries()}, STORE)
-        await same_journal(ours, theirs, 6)
+async def test_single_small_writes_cross_over_tcp(stock: StockPeers) -> None:
+    """
+    Each is alone on its way, which is all that a stock replica understands there.
+
+    Not through a stock server: the two messages with which a stock replica begins may already end it.
+    """
+    async with our_server() as server, stock.client() as theirs:
+        assert server.tcp_url is not None
+        async with our_replica(server.tcp_url, theirs.identity) as ours:
+            await ours.sync.sync_now()
+            await theirs.connect(server.tcp_url)
+            for turn in range(3):
+                await write(ours, {**FULL, "id": f"ours {turn}"})
+                await theirs.until(handled=2 * turn + 1)
+                await theirs.write({**FULL, "id": f"theirs {turn}"})
+                await theirs.until(pushed=turn + 1)
+                await ours.until_ids({bytes.fromhex(key) for key in await theirs.entries()}, STORE)
+            await same_journal(ours, theirs, 6)

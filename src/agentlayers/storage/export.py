@@ -100,7 +100,7 @@ def payload_of_line(fields: Mapping[str, Any]) -> bytes:
         UsageError: The line has neither a payload nor raw bytes.
     """
     if "raw" in fields:
-        return base64.b64decode(fields["raw"])
+        return base64.b64decode(fields["raw"], validate=True)
     payload = fields.get("payload")
     if not isinstance(payload, Mapping):
         raise UsageError("export line: there is no payload; expected a line that 'agentlayers journal export' wrote")
@@ -160,7 +160,7 @@ def _from_json(value: Any) -> Any:
     if len(value) == 1:
         ((key, item),) = value.items()
         if key == "$bytes":
-            return base64.b64decode(item)
+            return base64.b64decode(item, validate=True)
         if key == "$time":
             return datetime.fromisoformat(item)
         if key == "$map":

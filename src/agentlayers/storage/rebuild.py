@@ -98,7 +98,10 @@ async def _rebuild_file(path: Path, policy: ConflictPolicy | None, progress: Pro
         for _round in range(_ROUNDS_MAX):
             loop = asyncio.get_running_loop()
             one = _Round(path, journal, index, loop, policy, progress)
-            await asyncio.to_thread(one.run)
+            try:
+                await asyncio.to_thread(one.run)
+            finally:
+                one.is_stopped = True
             repaired += one.repaired
             if one.is_clean:
                 after = await asyncio.to_thread(_digest, path)

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -36,6 +37,10 @@ async def opened(stack: AsyncExitStack, *, seed: int = 1) -> AgentSessionStore:
     return await stack.enter_async_context(AgentSessionStore(journal, Identity.generate()))
 
 
+def conformance() -> Any:
+    return import_module("claude_agent_sdk.testing").run_session_store_conformance
+
+
 def lines(*numbers: int) -> list[dict[str, Any]]:
     return [{"type": "x", "uuid": f"u{number}", "n": number} for number in numbers]
 
@@ -55,19 +60,15 @@ async def give(store: AgentSessionStore, entries: Iterable[Any]) -> None:
 
 @needs_sdk
 async def test_the_conformance_suite_of_the_sdk_is_passed(stack: AsyncExitStack) -> None:
-    from claude_agent_sdk.testing import run_session_store_conformance
-
-    await run_session_store_conformance(lambda: opened(stack))
+    await conformance()(lambda: opened(stack))
 
 
 @needs_sdk
 async def test_the_view_for_any_directory_passes_the_suite_too(stack: AsyncExitStack) -> None:
-    from claude_agent_sdk.testing import run_session_store_conformance
-
     async def view() -> Any:
         return (await opened(stack)).anywhere()
 
-    await run_session_store_conformance(view)
+    await conformance()(view)
 
 
 async def test_lines_come_back_as_they_were(stack: AsyncExitStack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -182,7 +183,7 @@ async def test_a_damaged_export_names_the_line_and_changes_nothing(tmp_path: Pat
     with exported.open("a") as file:
         file.write(line + "\n")
 
-    with pytest.raises(StorageCorruptionError, match="line 7: .*nothing was imported"):
+    with pytest.raises(StorageCorruptionError, match=r"line 7: .*nothing was imported"):
         await import_export(tmp_path / "new", exported)
     assert not (tmp_path / "new").exists()
 
@@ -197,7 +198,7 @@ async def test_an_unknown_store_is_refused_before_anything_is_written(tmp_path: 
     assert total(await import_export(tmp_path / "new", exported, stores=["chat_history"]))["imported"] == 3
 
 
-async def test_what_is_no_export_is_refused(tmp_path: Path, exported: Path) -> None:
+def test_what_is_no_export_is_refused(tmp_path: Path, exported: Path) -> None:
     text = exported.read_text()
     for content, error in (
         ("", StorageCorruptionError),
@@ -207,12 +208,12 @@ async def test_what_is_no_export_is_refused(tmp_path: Path, exported: Path) -> N
     ):
         exported.write_text(content)
         with pytest.raises(error):
-            await import_export(tmp_path / "new", exported)
+            asyncio.run(import_export(tmp_path / "new", exported))
     exported.write_bytes(b"\xff\n")
     with pytest.raises(StorageCorruptionError, match="UTF-8"):
-        await import_export(tmp_path / "new", exported)
+        asyncio.run(import_export(tmp_path / "new", exported))
     with pytest.raises(StorageUnavailableError):
-        await import_export(tmp_path / "new", tmp_path)
+        asyncio.run(import_export(tmp_path / "new", tmp_path))
     assert not (tmp_path / "new").exists()
 
 
