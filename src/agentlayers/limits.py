@@ -114,11 +114,20 @@ PAYLOAD_DEPTH_MAX: Final = 200
 ARTIFACT_INLINE_BYTES_MAX: Final = 1 * MIB
 """Content up to this size travels inside its artifact_record."""
 
+ARTIFACT_CHUNK_BYTES: Final = 448 * KIB
+"""Larger content is cut into entries of this size; each fits into one message that is not cut again."""
+
+ARTIFACT_CHUNK_WAIT_SECONDS: Final = 86_400.0
+"""How long a chunk waits for the record that refers to it: an upload in progress, or a record still on its way."""
+
 HORIZON_WINDOW_SECONDS: Final = 365 * 86_400.0
 """How long the ids of compacted entries are remembered, so that nothing compacted comes back."""
 
 COMPACTION_STEP_ROWS_MAX: Final = 512
 """Entries one transaction of compaction drops, so that appends never wait long for it."""
+
+JOURNAL_PAGE_BYTES_MAX: Final = 8 * MIB
+"""Payload bytes per page when a journal is read from end to end (one larger entry still comes alone)."""
 
 BUSY_SECONDS_MAX: Final = 10.0
 """How long a write waits for another process's transaction on the same file."""

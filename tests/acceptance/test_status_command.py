@@ -30,6 +30,15 @@ def stores(directory: Path) -> dict[str, Any]:
     return {store["store"]: store for store in json.loads(outcome.stdout)["stores"]}
 
 
+def sizes(directory: Path) -> list[tuple[str, int]]:
+    return sorted((path.name, path.stat().st_size) for path in directory.iterdir())
+
+
+def watching(directory: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen([*COMMAND, str(directory), "--watch"], stdout=subprocess.PIPE, text=True, env=environment)
+
+
 async def test_it_tells_beside_a_running_replica_what_the_server_lacks(tmp_path: Path) -> None:
     identity = Identity.load_or_create(tmp_path / "identity")
     sync = SyncService(OfflineTransport(), AesGcmEncryption(), stores={"chat_history": True})
@@ -49,11 +58,11 @@ async def test_it_tells_beside_a_running_replica_what_the_server_lacks(tmp_path:
         await sync.disconnect()
         for number in range(3):
             await chat.append("session", {"type": "user", "text": str(number)})
-        before = sorted((path.name, path.stat().st_size) for path in tmp_path.iterdir())
+        before = sizes(tmp_path)
         behind = stores(tmp_path)["chat_history"]
         text = status(str(tmp_path)).stdout
 
-        assert sorted((path.name, path.stat().st_size) for path in tmp_path.iterdir()) == before
+        assert sizes(tmp_path) == before
     assert (never["entries"], never["unsent"], never["remotes"]) == (1, 1, [])
     (remote,) = synced["remotes"]
     assert (remote["pending"], remote["next_sequence"], remote["url"]) == (0, 1, url)
@@ -70,10 +79,7 @@ async def test_watching_prints_a_line_for_each_change_and_ends_when_told(tmp_pat
     identity = Identity.load_or_create(tmp_path / "identity")
     async with SQLiteJournal(tmp_path) as journal, ChatHistoryStore(journal, identity) as chat:
         await chat.append("session", {"type": "user", "text": "one"})
-        with subprocess.Popen(
-            [*COMMAND, str(tmp_path), "--watch"],
-            stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        ) as process:  # fmt: skip
+        with watching(tmp_path) as process:
             assert process.stdout is not None
             first = process.stdout.readline()
             await chat.append("session", {"type": "user", "text": "two"})

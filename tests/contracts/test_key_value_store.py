@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import redis_server, small_disk
 
 from agentlayers.errors import StorageUnavailableError
 from agentlayers.storage.key_value import (
@@ -30,6 +29,7 @@ from agentlayers.testing.contracts.key_value_store_processes import (
     SharedKeyValueStoreContract,
     StoreRecipe,
 )
+from helpers import redis_server, small_disk
 
 
 class TestMemoryKeyValueStore(KeyValueStoreContract):
@@ -47,7 +47,7 @@ class FileStoreContract(
 ):
     """Everything a store on files has to do."""
 
-    store_class: type[FileSystemKeyValueStore] | type[SQLiteKeyValueStore]
+    store_class: type[FileSystemKeyValueStore | SQLiteKeyValueStore]
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Make:

@@ -24,9 +24,7 @@ WATCH_SECONDS: Final = 1.0
 def command(
     directory: Annotated[Path, typer.Argument(help="Directory of the replica, the one that holds journal.sqlite.")],
     watch: Annotated[bool, typer.Option("--watch", help="Go on looking, once a second, until stopped.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object; with --watch one line each change.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object; with --watch a line each change.")] = False,
 ) -> None:
     """
     Show what a replica holds and what its servers have not acknowledged yet.

@@ -17,9 +17,11 @@ from agentlayers.cli.token import read_token
 from agentlayers.errors import SettingsError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from agentlayers.layer import Layer
     from agentlayers.sync.service import SyncService
-    from agentlayers.sync.status import SyncReport, SyncStatus
+    from agentlayers.sync.status import StoreStatus, SyncReport, SyncStatus
 
 __all__ = ["command"]
 
@@ -62,9 +64,7 @@ def command(
     typer.echo(f"in {report.seconds:.2f} s with {to.split('?')[0]}")
 
 
-def _layer(
-    directory: Path, to: str, token: str | None, tenant: str | None, stores: list[str] | None
-) -> Layer:
+def _layer(directory: Path, to: str, token: str | None, tenant: str | None, stores: list[str] | None) -> Layer:
     from agentlayers.layer import Layer
     from agentlayers.runtime.containers import IDENTITY_FILE, AgentRuntimeContainer
     from agentlayers.storage.artifacts import ArtifactStore
@@ -137,7 +137,25 @@ async def _show(sync: SyncService) -> None:
         return
     with Live(console=console, refresh_per_second=8) as live:
         async for status in sync.status_stream():
-            live.update(_line(status))
+            live.update(_table(status))
+
+
+def _table(status: SyncStatus) -> Table:
+    """Lay out each store that takes part; the heading says where the connection stands, and why."""
+    from rich.table import Table
+
+    heading = f"{status.state} {status.url}"
+    if status.retry_in_seconds is not None:
+        heading += f", attempt {status.attempt + 1} within {status.retry_in_seconds:.1f} s"
+    table = Table(title=heading, title_justify="left", caption=status.last_error, caption_justify="left")
+    for name in ("store", "pending", "behind", "sent", "received", "quarantined", "verified"):
+        table.add_column(name, justify="left" if name in ("store", "verified") else "right")
+    for name, store in status.stores.items():
+        if store.enabled:
+            numbers = (store.pending, store.behind, store.sent, store.received, store.quarantined)
+            verified = "differs" if store.is_diverged else _clock(store)
+            table.add_row(name, *("?" if number is None else f"{number:,}" for number in numbers), verified)
+    return table
 
 
 def _line(status: SyncStatus) -> str:
@@ -146,3 +164,7 @@ def _line(status: SyncStatus) -> str:
     )
     trouble = f"; {status.last_error}" if status.last_error else ""
     return f"{status.state} {status.url}: {status.pending} pending; received/sent {stores}{trouble}"
+
+
+def _clock(store: StoreStatus) -> str:
+    return "" if store.last_verified is None else f"{store.last_verified.astimezone():%H:%M:%S}"

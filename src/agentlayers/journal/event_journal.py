@@ -67,6 +67,9 @@ class StoreSchema:
             entry id; for others an empty sequence.
         retract: Takes an entry that compaction drops out of the read model again.
         scope_of: Retention scope of an entry, such as its session; counts and sizes apply per scope.
+        is_needed: Tells whether other entries refer to an append-only one, so that compaction leaves it.
+        bytes_elsewhere: Bytes of other entries that retention by size counts with this one, because they
+            go when it goes.
         policy: Decides the visible value among several heads.
     """
 
@@ -77,6 +80,8 @@ class StoreSchema:
     project: Projection = _no_projection
     retract: Callable[[JournalTransaction, Entry], None] | None = None
     scope_of: Callable[[Entry], str] = _one_scope
+    is_needed: Callable[[JournalTransaction, Entry], bool] | None = None
+    bytes_elsewhere: Callable[[Entry], int] | None = None
     policy: ConflictPolicy = field(default_factory=LastWriteWins)
 
 

@@ -160,12 +160,18 @@ class JournalPrimitives(abc.ABC):
         """Return which of these ids are here."""
 
     @abc.abstractmethod
-    def rows_after(self, store: int | None, position: int, rows_max: int) -> list[EntryRow]:
-        """List entries in local order."""
+    def rows_after(
+        self, store: int | None, position: int, rows_max: int, *, bytes_max: int | None = None
+    ) -> list[EntryRow]:
+        """List entries in local order; stops before their payloads exceed ``bytes_max``, not before the first."""
 
     @abc.abstractmethod
-    def rows_by_age(self, store: int, below: bytes, rows_max: int) -> list[EntryRow]:
-        """List entries with an id below a bound, newest first; an empty bound means no bound."""
+    def rows_by_age(self, store: int, below: bytes, rows_max: int, *, bytes_max: int | None = None) -> list[EntryRow]:
+        """
+        List entries with an id below a bound, newest first; an empty bound means no bound.
+
+        Stops before their payloads exceed ``bytes_max``, but not before the first.
+        """
 
     @abc.abstractmethod
     def rows_at(self, positions: Sequence[int]) -> list[EntryRow]:

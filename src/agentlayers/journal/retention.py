@@ -20,7 +20,7 @@ from agentlayers.journal.event_journal import Observation, StoreSchema
 from agentlayers.journal.primitives import EntryRow
 from agentlayers.journal.projection import emit
 from agentlayers.journal.replication import HORIZON_FLOOR
-from agentlayers.limits import COMPACTION_STEP_ROWS_MAX, HORIZON_WINDOW_SECONDS
+from agentlayers.limits import COMPACTION_STEP_ROWS_MAX, HORIZON_WINDOW_SECONDS, JOURNAL_PAGE_BYTES_MAX
 from agentlayers.logs import get_logger
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class Selection:
     def advance(self, tx: JournalTransaction) -> list[int]:
         """Look at the next chunk and return the positions of what the strategy does not keep."""
         number = tx.store_number(self._schema.name)
-        rows = tx.rows_by_age(number, self._below, COMPACTION_STEP_ROWS_MAX)
-        self.is_done = len(rows) < COMPACTION_STEP_ROWS_MAX
+        rows = tx.rows_by_age(number, self._below, COMPACTION_STEP_ROWS_MAX, bytes_max=JOURNAL_PAGE_BYTES_MAX)
+        self.is_done = not rows
         if rows:
             self._below = rows[-1].id
         now_ms = tx.now_ms()
@@ -73,6 +73,8 @@ class Selection:
         if keep is None:
             keep = self._scopes[scope] = self._selector()
         size = len(row.payload) + len(row.event.encode()) + len(row.primary_key.encode()) + len(row.id)
+        if self._schema.bytes_elsewhere is not None:
+            size += self._schema.bytes_elsewhere(entry)
         return keep(
             Candidate(
                 row.id,
@@ -111,10 +113,15 @@ def drop(tx: JournalTransaction, schema: StoreSchema, positions: Sequence[int]) 
                 doomed.update((version.position, version) for version in versions)
         elif row.position in pending:
             held_back += 1
-        elif row.keyed or _retract(tx, schema, [row]):
+        elif row.keyed or (not _is_needed(tx, schema, row) and _retract(tx, schema, [row])):
             doomed[row.position] = row
     _delete(tx, number, list(doomed.values()))
     return Dropped(len(doomed), frozenset(row.event for row in doomed.values()), held_back)
+
+
+def _is_needed(tx: JournalTransaction, schema: StoreSchema, row: EntryRow) -> bool:
+    entry = Entry(row.id, row.event, row.primary_key, row.payload)
+    return schema.is_needed is not None and schema.is_needed(tx, entry)
 
 
 def _pending(tx: JournalTransaction, store: int, rows: Sequence[EntryRow]) -> set[int]:

@@ -177,10 +177,16 @@ class JournalTransaction(JournalPrimitives):
         row = self.find_row(None, entry_id)
         return None if row is None else self.stored(row)
 
-    def entries(self, store: str | None = None, *, after: int = 0, entries_max: int = 1000) -> list[StoredEntry]:
-        """List entries in local arrival order; of all stores if none is named."""
+    def entries(
+        self, store: str | None = None, *, after: int = 0, entries_max: int = 1000, bytes_max: int | None = None
+    ) -> list[StoredEntry]:
+        """
+        List entries in local arrival order; of all stores if none is named.
+
+        Stops before their payloads exceed ``bytes_max``, but not before the first.
+        """
         number = None if store is None else self.store_number(store)
-        return [self.stored(row) for row in self.rows_after(number, after, entries_max)]
+        return [self.stored(row) for row in self.rows_after(number, after, entries_max, bytes_max=bytes_max)]
 
     def versions(self, store: str, primary_key: str) -> list[Version]:
         """List all versions of a key that are held, superseded and losing ones included, by entry id."""

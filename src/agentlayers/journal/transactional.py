@@ -15,6 +15,7 @@ from agentlayers.journal.event_journal import Commit, EventJournal, Observation,
 from agentlayers.journal.following import CommitHub
 from agentlayers.journal.registry import JournalRegistry
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.limits import JOURNAL_PAGE_BYTES_MAX
 
 __all__ = ["TransactionalJournal"]
 
@@ -68,11 +69,11 @@ class TransactionalJournal(EventJournal):
         try:
             while not follower.is_closed:
                 follower.look()
-                stored = await self.entries(store, after=position, entries_max=_FOLLOW_ENTRIES)
+                stored = await self.read(partial(_page, store=store, after=position))
                 for entry in stored:
                     position = entry.position
                     yield entry
-                if len(stored) < _FOLLOW_ENTRIES and not follower.is_closed:
+                if not stored and not follower.is_closed:
                     await follower.wait()
         finally:
             self._hub.leave(follower)
@@ -101,3 +102,7 @@ class TransactionalJournal(EventJournal):
 
     async def _reclaim(self) -> None:
         """Give the space of dropped entries back to the medium, where that takes a step of its own."""
+
+
+def _page(tx: JournalTransaction, *, store: str | None, after: int) -> list[StoredEntry]:
+    return tx.entries(store, after=after, entries_max=_FOLLOW_ENTRIES, bytes_max=JOURNAL_PAGE_BYTES_MAX)

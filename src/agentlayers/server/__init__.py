@@ -16,12 +16,14 @@ from agentlayers.server.storage import Appended, ServerStorage, TenantInfo
 if TYPE_CHECKING:
     from agentlayers.server.app import SyncServer
     from agentlayers.server.containers import ServerContainer
+    from agentlayers.server.memory_server import MemoryServer
     from agentlayers.server.memory_storage import MemoryServerStorage
     from agentlayers.server.sqlite_storage import SQLiteServerStorage
 
 __all__ = [
     "Appended",
     "Authenticator",
+    "MemoryServer",
     "MemoryServerStorage",
     "SQLiteServerStorage",
     "ServerContainer",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "MemoryServer": "memory_server",
     "MemoryServerStorage": "memory_storage",
     "SQLiteServerStorage": "sqlite_storage",
     "ServerContainer": "containers",

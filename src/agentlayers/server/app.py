@@ -28,11 +28,6 @@ from agentlayers.errors import (
 from agentlayers.limits import CONNECTIONS_MAX, FRAME_BYTES_MAX
 from agentlayers.logs import get_logger
 from agentlayers.protocol.messages import (
-    CAPABILITY_ACK_THROUGH,
-    CAPABILITY_DIGESTS,
-    CAPABILITY_ENTRY_NONCES,
-    EXTENSION_VERSION,
-    Extensions,
     Hello,
 )
 from agentlayers.protocol.server_session import ServerSession
@@ -44,6 +39,7 @@ from agentlayers.server.auth import (
 )
 from agentlayers.server.close import CloseReason
 from agentlayers.server.connection import Connection
+from agentlayers.server.greeting import greeting_of
 from agentlayers.server.hub import Hub
 from agentlayers.server.link import CLOSE_SECONDS_MAX, Link, StreamLink, WebSocketLink
 from agentlayers.server.listen import bind_error, format_host, is_loopback
@@ -334,10 +330,7 @@ class SyncServer:
         return self._is_stopping or len(self._connections) >= self._connections_max
 
     async def _hello_of(self, tenant: str) -> Hello:
-        info = await self._storage.tenant(tenant)
-        capabilities = frozenset({CAPABILITY_ENTRY_NONCES, CAPABILITY_ACK_THROUGH, CAPABILITY_DIGESTS})
-        extensions = Extensions(EXTENSION_VERSION, capabilities, info.incarnation, tenant)
-        return Hello(info.remote_id, extensions)
+        return await greeting_of(self._storage, tenant)
 
     def _connection(self, link: Link, session: ServerSession, tenant: str) -> Connection:
         return Connection(

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from agentlayers.journal.entry import StoredEntry
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.limits import JOURNAL_PAGE_BYTES_MAX
 from agentlayers.storage.event_groups import UNSYNCED_EVENTS
 
 __all__ = ["Digest", "digest_of", "digest_of_sorted", "is_synced", "journal_digest"]
@@ -65,7 +66,7 @@ async def journal_digest(journal: EventJournal, *, stores: Collection[str] | Non
 
 def _synced(tx: JournalTransaction, stores: Collection[str] | None) -> Iterator[tuple[bytes, bytes]]:
     after = 0
-    while batch := tx.entries(None, after=after, entries_max=_BATCH):
+    while batch := tx.entries(None, after=after, entries_max=_BATCH, bytes_max=JOURNAL_PAGE_BYTES_MAX):
         after = batch[-1].position
         for stored in batch:
             if is_synced(stored) and (stores is None or stored.store in stores):

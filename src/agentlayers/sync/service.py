@@ -29,6 +29,7 @@ from agentlayers.transport.transport import Transport
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
+    from agentlayers.transport.memory import ServeMemory
 
 __all__ = ["DEFAULT_STORES", "SyncService"]
 
@@ -384,6 +385,37 @@ class SyncService:
     def layer_tcp(url: str, token: str | None = None, tenant: str | None = None, **options: Any) -> Layer:
         """Sync with a TCP server of its own; ``options`` as for the constructor."""
         return SyncService.layer(transport=Transport.layer_tcp(url, token, tenant), **options)
+
+    @staticmethod
+    def with_remote_sync(url: str, *, token: str | None = None, tenant: str | None = None, **options: Any) -> Layer:
+        """
+        Sync with the server at ``url``, over WebSocket or TCP as the address says; the shortest way to sync.
+
+        Args:
+            url: ``ws://``, ``wss://``, ``tcp://`` or ``tls://``.
+            token: Secret the server asks for; never part of the address.
+            tenant: Whose journals the server keeps it with.
+            **options: As for the constructor.
+
+        Raises:
+            SettingsError: An address of another kind.
+        """
+        return SyncService.layer(transport=Transport.layer_url(url, token, tenant), **options)
+
+    @staticmethod
+    def layer_memory(serve: ServeMemory, **options: Any) -> Layer:
+        """
+        Sync with a server in this process: ``SyncService.layer_memory(server.serve)``.
+
+        Args:
+            serve: The ``serve`` of a :class:`~agentlayers.server.MemoryServer`.
+            **options: As for the constructor.
+        """
+        from agentlayers.layer import Layer
+        from agentlayers.transport.memory import MemoryTransport
+
+        transport = MemoryTransport(serve, is_stream=True)
+        return SyncService.layer(transport=Layer.succeed(Transport, transport), **options)
 
     @staticmethod
     def layer_offline(**options: Any) -> Layer:

@@ -29,6 +29,7 @@ class _Pipe:
     def __init__(self) -> None:
         self.queue: asyncio.Queue[bytes] = asyncio.Queue(_MESSAGES_MAX)
         self.closed = asyncio.Event()
+        self.room = asyncio.Event()
         self.lost = ConnectionLostError(reason="the connection is closed")
 
     async def until_closed(self, work: Awaitable[bytes | None]) -> bytes | None:
@@ -73,9 +74,32 @@ class MemoryConnection(Connection):
         else:
             pipe.queue.put_nowait(bytes(data))
 
+    def send_nowait(self, data: bytes) -> bool:
+        """Hand over one message if there is room at once; on a closed connection it is dropped, as by a socket."""
+        pipe = self._outgoing
+        if pipe.closed.is_set():
+            return True
+        if pipe.queue.full():
+            return False
+        pipe.queue.put_nowait(data)
+        return True
+
+    async def until_room(self) -> None:
+        """
+        Wait until the other end has taken enough for one more message.
+
+        Raises:
+            ConnectionLostError: It closed meanwhile.
+        """
+        pipe = self._outgoing
+        while pipe.queue.full():
+            pipe.room.clear()
+            await pipe.until_closed(_nothing_after(pipe.room))
+
     async def receive(self) -> bytes:
         """Return the next message; those sent before a close still arrive."""
         pipe = self._incoming
+        pipe.room.set()
         if not pipe.queue.empty():
             return pipe.queue.get_nowait()
         if pipe.closed.is_set():
@@ -88,9 +112,7 @@ class MemoryConnection(Connection):
         """Close both directions, and wait for the serving callable to end."""
         for pipe in (self._incoming, self._outgoing):
             if not pipe.closed.is_set():
-                pipe.lost = ConnectionLostError(
-                    reason=reason or "the other end closed", close_code=code
-                )
+                pipe.lost = ConnectionLostError(reason=reason or "the other end closed", close_code=code)
                 pipe.closed.set()
         serving, self._serving = self._serving, None
         if serving is not None and serving is not asyncio.current_task():
@@ -110,6 +132,10 @@ class MemoryConnection(Connection):
                 await other.close(1006, "the server ended")
 
         self._serving = asyncio.get_running_loop().create_task(run(), name="memory server")
+
+
+async def _nothing_after(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 ServeMemory = Callable[[MemoryConnection], Awaitable[None]]
@@ -145,9 +171,7 @@ class MemoryTransport(Transport):
     async def connect(self) -> MemoryConnection:
         """Open a connection and start serving its other end."""
         if self.server is None:
-            raise ConnectError(
-                url=self.url, reason="connection refused; is the server running there?"
-            )
+            raise ConnectError(url=self.url, reason="connection refused; is the server running there?")
         client, server = MemoryConnection.pair()
         client.is_stream = server.is_stream = self._is_stream
         client.authenticate = self._authenticate

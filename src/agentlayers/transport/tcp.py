@@ -116,9 +116,7 @@ class TCPTransport(Transport):
             context = self._ssl or ssl_module.create_default_context()
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_SECONDS):
-                reader, writer = await asyncio.open_connection(
-                    self._host, self._port, ssl=context, limit=_READ_BYTES
-                )
+                reader, writer = await asyncio.open_connection(self._host, self._port, ssl=context, limit=_READ_BYTES)
         except OSError as error:  # TimeoutError, ssl.SSLError and socket.gaierror are OSErrors
             raise ConnectError(url=self._url, reason=describe_failure(error)) from error
         return TCPConnection(reader, writer, authenticate=self._authenticate())

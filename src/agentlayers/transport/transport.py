@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING
 
+from agentlayers.errors import SettingsError
 from agentlayers.protocol.messages import Authenticate
 
 if TYPE_CHECKING:
@@ -76,6 +77,23 @@ class Transport(abc.ABC):
             ConnectError: Nobody answers there, or the handshake failed.
             AuthenticationError: The server refused the credentials; the same will not do later.
         """
+
+    @staticmethod
+    def layer_url(url: str, token: str | None = None, tenant: str | None = None) -> Layer:
+        """
+        Reach the server the way its address says.
+
+        Raises:
+            SettingsError: It begins with none of ``ws://``, ``wss://``, ``tcp://``, ``tls://``.
+        """
+        scheme = url.partition("://")[0].lower()
+        if scheme in ("ws", "wss"):
+            return Transport.layer_websocket(url, token, tenant)
+        if scheme in ("tcp", "tls"):
+            return Transport.layer_tcp(url, token, tenant)
+        shown = url.partition("?")[0].rpartition("@")[2]
+        expected = "the address of a sync server: ws://, wss://, tcp:// or tls://"
+        raise SettingsError(setting="url", value=shown, expected=expected)
 
     @staticmethod
     def layer_websocket(url: str, token: str | None = None, tenant: str | None = None) -> Layer:

@@ -30,9 +30,7 @@ _REASON_BYTES_MAX: Final = 120
 class WebSocketConnection(Connection):
     """One open WebSocket and the client session that owns its socket."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._session, self._socket = session, socket
 
     async def send(self, data: bytes) -> None:

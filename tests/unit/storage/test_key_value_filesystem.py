@@ -1,4 +1,5 @@
 """Files of a key-value store: names, modes, crashes at every step, damage, and disks that refuse."""
+# ruff: noqa: ASYNC240
 
 from __future__ import annotations
 
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import key_value_crash, small_disk
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from agentlayers.errors import MigrationError, StorageCorruptionError, StorageUn
 from agentlayers.storage.key_value import Delete, FileSystemKeyValueStore, Put
 from agentlayers.storage.key_value.file_name import IS_NAME, file_name, key_of, prefix_of
 from agentlayers.testing.contracts.key_value_store import read_all
+from helpers import key_value_crash, small_disk
 
 KEYS = st.binary(max_size=4) | st.sampled_from([b"x" * size for size in (119, 120, 121, 500, 4096)])
 
@@ -131,7 +132,7 @@ class Trace:
         real: dict[str, Any] = {name: getattr(os, name) for name in ("fsync", "rename", "unlink")}
 
         def fsync(descriptor: int) -> None:
-            self.steps.append(f"sync {self._name(os.readlink(f'/proc/self/fd/{descriptor}'))}")
+            self.steps.append(f"sync {self._name(Path(f'/proc/self/fd/{descriptor}').readlink())}")
             real["fsync"](descriptor)
 
         def rename(source: Path, target: Path) -> None:
@@ -211,7 +212,11 @@ def test_a_crash_before_any_change_to_a_file_leaves_all_or_nothing(extent: str) 
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as scratch:
         done = subprocess.run(
-            [sys.executable, key_value_crash.__file__, scratch, extent], capture_output=True, text=True, timeout=110
+            [sys.executable, key_value_crash.__file__, scratch, extent],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
         )
 
     assert done.returncode == 0, done.stderr[-3000:]
@@ -329,7 +334,7 @@ async def test_a_read_only_disk_can_be_read_but_not_written(disk: small_disk.Sma
     async with FileSystemKeyValueStore(disk.path / "store") as store:
         await store.put(b"key", b"value")
         disk.change("ro")
-        with pytest.raises(StorageUnavailableError, match="read-only|Read-only"):
+        with pytest.raises(StorageUnavailableError, match=r"read-only|Read-only"):
             await store.put(b"key", b"new")
         with pytest.raises(StorageUnavailableError):
             await store.delete(b"key")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Self
 
 import pytest
-from helpers import redis_server
 
 from agentlayers.errors import LayerError, UsageError
 from agentlayers.layer import Layer
@@ -19,6 +19,7 @@ from agentlayers.storage.key_value import (
     RedisKeyValueStore,
     SQLiteKeyValueStore,
 )
+from helpers import redis_server
 
 
 async def works(layer: Layer, kind: type[KeyValueStore]) -> None:
@@ -55,7 +56,7 @@ class WeakStore(MemoryKeyValueStore):
     capabilities = WEAK
     was_opened = False
 
-    async def __aenter__(self) -> WeakStore:
+    async def __aenter__(self) -> Self:
         WeakStore.was_opened = True
         return await super().__aenter__()
 
@@ -73,7 +74,7 @@ async def test_a_medium_that_can_do_what_is_needed_is_taken() -> None:
 
 
 async def test_a_medium_that_cannot_is_refused_with_what_it_lacks() -> None:
-    with pytest.raises(LayerError, match="the ledger cannot be kept in .* no atomic batches"):
+    with pytest.raises(LayerError, match=r"the ledger cannot be kept in .* no atomic batches"):
         async with Layer.factory(Ledger).provide(Layer.scoped(KeyValueStore, WeakStore)).build(Ledger):
             pass
 

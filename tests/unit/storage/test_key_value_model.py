@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import redis_server
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -31,6 +30,7 @@ from agentlayers.storage.key_value import (
     sqlite_store,
 )
 from agentlayers.testing.contracts.key_value_store import read_all
+from helpers import redis_server
 
 KEYS = st.sampled_from(
     [b"", b"a", b"a\x00", b"ab", b"b", b"b\xff", b"b\xff\xff", b"\xff", b"c" * 130, b"c" * 130 + b"d"]

@@ -1,4 +1,5 @@
 """The SQLite file of a key-value store: mode, group commit, damage, and disks that refuse."""
+# ruff: noqa: ASYNC240
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import small_disk
 
 from agentlayers.errors import MigrationError, StorageCorruptionError, StorageError, StorageUnavailableError
 from agentlayers.storage.key_value import Put, SQLiteKeyValueStore, sqlite_file
+from agentlayers.storage.key_value.key_value_store import Changes
 from agentlayers.storage.key_value.sqlite_file import FILE_NAME
 from agentlayers.testing.contracts.key_value_store import numbered, read_all
+from helpers import small_disk
 
 
 @pytest.fixture
@@ -60,12 +62,17 @@ async def test_closing_leaves_one_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
-async def test_concurrent_writes_share_commits(tmp_path: Path) -> None:
+async def test_concurrent_writes_share_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with SQLiteKeyValueStore(tmp_path) as store:
         medium = store._medium
         sizes: list[int] = []
         write = medium.write
-        medium.write = lambda changes: (sizes.append(len(changes)), write(changes))[1]  # type: ignore[method-assign]
+
+        def counted(changes: Changes) -> None:
+            sizes.append(len(changes))
+            write(changes)
+
+        monkeypatch.setattr(medium, "write", counted)
         await asyncio.gather(*(store.put(key, value) for key, value in numbered(400).items()))
 
         assert sum(sizes) == 400

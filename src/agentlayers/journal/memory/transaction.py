@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from agentlayers.journal.causality import KeyState
@@ -117,12 +118,14 @@ class MemoryTransaction(JournalTransaction):
                 found[entry_id] = HeldEntry(position, self._data.row(position).outbound)
         return found
 
-    def rows_after(self, store: int | None, position: int, rows_max: int) -> list[EntryRow]:
+    def rows_after(
+        self, store: int | None, position: int, rows_max: int, *, bytes_max: int | None = None
+    ) -> list[EntryRow]:
         """List entries in local order."""
         positions = self._data.rows if store is None else self._data.by_store.get(store, ())
-        return [self._data.row(at) for at in _after(positions, position, rows_max)]
+        return _fitting([self._data.row(at) for at in _after(positions, position, rows_max)], bytes_max)
 
-    def rows_by_age(self, store: int, below: bytes, rows_max: int) -> list[EntryRow]:
+    def rows_by_age(self, store: int, below: bytes, rows_max: int, *, bytes_max: int | None = None) -> list[EntryRow]:
         """List entries with an id below a bound, newest first."""
         ids = self._data.ids
         end = ids.bisect_left((below, 0)) if below else len(ids)
@@ -132,7 +135,7 @@ class MemoryTransaction(JournalTransaction):
                 rows.append(self._data.row(self._data.positions[number, entry_id]))
                 if len(rows) >= rows_max:
                     break
-        return rows
+        return _fitting(rows, bytes_max)
 
     def rows_at(self, positions: Sequence[int]) -> list[EntryRow]:
         """Return the entries at these positions, in local order."""
@@ -300,6 +303,12 @@ class MemoryTransaction(JournalTransaction):
         for entry_id in ids:
             self._set(self._data.horizon, (store, entry_id), _ABSENT)
         return ids
+
+
+def _fitting(rows: list[EntryRow], bytes_max: int | None) -> list[EntryRow]:
+    if bytes_max is None:
+        return rows
+    return rows[: max(1, sum(total <= bytes_max for total in accumulate(len(row.payload) for row in rows)))]
 
 
 def _after(positions: Any, after: int, rows_max: int | None) -> Iterator[int]:

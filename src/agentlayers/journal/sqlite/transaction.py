@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from agentlayers.journal.primitives import EntryRow, HeldEntry
@@ -115,28 +116,34 @@ class SQLiteTransaction(RemoteTables):
                 found[bytes.fromhex(entry_id)] = HeldEntry(int(position), outbound == "1")
         return found
 
-    def _select(self, source: str, values: Sequence[Any]) -> list[EntryRow]:
+    def _select(self, source: str, values: Sequence[Any], bytes_max: int | None = None) -> list[EntryRow]:
         self._write_rows()
-        return [row for rows in self.sql.rows_sized(self.sql.sizes(source, values)) for row in rows]
+        sized = self.sql.sizes(source, values)
+        if bytes_max is not None:
+            fitting = sum(total <= bytes_max for total in accumulate(size for _, size in sized))
+            sized = sized[: max(1, fitting)]
+        return [row for rows in self.sql.rows_sized(sized) for row in rows]
 
-    def rows_after(self, store: int | None, position: int, rows_max: int) -> list[EntryRow]:
+    def rows_after(
+        self, store: int | None, position: int, rows_max: int, *, bytes_max: int | None = None
+    ) -> list[EntryRow]:
         """List entries in local order."""
         if store is None:
             source = f"SELECT {_SIZED} FROM entry WHERE position > ? ORDER BY position LIMIT ?"
-            return self._select(source, (position, rows_max))
+            return self._select(source, (position, rows_max), bytes_max)
         # SQLite merges the two indexes row by row, so the limit bounds the cost.
         source = (
             f"SELECT {_SIZED} FROM entry WHERE store = ?1 AND outbound AND position > ?2 UNION ALL "
             f"SELECT {_SIZED} FROM entry WHERE store = ?1 AND NOT outbound AND position > ?2 "
             "ORDER BY position LIMIT ?3"
         )
-        return self._select(source, (store, position, rows_max))
+        return self._select(source, (store, position, rows_max), bytes_max)
 
-    def rows_by_age(self, store: int, below: bytes, rows_max: int) -> list[EntryRow]:
+    def rows_by_age(self, store: int, below: bytes, rows_max: int, *, bytes_max: int | None = None) -> list[EntryRow]:
         """List entries with an id below a bound, newest first."""
         bound = below or b"\xff" * 17
         source = f"SELECT {_SIZED} FROM entry WHERE id < ? AND store = ? ORDER BY id DESC LIMIT ?"
-        return self._select(source, (bound, store, rows_max))
+        return self._select(source, (bound, store, rows_max), bytes_max)
 
     def rows_at(self, positions: Sequence[int]) -> list[EntryRow]:
         """Return the entries at these positions, in local order."""

@@ -6,6 +6,7 @@ returns a store, not open yet, of one and the same place at each call. A store t
 also gets the suites of :mod:`agentlayers.testing.contracts.key_value_store_processes`. Needs pytest with
 asyncio in automatic mode.
 """
+# ruff: noqa: FBT001
 
 from __future__ import annotations
 
@@ -535,9 +536,7 @@ class LimitedKeyValueStoreContract:
         acknowledged: dict[bytes, bytes] = {}
         async with limited.make() as store:
             with pytest.raises(StorageUnavailableError) as caught:
-                for key, value in numbered(400, size=20_000).items():
-                    await store.put(key, value)
-                    acknowledged[key] = value
+                await _put_each(store, numbered(400, size=20_000), acknowledged)
 
             assert len(acknowledged) > 3
             assert caught.value.retryable
@@ -558,3 +557,9 @@ class LimitedKeyValueStoreContract:
         limited.make_room()
         async with limited.make() as store:
             assert await read_all(store) == [(b"kept", b"value")]
+
+
+async def _put_each(store: KeyValueStore, pairs: dict[bytes, bytes], acknowledged: dict[bytes, bytes]) -> None:
+    for key, value in pairs.items():
+        await store.put(key, value)
+        acknowledged[key] = value

@@ -1,0 +1,31 @@
+"""What a server of ours says of itself in its Hello."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentlayers.protocol.messages import (
+    CAPABILITY_ACK_THROUGH,
+    CAPABILITY_DIGESTS,
+    CAPABILITY_ENTRY_NONCES,
+    EXTENSION_VERSION,
+    Extensions,
+    Hello,
+)
+from agentlayers.server.storage import ServerStorage
+
+__all__ = ["CAPABILITIES", "greeting_of"]
+
+CAPABILITIES: Final = frozenset({CAPABILITY_ENTRY_NONCES, CAPABILITY_ACK_THROUGH, CAPABILITY_DIGESTS})
+"""All that this release's server understands."""
+
+
+async def greeting_of(storage: ServerStorage, tenant: str) -> Hello:
+    """
+    Return the Hello of a tenant.
+
+    Raises:
+        StorageError: The storage cannot be read, or the tenant not be created.
+    """
+    info = await storage.tenant(tenant)
+    return Hello(info.remote_id, Extensions(EXTENSION_VERSION, CAPABILITIES, info.incarnation, tenant))
