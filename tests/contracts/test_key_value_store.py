@@ -16,13 +16,11 @@ from agentlayers.storage.key_value import (
     RedisKeyValueStore,
     SQLiteKeyValueStore,
 )
-from agentlayers.testing.contracts.key_value_store import (
+from agentlayers.testing.contracts.key_value_store import KeyValueStoreContract, Make, read_all
+from agentlayers.testing.contracts.key_value_store_medium import (
     DurableKeyValueStoreContract,
-    KeyValueStoreContract,
     LimitedKeyValueStoreContract,
     LimitedMedium,
-    Make,
-    read_all,
 )
 from agentlayers.testing.contracts.key_value_store_processes import (
     CrashingKeyValueStoreContract,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import agentlayers
 from agentlayers.eventlog.identity import Identity
 from agentlayers.server import MemoryServerStorage, SyncServer
 from agentlayers.testing.messages_api import Answer, ApiRequest, use_tool
@@ -44,7 +45,7 @@ def remembering(request: ApiRequest) -> Answer:
 
 
 async def run(job: dict[str, Any]) -> dict[str, Any]:
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
+    path = os.pathsep.join([str(TESTS), str(Path(agentlayers.__file__).parents[1])])
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "helpers.claude_replica", json.dumps(job),
         env={**os.environ, "PYTHONPATH": path}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

@@ -15,7 +15,7 @@ from agentlayers.journal.event_journal import Commit, EventJournal, Observation,
 from agentlayers.journal.following import CommitHub
 from agentlayers.journal.registry import JournalRegistry
 from agentlayers.journal.transaction import JournalTransaction
-from agentlayers.limits import JOURNAL_PAGE_BYTES_MAX
+from agentlayers.limits import PAYLOAD_BYTES_MAX
 
 __all__ = ["TransactionalJournal"]
 
@@ -73,7 +73,7 @@ class TransactionalJournal(EventJournal):
                 for entry in stored:
                     position = entry.position
                     yield entry
-                if not stored and not follower.is_closed:
+                if _is_last(stored) and not follower.is_closed:
                     await follower.wait()
         finally:
             self._hub.leave(follower)
@@ -105,4 +105,9 @@ class TransactionalJournal(EventJournal):
 
 
 def _page(tx: JournalTransaction, *, store: str | None, after: int) -> list[StoredEntry]:
-    return tx.entries(store, after=after, entries_max=_FOLLOW_ENTRIES, bytes_max=JOURNAL_PAGE_BYTES_MAX)
+    return tx.entries(store, after=after, entries_max=_FOLLOW_ENTRIES, bytes_max=2 * PAYLOAD_BYTES_MAX)
+
+
+def _is_last(page: list[StoredEntry]) -> bool:
+    # A page that was cut for its size lacks less than one payload of the bound.
+    return len(page) < _FOLLOW_ENTRIES and sum(len(stored.entry.payload) for stored in page) <= PAYLOAD_BYTES_MAX

@@ -196,7 +196,7 @@ class App:
         if getattr(self, "state", "new") == "running":
             warnings.warn(f"an app was never closed: {self.target!r}", ResourceWarning, source=self, stacklevel=2)
 
-    def serving(self, service: Any) -> AbstractAsyncContextManager[Any]:
+    def serving(self, service: Callable[..., T]) -> AbstractAsyncContextManager[T]:
         """Start and close the app around a block that gets one service."""
         return _Serving(self, service)
 
@@ -400,11 +400,11 @@ class App:
         return said
 
 
-class _Serving(AbstractAsyncContextManager[Any]):
-    def __init__(self, app: App, service: Any) -> None:
+class _Serving(AbstractAsyncContextManager[T]):
+    def __init__(self, app: App, service: Callable[..., T]) -> None:
         self._app, self._service = app, service
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> T:
         await self._app.start()
         return self._app.get(self._service)
 

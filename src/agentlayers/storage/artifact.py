@@ -2,7 +2,8 @@
 One artifact: a file, a tool's result or a summary that belongs to a session.
 
 ``artifact_record`` and ``artifact_deleted`` of one id are versions of one key. Content is text or
-bytes; on the wire bytes travel as base64, as the reference does it.
+bytes; on the wire bytes travel as base64, as the reference does it. Large content travels apart, see
+:mod:`~agentlayers.storage.artifact_chunk`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from typing import Any, Final, Literal, get_args
 
 from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.journal.conflict_policy import Resolution, Version
+from agentlayers.limits import ARTIFACT_INLINE_BYTES_MAX
+from agentlayers.storage.artifact_chunk import CHUNKS_FIELD, ContentChunks
 from agentlayers.storage.payload_field import PayloadFields, required_text, without_nones
 
 __all__ = [
     "ARTIFACT_DELETED",
     "ARTIFACT_RECORD",
+    "STORE",
     "ArtifactConflict",
     "ArtifactKind",
     "ArtifactRecord",
@@ -32,6 +36,9 @@ ARTIFACT_RECORD: Final = "artifact_record"
 
 ARTIFACT_DELETED: Final = "artifact_deleted"
 """Tag of an entry that marks an artifact as deleted."""
+
+STORE: Final = "artifacts"
+"""Name of the store in journals, YAML and key derivation."""
 
 ArtifactKind = Literal["file", "tool_result", "summary", "image", "other"]
 """What an artifact is."""
@@ -59,7 +66,8 @@ class ArtifactRecord:
         id: Name of the artifact within its session; putting the same one again replaces it.
         session_id: The session it belongs to.
         kind: What it is.
-        content: Text or bytes; what was put is what is got, in type and value.
+        content: Text or bytes; what was put is what is got, in type and value. Empty where large
+            content was not asked for or is not all here (see :attr:`chunks`).
         content_type: Media type, such as ``text/plain``.
         tool_name: The tool that made it.
         tool_use_id: The tool call that made it.
@@ -68,6 +76,9 @@ class ArtifactRecord:
             decide (the time of the put, or that of the version it replaces).
         metadata: More about it, as far as MessagePack can say it.
         entry_id: Id of the version's entry; empty before it was put, and for a merged value.
+        chunks: Where large content is; :obj:`None` for content that travels in the record.
+        is_complete: All of the content is on this replica. Chunks may arrive after the record that
+            refers to them.
     """
 
     id: str
@@ -81,6 +92,8 @@ class ArtifactRecord:
     created_at_ms: int | None = None
     metadata: Mapping[str, Any] | None = None
     entry_id: bytes = b""
+    chunks: ContentChunks | None = field(default=None, repr=False)
+    is_complete: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
         required_text("artifact id", self.id)
@@ -92,8 +105,15 @@ class ArtifactRecord:
 
     @property
     def size_bytes(self) -> int:
-        """Length of the content in bytes (of a text: in UTF-8)."""
+        """Length of the content in bytes (of a text: in UTF-8), whether it is loaded or not."""
+        if self.chunks is not None:
+            return self.chunks.size_bytes
         return len(self.content) if isinstance(self.content, bytes) else len(self.content.encode())
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the content travels in the record, as it does up to a bound, and was not empty."""
+        return self.chunks is None and 0 < self.size_bytes <= ARTIFACT_INLINE_BYTES_MAX
 
     @property
     def encoding(self) -> Literal["utf8", "base64"]:
@@ -106,8 +126,10 @@ class ArtifactRecord:
         return self.content if isinstance(self.content, bytes) else self.content.encode()
 
     def to_payload(self) -> dict[str, Any]:
-        """Return the fields that go on the wire."""
-        content = self.content if isinstance(self.content, str) else base64.b64encode(self.content).decode("ascii")
+        """Return the fields that go on the wire; content that is in chunks is left out."""
+        content, metadata = self._encoded_content(), self.metadata
+        if self.chunks is not None:
+            content, metadata = "", {**(metadata or {}), CHUNKS_FIELD: self.chunks.to_metadata()}
         return without_nones(
             {
                 "id": self.id,
@@ -121,9 +143,12 @@ class ArtifactRecord:
                 "content": content,
                 "sizeBytes": self.size_bytes,
                 "createdAt": self.created_at_ms or 0,
-                "metadata": None if self.metadata is None else dict(self.metadata),
+                "metadata": None if metadata is None else dict(metadata),
             }
         )
+
+    def _encoded_content(self) -> str:
+        return self.content if isinstance(self.content, str) else base64.b64encode(self.content).decode("ascii")
 
     @classmethod
     def from_payload(cls, entry_id: bytes, payload: Mapping[str, Any]) -> ArtifactRecord:
@@ -135,22 +160,35 @@ class ArtifactRecord:
             base64.
         """
         fields = PayloadFields(ARTIFACT_RECORD, payload)
+        content = _decode_content(fields.text("encoding"), fields.text("content"))
+        chunks, metadata = None, fields.optional_mapping("metadata")
+        if not content and metadata is not None:
+            chunks, metadata = _split_metadata(metadata)
         try:
             return cls(
                 id=fields.text("id"),
                 session_id=fields.text("sessionId"),
                 kind=fields.text("kind"),  # type: ignore[arg-type]  # checked by the constructor
-                content=_decode_content(fields.text("encoding"), fields.text("content")),
+                content=content,
                 content_type=fields.optional_text("contentType"),
                 tool_name=fields.optional_text("toolName"),
                 tool_use_id=fields.optional_text("toolUseId"),
                 hook_event=fields.optional_text("hookEvent"),
                 created_at_ms=fields.integer("createdAt"),
-                metadata=fields.optional_mapping("metadata"),
+                metadata=metadata,
                 entry_id=entry_id,
+                chunks=chunks,
             )
         except UsageError as error:
             raise MalformedMessageError(f"{ARTIFACT_RECORD}: {error}") from error
+
+
+def _split_metadata(metadata: Mapping[str, Any]) -> tuple[ContentChunks | None, Mapping[str, Any] | None]:
+    """Take the list of chunks out of metadata; what is none is the user's own."""
+    chunks = ContentChunks.from_metadata(metadata.get(CHUNKS_FIELD))
+    if chunks is None:
+        return None, metadata
+    return chunks, {name: value for name, value in metadata.items() if name != CHUNKS_FIELD} or None
 
 
 def _decode_content(encoding: str, content: str) -> str | bytes:

@@ -16,7 +16,8 @@ from agentlayers.errors import MalformedMessageError
 from agentlayers.journal.conflict_policy import ConflictPolicy, Resolution, Version
 from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
-from agentlayers.storage.artifact import ArtifactRecord
+from agentlayers.storage.artifact import STORE, ArtifactRecord
+from agentlayers.storage.artifact_chunk_index import set_references
 from agentlayers.storage.storage_config import ArtifactRetention
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "write_row",
 ]
 
-STORE: Final = "artifacts"
 _FIXED: Final = struct.Struct(">QQ16sHH")
 _NO_WINNER: Final = bytes(16)
 _TOTALS: Final = struct.Struct(">QQ")
@@ -136,6 +136,8 @@ def rows_of_session(tx: JournalTransaction, start: bytes, end: bytes, *, reverse
 
 def write_row(tx: JournalTransaction, primary_key: str, heads: Sequence[Version], policy: ConflictPolicy) -> None:
     """Bring the rows of one key up to date with its heads."""
+    records = [_record(head) for head in readable_heads(heads) if not head.is_deletion]
+    set_references(tx, primary_key, [digest for one in records if one.chunks for digest in one.chunks.digests])
     before = row_of(tx, primary_key)
     after = _row(primary_key, heads, policy)
     if after == before:

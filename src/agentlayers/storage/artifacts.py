@@ -3,25 +3,32 @@ The artifacts of a replica: tool results, files and summaries, by session.
 
 An artifact is a keyed thing: its records and deletions are versions, and what is shown of
 concurrent ones is what the conflict policy decides from the set of them, the same on every replica.
-Versions that lost stay readable. Content travels inline; larger content than one entry holds is
-refused.
+Versions that lost stay readable. Large content travels in pieces beside its record, and is read and
+written without holding it in memory.
 """
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Final
 
-from agentlayers.errors import UsageError
+from agentlayers.errors import (
+    MalformedMessageError,
+    StorageConflictError,
+    StorageCorruptionError,
+    StorageUnavailableError,
+    UsageError,
+)
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.keys import prefix_end
 from agentlayers.journal.transaction import JournalTransaction
-from agentlayers.limits import KIB, PAYLOAD_BYTES_MAX
+from agentlayers.limits import ARTIFACT_INLINE_BYTES_MAX
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.artifact import (
     ARTIFACT_DELETED,
@@ -30,6 +37,22 @@ from agentlayers.storage.artifact import (
     ArtifactRecord,
     ArtifactVersion,
     artifact_key,
+)
+from agentlayers.storage.artifact_chunk import (
+    ARTIFACT_CHUNK,
+    CHUNKS_FIELD,
+    ContentChunks,
+    digest_of_key,
+    read_chunk,
+)
+from agentlayers.storage.artifact_chunk_index import (
+    add_chunk,
+    chunk_data,
+    chunk_entries,
+    due_chunks,
+    has_all,
+    is_needed,
+    remove_chunk,
 )
 from agentlayers.storage.artifact_index import (
     STORE,
@@ -45,7 +68,8 @@ from agentlayers.storage.artifact_index import (
     totals_of,
     write_row,
 )
-from agentlayers.storage.event_groups import ARTIFACT_EVENTS
+from agentlayers.storage.artifact_upload import pieces_of, upload
+from agentlayers.storage.event_groups import ARTIFACT_CHUNK_EVENTS, ARTIFACT_EVENTS
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.pagination import Page, format_cursor, parse_cursor, range_behind
 from agentlayers.storage.payload_field import peek_text, required_text
@@ -54,8 +78,8 @@ from agentlayers.storage.storage_config import EnabledStores, Retention
 
 __all__ = ["ArtifactStore"]
 
-_CONTENT_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * KIB
-"""Leaves room for the other fields of the record."""
+_DROP_STEP: Final = 16
+"""Pieces of content dropped in one transaction, so that appends never wait long."""
 
 
 class ArtifactStore(JournaledStore):
@@ -64,14 +88,16 @@ class ArtifactStore(JournaledStore):
     name: ClassVar[str] = STORE
 
     def _schema(self) -> StoreSchema:
-        return ARTIFACT_EVENTS.schema(
+        schema = ARTIFACT_EVENTS.schema(
             STORE,
             ARTIFACT_EVENTS,
+            ARTIFACT_CHUNK_EVENTS,
             project=self._project,
             retract=self._retract,
             scope_of=_session_of,
             policy=self.conflict_policy,
         )
+        return replace(schema, is_needed=_is_needed, bytes_elsewhere=_chunk_bytes)
 
     def _enabled_in(self, enabled: EnabledStores) -> bool:
         return enabled.artifacts
@@ -92,28 +118,70 @@ class ArtifactStore(JournaledStore):
         Returns:
             The record as stored, with its entry id; unchanged if artifacts are switched off.
 
+        Content above :data:`~agentlayers.limits.ARTIFACT_INLINE_BYTES_MAX` travels in pieces;
+        equal pieces are stored once. A record that names its pieces (one that was listed) is put
+        again with the content it has.
+
         Raises:
-            UsageError: Content that is too large for one entry, or metadata that cannot be encoded.
+            UsageError: A record that cannot be encoded.
             StateError: The store or its journal is not open.
+            StorageConflictError: The content was dropped by others while it was written; put again.
             StorageError: The journal could not write it.
         """
         log = self.log
         if not self.is_enabled:
             return record
-        travelling = record.size_bytes if record.encoding == "utf8" else -(-record.size_bytes // 3) * 4
-        if travelling > _CONTENT_BYTES_MAX:
-            raise UsageError(
-                f"artifact {record.id!r}: content of {record.size_bytes} bytes takes {travelling} "
-                f"bytes as {record.encoding}; at most {_CONTENT_BYTES_MAX} fit into one artifact, "
-                "so split it"
-            )
+        _check_metadata(record)
+        if record.chunks is not None and not record.content:
+            return await self._put(record)
+        record = replace(record, chunks=None, is_complete=True)
+        if record.size_bytes <= ARTIFACT_INLINE_BYTES_MAX:
+            return await self._put(record)
+        chunks = await upload(log, pieces_of(record.content), is_text=False)
+        assert isinstance(chunks, ContentChunks)
+        stored = await self._put(replace(record, content=record.content[:0], chunks=chunks))
+        return replace(stored, content=record.content)
 
+    async def put_stream(self, record: ArtifactRecord, chunks: AsyncIterable[bytes]) -> ArtifactRecord:
+        """
+        Store an artifact whose content comes piece by piece; it is durable and visible when this returns.
+
+        A few hundred KiB are held in memory, however large the content is. If the stream fails,
+        nothing becomes visible, and what was written of it is dropped by a later cleanup.
+
+        Args:
+            record: The artifact without content: ``content=b""``, or ``content=""`` for text.
+            chunks: The content in pieces of any size; text as UTF-8. It is not read if artifacts are
+                switched off.
+
+        Returns:
+            The record as stored; large content is not loaded.
+
+        Raises:
+            UsageError: A record with content, pieces that are no bytes, or text that is not UTF-8.
+            StorageConflictError: As :meth:`put`.
+            StorageError: The journal could not write it.
+        """
+        log = self.log
+        if record.content:
+            raise UsageError(f"artifact {record.id!r}: content is given twice; put_stream takes a record without it")
+        if not self.is_enabled:
+            return record
+        is_text = isinstance(record.content, str)
+        record = replace(record, chunks=None, is_complete=True)
+        _check_metadata(record)
+        content = await upload(log, chunks, is_text=is_text)
+        if isinstance(content, ContentChunks):
+            return await self._put(replace(record, chunks=content))
+        return await self._put(replace(record, content=content.decode() if is_text else content))
+
+    async def _put(self, record: ArtifactRecord) -> ArtifactRecord:
         def work(tx: JournalTransaction) -> ArtifactRecord:
             stored = _put(tx, record)
             self._enforce_bounds(tx, stored.session_id)
             return stored
 
-        stored = await log.transact(work)
+        stored = await self.log.transact(work)
         await self._touch_foreign_index(stored.session_id, stored.created_at_ms or 0)
         return stored
 
@@ -170,17 +238,31 @@ class ArtifactStore(JournaledStore):
         deleted.
 
         Of each session the artifacts made too long ago go, then all but the newest, then those that
-        do not fit. What a current remote has not acknowledged stays until it has.
+        do not fit. Pieces of large content that no artifact consists of any more go last. What a
+        current remote has not acknowledged stays until it has.
         """
         report = await super().cleanup()
-        if self._config is None:
-            return report
         dropped = 0
-        for session_id in await self.log.read(sessions):
-            dropped += await self.log.transact(lambda tx, name=session_id: self._enforce(tx, name))  # type: ignore[misc]
-        if not dropped:
+        if self._config is not None:
+            for session_id in await self.log.read(sessions):
+                dropped += await self.log.transact(partial(self._enforce, session_id=session_id))
+        pieces = await self._drop_due_chunks()
+        if not dropped and not pieces:
             return report
-        return await self.log.transact(lambda tx: _report(tx, dropped, report))
+        return await self.log.transact(lambda tx: _report(tx, dropped, pieces, report))
+
+    async def _drop_due_chunks(self) -> int:
+        dropped, after = 0, b""
+        schema = self.log.schema
+        while due := await self.log.read(partial(due_chunks, after=after, limit=_DROP_STEP)):
+            after = due[-1]
+
+            def work(tx: JournalTransaction, due: builtins.list[bytes] = due) -> int:
+                ids = [entry_id for digest in due for entry_id in chunk_entries(tx, digest)]
+                return drop_entries(tx, schema, ids)
+
+            dropped += await self.log.transact(work)
+        return dropped
 
     def _enforce_bounds(self, tx: JournalTransaction, session_id: str) -> None:
         if self._config is None:
@@ -205,7 +287,9 @@ class ArtifactStore(JournaledStore):
         return dropped
 
     # -- reading -----------------------------------------------------------------------------------
-    async def get(self, artifact_id: str, session_id: str | None = None) -> ArtifactRecord | None:
+    async def get(
+        self, artifact_id: str, session_id: str | None = None, *, with_content: bool = True
+    ) -> ArtifactRecord | None:
         """
         Return what is shown of an artifact, :obj:`None` if there is none or it is deleted.
 
@@ -213,15 +297,51 @@ class ArtifactStore(JournaledStore):
             artifact_id: Its name.
             session_id: Its session. If not given and several sessions have an artifact of this
                 name, the one written last is returned.
+            with_content: Load large content too; without it, :meth:`open` reads that piece by piece.
+
+        Returns:
+            The record. Its content is empty if it is large and not all of it has arrived here
+            (``is_complete`` is false then), or if it was not to be loaded.
+
+        Raises:
+            StorageCorruptionError: The journal does not give back what was stored.
         """
 
         def work(tx: JournalTransaction) -> ArtifactRecord | None:
             found = [
                 record for row in _rows(tx, artifact_id, session_id) if (record := self._shown(tx, row)) is not None
             ]
-            return max(found, key=lambda record: (record.entry_id, record.session_id), default=None)
+            record = max(found, key=lambda record: (record.entry_id, record.session_id), default=None)
+            return _loaded(tx, record) if with_content and record is not None else record
 
         return await self.log.read(work)
+
+    async def open(self, artifact_id: str, session_id: str | None = None) -> AsyncGenerator[bytes]:
+        """
+        Yield the content of what is shown of an artifact, piece by piece; text as UTF-8.
+
+        No transaction is open while the caller works.
+
+        Raises:
+            UsageError: There is no such artifact, or it is deleted.
+            StorageUnavailableError: Not all of the content has arrived here yet, or it was deleted
+                and dropped while it was read.
+            StorageCorruptionError: The journal does not give back what was stored.
+        """
+        record = await self.get(artifact_id, session_id, with_content=False)
+        if record is None:
+            raise UsageError(f"artifact {artifact_id!r}: there is none to open; see list() for the names")
+        if record.chunks is None:
+            if record.content:
+                yield record.data
+            return
+        if not record.is_complete:
+            raise _missing(record.id, "not all of its content has arrived here yet; sync, then try again")
+        for digest in record.chunks.digests:
+            data = await self.log.read(partial(_piece, digest=digest))
+            if data is None:
+                raise _missing(record.id, "its content was dropped while it was read")
+            yield data
 
     async def list(
         self,
@@ -233,7 +353,7 @@ class ArtifactStore(JournaledStore):
         reverse: bool = False,
     ) -> builtins.list[ArtifactRecord]:
         """
-        List the artifacts of a session by creation time, then by name.
+        List the artifacts of a session by creation time, then by name; large content is not loaded.
 
         Args:
             session_id: The session; an unknown one has no artifacts.
@@ -292,6 +412,9 @@ class ArtifactStore(JournaledStore):
         List every version of an artifact that is held, by entry id: shown, superseded, lost and
         deleted.
 
+        Large content is not loaded. That of a superseded version is dropped by cleanup; the version
+        is not complete then.
+
         Args:
             artifact_id: Its name.
             session_id: Its session; needed for an artifact that is deleted on this replica.
@@ -329,19 +452,27 @@ class ArtifactStore(JournaledStore):
     def _shown(self, tx: JournalTransaction, row: ArtifactRow) -> ArtifactRecord | None:
         if row.winner:
             entry = tx.entry(row.winner)
-            return None if entry is None else ArtifactRecord.from_payload(entry.id, decode_payload(entry.payload))
-        readable = readable_heads(tx.heads(STORE, row.primary_key))
-        return resolve_heads(readable, self.conflict_policy)[0] if readable else None
+            shown = None if entry is None else ArtifactRecord.from_payload(entry.id, decode_payload(entry.payload))
+        else:
+            readable = readable_heads(tx.heads(STORE, row.primary_key))
+            shown = resolve_heads(readable, self.conflict_policy)[0] if readable else None
+        return None if shown is None else _with_completeness(tx, row.primary_key, shown)
 
     # -- read model --------------------------------------------------------------------------------
     def _project(self, tx: JournalTransaction, entry: Entry, heads: Sequence[Version]) -> None:
         payload = decode_payload(entry.payload)
+        if entry.event == ARTIFACT_CHUNK:
+            add_chunk(tx, read_chunk(entry.primary_key, payload)[0], entry.id)
+            return
         record = ArtifactRecord.from_payload(entry.id, payload) if entry.event == ARTIFACT_RECORD else None
         write_row(tx, entry.primary_key, heads, self.conflict_policy)
         if record is not None and self._shared_index is not None:
             self._shared_index.touch_in(tx, record.session_id, updated_at_ms=record.created_at_ms or 0, holder=STORE)
 
     def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
+        if entry.event == ARTIFACT_CHUNK:
+            remove_chunk(tx, digest_of_key(entry.primary_key), entry.id)
+            return
         # A key is dropped whole or not at all, and superseded versions have no part in the read
         # model.
         write_row(tx, entry.primary_key, (), self.conflict_policy)
@@ -351,13 +482,71 @@ def _session_of(entry: Entry) -> str:
     return peek_text(entry.payload, "sessionId")
 
 
-def _report(tx: JournalTransaction, dropped: int, others: CompactionReport | None) -> CompactionReport:
+def _is_needed(tx: JournalTransaction, entry: Entry) -> bool:
+    digest = digest_of_key(entry.primary_key) if entry.event == ARTIFACT_CHUNK else b""
+    return bool(digest) and is_needed(tx, digest)
+
+
+def _chunk_bytes(entry: Entry) -> int:
+    """Return the bytes that an artifact has beside its record."""
+    if entry.event != ARTIFACT_RECORD:
+        return 0
+    try:
+        record = ArtifactRecord.from_payload(entry.id, decode_payload(entry.payload))
+    except MalformedMessageError:
+        return 0
+    return 0 if record.chunks is None else record.chunks.size_bytes
+
+
+def _check_metadata(record: ArtifactRecord) -> None:
+    if record.metadata is not None and CHUNKS_FIELD in record.metadata and not record.is_inline:
+        raise UsageError(f"artifact {record.id!r}: metadata {CHUNKS_FIELD!r} lists large content; use another name")
+
+
+def _with_completeness(tx: JournalTransaction, primary_key: str, record: ArtifactRecord) -> ArtifactRecord:
+    if record.chunks is None or has_all(tx, primary_key, record.chunks.digests):
+        return record
+    return replace(record, is_complete=False)
+
+
+def _loaded(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
+    """Return a record with its large content, if all of that is here."""
+    if record.chunks is None or not record.is_complete:
+        return record
+    pieces = [_piece(tx, digest) for digest in record.chunks.digests]
+    if None in pieces:
+        return replace(record, is_complete=False)
+    data = b"".join(piece for piece in pieces if piece is not None)
+    del pieces
+    if isinstance(record.content, bytes):
+        return replace(record, content=data)
+    try:
+        return replace(record, content=data.decode())
+    except UnicodeDecodeError as error:
+        reason = f"artifact {record.id!r} is text, but its content is not UTF-8"
+        raise StorageCorruptionError(backend="journal", operation="read", reason=reason) from error
+
+
+def _piece(tx: JournalTransaction, digest: bytes) -> bytes | None:
+    try:
+        return chunk_data(tx, digest)
+    except MalformedMessageError as error:
+        raise StorageCorruptionError(backend="journal", operation="read", reason=str(error)) from error
+
+
+def _missing(artifact_id: str, reason: str) -> StorageUnavailableError:
+    return StorageUnavailableError(backend="journal", operation="read", reason=f"artifact {artifact_id!r}: {reason}")
+
+
+def _report(tx: JournalTransaction, artifacts: int, pieces: int, others: CompactionReport | None) -> CompactionReport:
     """Tell observers of what retention dropped, and join it with what other strategies did."""
-    report_dropped(tx, STORE, dropped, [ARTIFACT_RECORD])
+    dropped = {ARTIFACT_RECORD: artifacts, ARTIFACT_CHUNK: pieces}
+    events = tuple(event for event, count in dropped.items() if count)
+    report_dropped(tx, STORE, artifacts + pieces, events)
     after = tx.count_rows(tx.store_number(STORE))
-    total = dropped + (0 if others is None else others.dropped)
+    total = artifacts + pieces + (0 if others is None else others.dropped)
     held_back = 0 if others is None else others.held_back
-    return CompactionReport(after + total, after, total, (ARTIFACT_RECORD,), held_back, tx.now_ms())
+    return CompactionReport(after + total, after, total, events, held_back, tx.now_ms())
 
 
 def _put(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
@@ -372,6 +561,9 @@ def _put(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
     if created is None:
         created = tx.now_ms() if row is None else row.created_at_ms
     record = replace(record, created_at_ms=created)
+    if record.chunks is not None and not has_all(tx, key, record.chunks.digests):
+        reason = f"artifact {record.id!r}: content it consists of is not here any more; put it again"
+        raise StorageConflictError(backend="journal", operation="put", reason=reason)
     entry = tx.write(STORE, ARTIFACT_RECORD, key, record.to_payload())
     return replace(record, entry_id=entry.id)
 
@@ -395,8 +587,15 @@ def _versions(tx: JournalTransaction, primary_key: str) -> builtins.list[Artifac
         ArtifactVersion(
             entry_id=version.id,
             replica=version.replica,
-            record=None if version.is_deletion else ArtifactRecord.from_payload(version.id, version.value),
+            record=_version_record(tx, version),
             is_head=version.id in heads,
         )
         for version in readable_heads(tx.versions(STORE, primary_key))
     ]
+
+
+def _version_record(tx: JournalTransaction, version: Version) -> ArtifactRecord | None:
+    if version.is_deletion:
+        return None
+    record = ArtifactRecord.from_payload(version.id, version.value)
+    return _with_completeness(tx, artifact_key(record.session_id, record.id), record)

@@ -6,10 +6,11 @@ from typing import Final
 
 from agentlayers.eventlog.event import Event, EventGroup, EventKind
 from agentlayers.storage.artifact import ARTIFACT_DELETED, ARTIFACT_RECORD, artifact_key
+from agentlayers.storage.artifact_chunk import ARTIFACT_CHUNK, chunk_key
 from agentlayers.storage.audit_event import AUDIT_EVENTS, UNSYNCED_AUDIT_EVENTS, audit_key
 from agentlayers.storage.chat_event import CHAT_EVENT
 
-__all__ = ["ARTIFACT_EVENTS", "AUDIT_LOG_EVENTS", "CHAT_EVENTS", "UNSYNCED_EVENTS"]
+__all__ = ["ARTIFACT_CHUNK_EVENTS", "ARTIFACT_EVENTS", "AUDIT_LOG_EVENTS", "CHAT_EVENTS", "UNSYNCED_EVENTS"]
 
 CHAT_EVENTS: Final = EventGroup.append_only(
     Event(CHAT_EVENT, lambda fields: f"{fields['sessionId']}:{fields['sequence']}")
@@ -25,6 +26,11 @@ ARTIFACT_EVENTS: Final = EventGroup.keyed(
     ),
 )
 """Artifacts: records and deletions of one id are versions of one thing."""
+
+ARTIFACT_CHUNK_EVENTS: Final = EventGroup.append_only(
+    Event(ARTIFACT_CHUNK, lambda fields: chunk_key(bytes.fromhex(fields["sha256"])))
+)
+"""Pieces of large artifacts; records refer to them by their hash."""
 
 
 def _audit_event(tag: str) -> Event:

@@ -131,11 +131,11 @@ class Replication:
         self._resumed_at = state.next_sequence
         self._session.request_changes(log.public_key, state.next_sequence)
         self.has_resumed = True
-        if extensions is not None:
-            # Its Ack says where the server is, even if nothing else is said on this connection.
-            self._session.write_entries(log.public_key, ())
-        if self._session.compares_digests and state.next_sequence:
+        # The answer says where the server is, even if nothing else is said on this connection.
+        if self._session.compares_digests:
             self.asked(self._session.ping({log.public_key: state.next_sequence}))
+        elif extensions is not None:
+            self._session.write_entries(log.public_key, ())
         self._flush()
         self._changed.notify()
 

@@ -116,6 +116,8 @@ class WebSocketTransport(Transport):
             connector=aiohttp.TCPConnector(limit=1, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
+            # A replica connects again and again; what nobody reads is left out.
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
         )
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_SECONDS):

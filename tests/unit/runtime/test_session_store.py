@@ -133,6 +133,19 @@ async def test_a_deletion_hides_what_came_before_it_wherever_it_arrives_first(st
     assert {repr(([1, 5], None, []))} == seen
 
 
+async def test_the_latest_of_several_deletions_counts_whichever_arrives_last(stack: AsyncExitStack) -> None:
+    store = await opened(stack)
+    for number in (1, 2):
+        await store.append(KEY, lines(number))
+        await store.journal.write(STORE, "agent_session_deleted", "k", {"projectKey": "-home-a", "sessionId": "s"})
+
+    for order in itertools.permutations(await entries_of(store)):
+        late = await opened(stack, seed=2)
+        await give(late, order)
+
+        assert await late.load(KEY) is None
+
+
 async def test_a_deleted_session_is_dropped_from_the_journal(stack: AsyncExitStack) -> None:
     store = await opened(stack)
     await store.append(KEY, [{"type": "x", "secret": "hidden treasure"}])

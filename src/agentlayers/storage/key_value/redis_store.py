@@ -98,6 +98,7 @@ class RedisKeyValueStore(KeyValueStore):
         self._client: Any = None
         self._under_way = 0
         self._idle = asyncio.Event()
+        self._slots = asyncio.Semaphore(_CONNECTIONS_MAX)
         _load_driver()
 
     async def __aenter__(self) -> Self:
@@ -135,22 +136,21 @@ class RedisKeyValueStore(KeyValueStore):
 
     # -- operations ------------------------------------------------------------------------------------
     async def _read(self, key: bytes) -> bytes | None:
-        with self._command("read") as client:
+        async with self._command("read") as client:
             value: bytes | None = await client.execute_command("HGET", self._values, key)
             return value
 
     async def _write(self, changes: Changes) -> None:
         puts = [(key, value) for key, value in changes.items() if value is not None]
         deletes = [key for key, value in changes.items() if value is None]
-        with self._command("write") as client:
-            async with client.pipeline(transaction=True) as transaction:
-                if puts:
-                    transaction.execute_command("HSET", self._values, *(part for pair in puts for part in pair))
-                    transaction.execute_command("ZADD", self._keys, *(part for key, _ in puts for part in (0, key)))
-                if deletes:
-                    transaction.execute_command("HDEL", self._values, *deletes)
-                    transaction.execute_command("ZREM", self._keys, *deletes)
-                await transaction.execute()
+        async with self._command("write") as client, client.pipeline(transaction=True) as transaction:
+            if puts:
+                transaction.execute_command("HSET", self._values, *(part for pair in puts for part in pair))
+                transaction.execute_command("ZADD", self._keys, *(part for key, _ in puts for part in (0, key)))
+            if deletes:
+                transaction.execute_command("HDEL", self._values, *deletes)
+                transaction.execute_command("ZREM", self._keys, *deletes)
+            await transaction.execute()
 
     async def _pages(self, key_range: KeyRange, limit: int | None) -> AsyncIterator[list[Pair]]:
         self._opened()
@@ -169,7 +169,7 @@ class RedisKeyValueStore(KeyValueStore):
         low = b"[" + key_range.start
         high = b"+" if key_range.end is None else b"(" + key_range.end
         order = ("ZREVRANGEBYLEX", high, low) if key_range.reverse else ("ZRANGEBYLEX", low, high)
-        with self._command("scan") as client:
+        async with self._command("scan") as client:
             is_last, *flat = await client.execute_command(
                 "EVAL", _PAGE_SCRIPT, 2, self._values, self._keys, *order, count, KEY_VALUE_PAGE_BYTES_MAX
             )
@@ -187,15 +187,17 @@ class RedisKeyValueStore(KeyValueStore):
             raise StateError(f"{self!r} is not open; use it inside `async with`")
         return self._client
 
-    @contextlib.contextmanager
-    def _command(self, operation: str) -> Iterator[Any]:
+    @contextlib.asynccontextmanager
+    async def _command(self, operation: str) -> AsyncIterator[Any]:
         """Lend the client for one command; closing waits for it."""
         client = self._opened()
         self._under_way += 1
         self._idle.clear()
         try:
-            with self._translated(operation):
-                yield client
+            # Bounded here: the driver's own pool that waits hangs in some releases when a connection is refused.
+            async with self._slots:
+                with self._translated(operation):
+                    yield client
         finally:
             self._under_way -= 1
             if not self._under_way:
@@ -230,7 +232,7 @@ def _load_driver() -> Any:
 
 def _connected(address: RedisAddress) -> Any:
     """Return a client that connects on first use and repeats nothing by itself."""
-    from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+    from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
@@ -238,9 +240,7 @@ def _connected(address: RedisAddress) -> Any:
     where |= {"host": address.host, "port": address.port}
     if address.path:
         where = {"connection_class": UnixDomainSocketConnection, "path": address.path}
-    pool = BlockingConnectionPool(
-        max_connections=_CONNECTIONS_MAX,
-        timeout=None,  # wait for a free connection as long as it takes
+    pool = ConnectionPool(
         username=address.username,
         password=address.password,
         db=address.database,

@@ -1,0 +1,141 @@
+"""
+Large content in pieces: each an append-only entry, named by its hash, that records refer to.
+
+Equal pieces are stored once on a replica, whatever artifacts they belong to. The record of large content has
+no content of its own; ``metadata.chunks`` lists what it consists of.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentlayers.errors import MalformedMessageError
+
+__all__ = [
+    "ARTIFACT_CHUNK",
+    "CHUNKS_FIELD",
+    "DIGEST_BYTES",
+    "ContentChunks",
+    "chunk_key",
+    "chunk_payload",
+    "digest_of_chunk",
+    "digest_of_key",
+    "read_chunk",
+    "recut",
+]
+
+ARTIFACT_CHUNK: Final = "artifact_chunk"
+"""Tag of an entry that holds one piece of large content."""
+
+CHUNKS_FIELD: Final = "chunks"
+"""Where the metadata of a record on the wire lists the pieces of its content."""
+
+DIGEST_BYTES: Final = 32
+"""SHA-256."""
+
+_KEY_PREFIX: Final = "sha256:"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentChunks:
+    """
+    What large content consists of.
+
+    Attributes:
+        size_bytes: Of the whole content.
+        digests: SHA-256 of each piece, in order.
+    """
+
+    size_bytes: int
+    digests: tuple[bytes, ...]
+
+    def to_metadata(self) -> dict[str, Any]:
+        """Return what goes into ``metadata.chunks`` on the wire."""
+        return {"sizeBytes": self.size_bytes, "sha256": [digest.hex() for digest in self.digests]}
+
+    @classmethod
+    def from_metadata(cls, value: object) -> ContentChunks | None:
+        """
+        Read ``metadata.chunks``; :obj:`None` for anything else that somebody keeps under this name.
+
+        >>> chunks = ContentChunks(3, (bytes(32),))
+        >>> ContentChunks.from_metadata(chunks.to_metadata()) == chunks, ContentChunks.from_metadata(3)
+        (True, None)
+
+        """
+        if not isinstance(value, Mapping) or value.keys() != {"sizeBytes", "sha256"}:
+            return None
+        size_bytes, names = value["sizeBytes"], value["sha256"]
+        if type(size_bytes) is not int or size_bytes < 0 or not isinstance(names, list) or not names:
+            return None
+        digests = tuple(map(_parse_digest, names))
+        if any(len(digest) != DIGEST_BYTES for digest in digests):
+            return None
+        return cls(size_bytes, digests)
+
+
+def digest_of_chunk(data: bytes) -> bytes:
+    """Return the name of a piece."""
+    return hashlib.sha256(data).digest()
+
+
+def chunk_key(digest: bytes) -> str:
+    """
+    Return the primary key of a piece's entries.
+
+    >>> digest_of_key(chunk_key(bytes(32))) == bytes(32)
+    True
+
+    """
+    return _KEY_PREFIX + digest.hex()
+
+
+def digest_of_key(primary_key: str) -> bytes:
+    """Return what :func:`chunk_key` was given; empty if this is no such key."""
+    digest = _parse_digest(primary_key.removeprefix(_KEY_PREFIX))
+    return digest if chunk_key(digest) == primary_key else b""
+
+
+def chunk_payload(digest: bytes, data: bytes) -> dict[str, Any]:
+    """Return the fields that go on the wire."""
+    return {"sha256": digest.hex(), "data": data}
+
+
+def read_chunk(primary_key: str, payload: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """
+    Return the name of a piece and its bytes, whoever wrote it.
+
+    Raises:
+        MalformedMessageError: It is not what its key says.
+    """
+    data, digest = payload.get("data"), digest_of_key(primary_key)
+    if not isinstance(data, bytes) or not data or digest_of_chunk(data) != digest:
+        raise MalformedMessageError(f"{ARTIFACT_CHUNK}: the data of {primary_key[:80]!r} is not what its key says")
+    return digest, data
+
+
+async def recut(pieces: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:
+    """Yield the same bytes in pieces of ``size``, only the last one shorter, without holding more than two."""
+    kept = bytearray()
+    async for piece in pieces:
+        view = memoryview(piece)
+        while len(kept) + len(view) >= size:
+            taken = size - len(kept)
+            kept += view[:taken]
+            view = view[taken:]
+            yield bytes(kept)
+            kept.clear()
+        kept += view
+    if kept:
+        yield bytes(kept)
+
+
+def _parse_digest(name: object) -> bytes:
+    try:
+        return binascii.unhexlify(name) if isinstance(name, str) else b""
+    except ValueError:
+        return b""
