@@ -10,7 +10,9 @@ import pytest
 import yaml
 from dependency_injector import providers
 
+from agentlayers.layer import Layer
 from agentlayers.runtime.agent_runtime import AgentRuntime
+from agentlayers.runtime.backend import AgentBackend
 from agentlayers.runtime.containers import AgentRuntimeContainer
 from agentlayers.runtime.hooks import HookMatcher
 from agentlayers.runtime.presets import load_preset
@@ -201,7 +203,13 @@ def as_yaml(world: ClaudeWorld, tmp_path: Path) -> type[AgentRuntimeContainer]:
     return load_preset(file)
 
 
-@pytest.mark.parametrize("spelling", [as_container, as_yaml])
+def as_layers(world: ClaudeWorld, tmp_path: Path) -> Layer:
+    options = {"cwd": str(world.directory), "setting_sources": []}
+    backend = AgentBackend.layer_claude(env=world.env, options=options)
+    return AgentRuntimeContainer.layer(outputs=(AgentRuntime, AgentSessionStore), agent_backend=backend)
+
+
+@pytest.mark.parametrize("spelling", [as_container, as_yaml, as_layers])
 async def test_an_application_wired_with_claude_keeps_its_sessions(
     world: ClaudeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: Any
 ) -> None:

@@ -118,9 +118,10 @@ async def test_a_journal_of_an_older_release_takes_the_servers_digest_as_its_sta
             remote_id = bytes.fromhex(other.sync.status.remote_id or "")
             name = f"remote_known:{CHAT}:{remote_id.hex()}"
             await other.sync.disconnect()
+            before = other.sync.status.stores[CHAT].last_verified
             await journal.transact(lambda tx: tx.put_setting(name, b""))
             await other.sync.connect()
-            await until_verified(other)
+            await until_verified(other, after=before)
             kept = await journal.read(lambda tx: tx.get_setting(name))
             expected = await storage.digest("default", other.logs[CHAT].public_key, 10)
 

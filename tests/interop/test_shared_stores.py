@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -73,6 +74,19 @@ async def test_a_conversation_is_continued_by_either_side(stock: StockPeers, url
         assert (messages[1].timestamp_ms, messages[1].source) == (1_795_396_104_136, "external")
 
 
+async def read_when_there(
+    sync: SyncService, artifacts: ArtifactStore, names: Sequence[str]
+) -> dict[str, ArtifactRecord | None]:
+    """Sync until all are here: a stock server cannot say that it has sent everything."""
+    async with asyncio.timeout(30):
+        while True:
+            await sync.sync_now()
+            read = {name: await artifacts.get(name, "s") for name in names}
+            if all(read.values()):
+                return read
+            await asyncio.sleep(0.1)
+
+
 async def test_artifacts_with_and_without_their_optional_fields_are_read_by_either_side(
     stock: StockPeers, url: str
 ) -> None:
@@ -95,8 +109,7 @@ async def test_artifacts_with_and_without_their_optional_fields_are_read_by_eith
             await theirs.write({"id": "undefined", **bare, **undefined}, event="artifact_record")
             await theirs.connect(url)
             await theirs.until(pushed=3)
-            await sync.sync_now()
-            read = {name: await artifacts.get(name, "s") for name in ("every", "bare", "undefined")}
+            read = await read_when_there(sync, artifacts, ("every", "bare", "undefined"))
             await artifacts.put(ArtifactRecord(id="ours", session_id="s", kind="image", content=b"\x00\xff"))
             await artifacts.put(
                 ArtifactRecord(

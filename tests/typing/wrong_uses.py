@@ -42,9 +42,9 @@ async def what_a_layer_does_not_give() -> None:
         port.write()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
         text: str = port.read()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
         adapter: Adapter = port  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
-    with LAYER.build(Port) as port:  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
+    with LAYER.build(Port) as port:  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
         pass
-    async with LAYER.build("port") as port:  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async with LAYER.build("port") as port:  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
         pass
     async with LAYER.build() as app:
         app.read()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
@@ -64,7 +64,7 @@ async def what_a_container_does_not_give() -> None:
     async with Container.build(Port) as port:
         port.write()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
         number: str = port.read()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
-    async with Container.build(3) as port:  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    async with Container.build(3) as port:  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
         pass
     Container.layer(Port)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     load_layers("app.yaml", container=LAYER)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -16,7 +16,6 @@ from typing import Any, Final, Literal, get_args
 
 from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.journal.conflict_policy import Resolution, Version
-from agentlayers.limits import ARTIFACT_INLINE_BYTES_MAX
 from agentlayers.storage.artifact_chunk import CHUNKS_FIELD, ContentChunks
 from agentlayers.storage.payload_field import PayloadFields, required_text, without_nones
 
@@ -109,11 +108,6 @@ class ArtifactRecord:
         if self.chunks is not None:
             return self.chunks.size_bytes
         return len(self.content) if isinstance(self.content, bytes) else len(self.content.encode())
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether the content travels in the record, as it does up to a bound, and was not empty."""
-        return self.chunks is None and 0 < self.size_bytes <= ARTIFACT_INLINE_BYTES_MAX
 
     @property
     def encoding(self) -> Literal["utf8", "base64"]:

@@ -16,10 +16,6 @@ from functools import partial
 from typing import ClassVar, Final
 
 from agentlayers.errors import (
-    MalformedMessageError,
-    StorageConflictError,
-    StorageCorruptionError,
-    StorageUnavailableError,
     UsageError,
 )
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
@@ -31,7 +27,6 @@ from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.limits import ARTIFACT_INLINE_BYTES_MAX
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.artifact import (
-    ARTIFACT_DELETED,
     ARTIFACT_RECORD,
     ArtifactConflict,
     ArtifactRecord,
@@ -40,27 +35,27 @@ from agentlayers.storage.artifact import (
 )
 from agentlayers.storage.artifact_chunk import (
     ARTIFACT_CHUNK,
-    CHUNKS_FIELD,
     ContentChunks,
     digest_of_key,
     read_chunk,
 )
-from agentlayers.storage.artifact_chunk_index import (
-    add_chunk,
-    chunk_data,
-    chunk_entries,
-    due_chunks,
-    has_all,
-    is_needed,
-    remove_chunk,
+from agentlayers.storage.artifact_chunk_index import add_chunk, chunk_entries, due_chunks, remove_chunk
+from agentlayers.storage.artifact_content import (
+    bytes_in_chunks,
+    check_metadata,
+    content_missing,
+    is_entry_needed,
+    loaded,
+    piece_of,
+    with_completeness,
 )
+from agentlayers.storage.artifact_entries import rows_named, versions_of, write_deletion, write_record
 from agentlayers.storage.artifact_index import (
     STORE,
     ArtifactRow,
     not_kept,
     readable_heads,
     resolve_heads,
-    row_of,
     rows_of_id,
     rows_of_session,
     session_prefix,
@@ -72,7 +67,7 @@ from agentlayers.storage.artifact_upload import pieces_of, upload
 from agentlayers.storage.event_groups import ARTIFACT_CHUNK_EVENTS, ARTIFACT_EVENTS
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.pagination import Page, format_cursor, parse_cursor, range_behind
-from agentlayers.storage.payload_field import peek_text, required_text
+from agentlayers.storage.payload_field import peek_text
 from agentlayers.storage.retention import drop_entries, report_dropped
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
@@ -97,7 +92,7 @@ class ArtifactStore(JournaledStore):
             scope_of=_session_of,
             policy=self.conflict_policy,
         )
-        return replace(schema, is_needed=_is_needed, bytes_elsewhere=_chunk_bytes)
+        return replace(schema, is_needed=is_entry_needed, bytes_elsewhere=bytes_in_chunks)
 
     def _enabled_in(self, enabled: EnabledStores) -> bool:
         return enabled.artifacts
@@ -131,10 +126,11 @@ class ArtifactStore(JournaledStore):
         log = self.log
         if not self.is_enabled:
             return record
-        _check_metadata(record)
         if record.chunks is not None and not record.content:
+            check_metadata(record, is_large=True)
             return await self._put(record)
         record = replace(record, chunks=None, is_complete=True)
+        check_metadata(record, is_large=record.size_bytes > ARTIFACT_INLINE_BYTES_MAX)
         if record.size_bytes <= ARTIFACT_INLINE_BYTES_MAX:
             return await self._put(record)
         chunks = await upload(log, pieces_of(record.content), is_text=False)
@@ -169,7 +165,7 @@ class ArtifactStore(JournaledStore):
             return record
         is_text = isinstance(record.content, str)
         record = replace(record, chunks=None, is_complete=True)
-        _check_metadata(record)
+        check_metadata(record, is_large=True)
         content = await upload(log, chunks, is_text=is_text)
         if isinstance(content, ContentChunks):
             return await self._put(replace(record, chunks=content))
@@ -177,7 +173,7 @@ class ArtifactStore(JournaledStore):
 
     async def _put(self, record: ArtifactRecord) -> ArtifactRecord:
         def work(tx: JournalTransaction) -> ArtifactRecord:
-            stored = _put(tx, record)
+            stored = write_record(tx, record)
             self._enforce_bounds(tx, stored.session_id)
             return stored
 
@@ -201,9 +197,9 @@ class ArtifactStore(JournaledStore):
             return False
 
         def work(tx: JournalTransaction) -> bool:
-            rows = _rows(tx, artifact_id, session_id)
+            rows = rows_named(tx, artifact_id, session_id)
             for row in rows:
-                _delete(tx, row)
+                write_deletion(tx, row)
             return bool(rows)
 
         return await log.transact(work)
@@ -223,7 +219,7 @@ class ArtifactStore(JournaledStore):
         def work(tx: JournalTransaction) -> int:
             rows = builtins.list(rows_of_session(tx, prefix, prefix_end(prefix), reverse=False))
             for row in rows:
-                _delete(tx, row)
+                write_deletion(tx, row)
             if self._shared_index is not None:
                 self._shared_index.release_in(tx, session_id, STORE)
             return len(rows)
@@ -309,10 +305,12 @@ class ArtifactStore(JournaledStore):
 
         def work(tx: JournalTransaction) -> ArtifactRecord | None:
             found = [
-                record for row in _rows(tx, artifact_id, session_id) if (record := self._shown(tx, row)) is not None
+                record
+                for row in rows_named(tx, artifact_id, session_id)
+                if (record := self._shown(tx, row)) is not None
             ]
             record = max(found, key=lambda record: (record.entry_id, record.session_id), default=None)
-            return _loaded(tx, record) if with_content and record is not None else record
+            return loaded(tx, record) if with_content and record is not None else record
 
         return await self.log.read(work)
 
@@ -336,11 +334,11 @@ class ArtifactStore(JournaledStore):
                 yield record.data
             return
         if not record.is_complete:
-            raise _missing(record.id, "not all of its content has arrived here yet; sync, then try again")
+            raise content_missing(record.id, "not all of its content has arrived here yet; sync, then try again")
         for digest in record.chunks.digests:
-            data = await self.log.read(partial(_piece, digest=digest))
+            data = await self.log.read(partial(piece_of, digest=digest))
             if data is None:
-                raise _missing(record.id, "its content was dropped while it was read")
+                raise content_missing(record.id, "its content was dropped while it was read")
             yield data
 
     async def list(
@@ -425,7 +423,7 @@ class ArtifactStore(JournaledStore):
                 keys = [row.primary_key for row in rows_of_id(tx, artifact_id)]
             else:
                 keys = [artifact_key(session_id, artifact_id)]
-            return [version for key in keys for version in _versions(tx, key)]
+            return [version for key in keys for version in versions_of(tx, key)]
 
         return await self.log.read(work)
 
@@ -456,7 +454,7 @@ class ArtifactStore(JournaledStore):
         else:
             readable = readable_heads(tx.heads(STORE, row.primary_key))
             shown = resolve_heads(readable, self.conflict_policy)[0] if readable else None
-        return None if shown is None else _with_completeness(tx, row.primary_key, shown)
+        return None if shown is None else with_completeness(tx, row.primary_key, shown)
 
     # -- read model --------------------------------------------------------------------------------
     def _project(self, tx: JournalTransaction, entry: Entry, heads: Sequence[Version]) -> None:
@@ -482,62 +480,6 @@ def _session_of(entry: Entry) -> str:
     return peek_text(entry.payload, "sessionId")
 
 
-def _is_needed(tx: JournalTransaction, entry: Entry) -> bool:
-    digest = digest_of_key(entry.primary_key) if entry.event == ARTIFACT_CHUNK else b""
-    return bool(digest) and is_needed(tx, digest)
-
-
-def _chunk_bytes(entry: Entry) -> int:
-    """Return the bytes that an artifact has beside its record."""
-    if entry.event != ARTIFACT_RECORD:
-        return 0
-    try:
-        record = ArtifactRecord.from_payload(entry.id, decode_payload(entry.payload))
-    except MalformedMessageError:
-        return 0
-    return 0 if record.chunks is None else record.chunks.size_bytes
-
-
-def _check_metadata(record: ArtifactRecord) -> None:
-    if record.metadata is not None and CHUNKS_FIELD in record.metadata and not record.is_inline:
-        raise UsageError(f"artifact {record.id!r}: metadata {CHUNKS_FIELD!r} lists large content; use another name")
-
-
-def _with_completeness(tx: JournalTransaction, primary_key: str, record: ArtifactRecord) -> ArtifactRecord:
-    if record.chunks is None or has_all(tx, primary_key, record.chunks.digests):
-        return record
-    return replace(record, is_complete=False)
-
-
-def _loaded(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
-    """Return a record with its large content, if all of that is here."""
-    if record.chunks is None or not record.is_complete:
-        return record
-    pieces = [_piece(tx, digest) for digest in record.chunks.digests]
-    if None in pieces:
-        return replace(record, is_complete=False)
-    data = b"".join(piece for piece in pieces if piece is not None)
-    del pieces
-    if isinstance(record.content, bytes):
-        return replace(record, content=data)
-    try:
-        return replace(record, content=data.decode())
-    except UnicodeDecodeError as error:
-        reason = f"artifact {record.id!r} is text, but its content is not UTF-8"
-        raise StorageCorruptionError(backend="journal", operation="read", reason=reason) from error
-
-
-def _piece(tx: JournalTransaction, digest: bytes) -> bytes | None:
-    try:
-        return chunk_data(tx, digest)
-    except MalformedMessageError as error:
-        raise StorageCorruptionError(backend="journal", operation="read", reason=str(error)) from error
-
-
-def _missing(artifact_id: str, reason: str) -> StorageUnavailableError:
-    return StorageUnavailableError(backend="journal", operation="read", reason=f"artifact {artifact_id!r}: {reason}")
-
-
 def _report(tx: JournalTransaction, artifacts: int, pieces: int, others: CompactionReport | None) -> CompactionReport:
     """Tell observers of what retention dropped, and join it with what other strategies did."""
     dropped = {ARTIFACT_RECORD: artifacts, ARTIFACT_CHUNK: pieces}
@@ -547,55 +489,3 @@ def _report(tx: JournalTransaction, artifacts: int, pieces: int, others: Compact
     total = artifacts + pieces + (0 if others is None else others.dropped)
     held_back = 0 if others is None else others.held_back
     return CompactionReport(after + total, after, total, events, held_back, tx.now_ms())
-
-
-def _put(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
-    key = artifact_key(record.session_id, record.id)
-    row = row_of(tx, key)
-    if row is not None and (row.session_id, row.artifact_id) != (record.session_id, record.id):
-        raise UsageError(
-            f"artifact {record.id!r} of session {record.session_id!r} has the key {key!r}, which "
-            f"already names {row.artifact_id!r} of session {row.session_id!r}; choose another id"
-        )
-    created = record.created_at_ms
-    if created is None:
-        created = tx.now_ms() if row is None else row.created_at_ms
-    record = replace(record, created_at_ms=created)
-    if record.chunks is not None and not has_all(tx, key, record.chunks.digests):
-        reason = f"artifact {record.id!r}: content it consists of is not here any more; put it again"
-        raise StorageConflictError(backend="journal", operation="put", reason=reason)
-    entry = tx.write(STORE, ARTIFACT_RECORD, key, record.to_payload())
-    return replace(record, entry_id=entry.id)
-
-
-def _delete(tx: JournalTransaction, row: ArtifactRow) -> None:
-    payload = {"id": row.artifact_id, "sessionId": row.session_id, "deletedAt": tx.now_ms()}
-    tx.write(STORE, ARTIFACT_DELETED, row.primary_key, payload)
-
-
-def _rows(tx: JournalTransaction, artifact_id: str, session_id: str | None) -> builtins.list[ArtifactRow]:
-    required_text("artifact id", artifact_id)
-    if session_id is None:
-        return builtins.list(rows_of_id(tx, artifact_id))
-    row = row_of(tx, artifact_key(session_id, artifact_id))
-    return [] if row is None or row.artifact_id != artifact_id else [row]
-
-
-def _versions(tx: JournalTransaction, primary_key: str) -> builtins.list[ArtifactVersion]:
-    heads = {head.id for head in tx.heads(STORE, primary_key)}
-    return [
-        ArtifactVersion(
-            entry_id=version.id,
-            replica=version.replica,
-            record=_version_record(tx, version),
-            is_head=version.id in heads,
-        )
-        for version in readable_heads(tx.versions(STORE, primary_key))
-    ]
-
-
-def _version_record(tx: JournalTransaction, version: Version) -> ArtifactRecord | None:
-    if version.is_deletion:
-        return None
-    record = ArtifactRecord.from_payload(version.id, version.value)
-    return _with_completeness(tx, artifact_key(record.session_id, record.id), record)

@@ -201,13 +201,13 @@ async def test_a_missing_pong_ends_the_connection(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_an_answered_ping_keeps_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An idle connection lives through many beats."""
-    monkeypatch.setattr(limits, "HEARTBEAT_SECONDS", 0.01)
+    """An idle connection lives through several beats."""
+    monkeypatch.setattr(limits, "HEARTBEAT_SECONDS", 0.2)
     server = SmallServer()
     transport = MemoryTransport(server.serve)
     async with replica(transport) as one:
         await one.until_pushed()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.9)
 
         assert one.sync.status.is_connected
     assert transport.connections == 1
@@ -331,6 +331,20 @@ async def test_sync_now_exchanges_everything_and_says_what_it_did() -> None:
         assert (again.sent, again.received) == ({"chat_history": 0}, {"chat_history": 0})
         assert one.sync.status.pending == 0
         assert len(await one.ids()) == 8
+
+
+async def test_sync_now_uses_the_connection_there_is() -> None:
+    """However often it is called (fault R9)."""
+    server = SmallServer()
+    transport = MemoryTransport(server.serve)
+    async with replica(transport) as one:
+        for number in range(5):
+            await one.write(str(number))
+            await one.sync.sync_now()
+        sent = len(server.sent_ids)
+
+        assert transport.connections == len(server.peers) == 1
+        assert sent == 5
 
 
 async def test_sync_now_without_a_server_says_how_to_configure_one() -> None:

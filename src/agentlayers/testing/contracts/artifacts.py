@@ -8,6 +8,7 @@ with pytest (``asyncio_mode = "auto"``).
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from agentlayers.errors import UsageError
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.event_journal import EventJournal
-from agentlayers.limits import PAYLOAD_BYTES_MAX
+from agentlayers.limits import ARTIFACT_CHUNK_BYTES, ARTIFACT_INLINE_BYTES_MAX
 from agentlayers.storage.artifact import ArtifactRecord
 from agentlayers.storage.artifacts import ArtifactStore
 
@@ -169,12 +170,38 @@ class ArtifactStoreContract:
         assert await artifacts.list("s") == []
         assert _names(await artifacts.list("t")) == ["c"]
 
-    @pytest.mark.parametrize("content", ["x" * PAYLOAD_BYTES_MAX, b"x" * (PAYLOAD_BYTES_MAX * 3 // 4)])
-    async def test_content_that_is_too_large_is_refused_with_the_limit(
+    @pytest.mark.parametrize("content", ["ü" * ARTIFACT_INLINE_BYTES_MAX, bytes(range(251)) * 9000])
+    async def test_large_content_is_got_whole_and_piece_by_piece(
         self, artifacts: ArtifactStore, content: str | bytes
     ) -> None:
-        """What one entry cannot hold is refused before anything is written."""
-        with pytest.raises(UsageError, match=r"at most \d+ fit into one artifact"):
-            await artifacts.put(_artifact("large", content))
+        """It travels beside its record, in entries that are not listed."""
+        put = await artifacts.put(_artifact("large", content, metadata={"path": "/x"}))
+        got = await artifacts.get("large")
+        (listed,) = await artifacts.list("s")
+        pieces = [piece async for piece in artifacts.open("large")]
 
-        assert await artifacts.list("s") == []
+        assert got == put
+        assert got is not None
+        assert (got.content, got.metadata, got.is_complete) == (content, {"path": "/x"}, True)
+        assert (listed.content, listed.size_bytes, listed.is_complete) == (content[:0], put.size_bytes, True)
+        assert len(pieces) > 1
+        assert b"".join(pieces) == put.data
+
+    @pytest.mark.parametrize(
+        "size", [0, 1, ARTIFACT_INLINE_BYTES_MAX, ARTIFACT_INLINE_BYTES_MAX + 1, 4 * ARTIFACT_CHUNK_BYTES]
+    )
+    async def test_a_stream_of_any_size_comes_back(self, artifacts: ArtifactStore, size: int) -> None:
+        """However it was cut, and whether it fits into its record or not."""
+        content = random.Random(size).randbytes(size)
+
+        async def stream() -> AsyncIterator[bytes]:
+            for start in range(0, size, 100_000):
+                yield content[start : start + 100_000]
+
+        put = await artifacts.put_stream(_artifact("a", b""), stream())
+        got = await artifacts.get("a")
+
+        assert (put.chunks is not None) == (size > ARTIFACT_INLINE_BYTES_MAX)
+        assert got is not None
+        assert (got.content, got.size_bytes) == (content, size)
+        assert b"".join([piece async for piece in artifacts.open("a")]) == content
