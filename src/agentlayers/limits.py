@@ -120,6 +120,9 @@ ARTIFACT_CHUNK_BYTES: Final = 448 * KIB
 ARTIFACT_CHUNK_WAIT_SECONDS: Final = 86_400.0
 """How long a chunk waits for the record that refers to it: an upload in progress, or a record still on its way."""
 
+SEARCH_TEXT_CHARACTERS_MAX: Final = 64 * KIB
+"""Characters of one chat message that a search looks at; more is output of tools, not conversation."""
+
 HORIZON_WINDOW_SECONDS: Final = 365 * 86_400.0
 """How long the ids of compacted entries are remembered, so that nothing compacted comes back."""
 

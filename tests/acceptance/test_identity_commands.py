@@ -64,7 +64,7 @@ def test_a_new_one_is_in_a_file_for_its_owner_alone(tmp_path: Path) -> None:
 def test_one_that_exists_is_never_overwritten(tmp_path: Path, identity: Identity) -> None:
     file = tmp_path / "replica" / "identity"
     before = file.read_bytes()
-    (tmp_path / "source").write_text(Identity.generate().encode_string())
+    Identity.generate().save(tmp_path / "source")
 
     assert "exists already" in fails("new", tmp_path / "replica")
     assert "exists already" in fails("import", file, tmp_path / "source")
@@ -107,7 +107,7 @@ def test_an_export_says_where_to(tmp_path: Path, identity: Identity) -> None:
 
 def test_the_string_of_an_effect_identity_is_taken_for_one_store(tmp_path: Path, identity: Identity) -> None:
     shared = Identity.generate()
-    (tmp_path / "effect").write_text(shared.encode_string())
+    shared.save(tmp_path / "effect")
     source = tmp_path / "replica" / "identity"
     succeeds("import", tmp_path / "new", source, "--for", f"chat_history={tmp_path / 'effect'}")
     loaded = Identity.load(tmp_path / "new")
@@ -127,6 +127,7 @@ def test_one_store_is_shared_without_the_others(tmp_path: Path, identity: Identi
 @pytest.mark.parametrize("text", ["", "hello", "eyJ9", "{}", "x" * 100_000])
 def test_what_is_no_identity_is_refused_without_being_shown(tmp_path: Path, text: str) -> None:
     (tmp_path / "source").write_text(text)
+    (tmp_path / "source").chmod(0o600)
     first = fails("import", tmp_path / "new", tmp_path / "source")
     second = fails("import", tmp_path / "new", given=text)
 
@@ -145,7 +146,8 @@ def test_at_a_terminal_it_is_asked_for_and_not_echoed(tmp_path: Path, identity: 
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
         os.close(theirs)
         seen = b""
-        while b"identity:" not in seen:
+        # The space comes once echoing is off; what is typed before that is thrown away.
+        while b"identity: " not in seen:
             seen += os.read(ours, 1000)
         os.write(ours, identity.encode_string().encode() + b"\n")
         try:

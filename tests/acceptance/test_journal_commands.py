@@ -234,7 +234,7 @@ def test_verify_says_that_a_whole_replica_is_good(prepared: Path) -> None:
     report = parsed("verify", prepared)
 
     assert report["good"]
-    assert report["synced_entries"] == 20
+    assert report["synced_entries"] == 19
     assert [finding["check"] for finding in report["findings"]] == ["quarantine"]
     assert report["digest"] in run("verify", prepared)
 
@@ -297,8 +297,11 @@ def test_a_forgotten_remote_no_longer_holds_compaction_back(replica: Path) -> No
 
 def test_compacting_superseded_versions_changes_nothing_that_is_shown(replica: Path) -> None:
     conflict = lines_of("conflicts", replica)
+    held_back = parsed("compact", replica, "--superseded", "--store", "artifacts")
+    run("remotes", "forget", replica, REMOTE.hex()[:6], "--store", "artifacts")
     done = parsed("compact", replica, "--superseded", "--store", "artifacts")
 
+    assert held_back["files"][0]["stores"]["artifacts"]["held_back"] == 1
     assert done["files"][0]["stores"]["artifacts"]["dropped"] == 1
     assert lines_of("conflicts", replica) == conflict
 

@@ -42,9 +42,7 @@ async def serving(
         yield server
 
 
-def websocket(
-    server: SyncServer, token: str | None = TOKEN, tenant: str | None = None
-) -> Transport:
+def websocket(server: SyncServer, token: str | None = TOKEN, tenant: str | None = None) -> Transport:
     """Reach a server over WebSocket."""
     return WebSocketTransport(server.websocket_url, token, tenant)
 
@@ -86,9 +84,7 @@ async def test_two_replicas_converge_live_both_ways(connect: Connect, tmp_path: 
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_restarted_replica_resumes_and_sends_nothing_again(
-    connect: Connect, tmp_path: Path
-) -> None:
+async def test_a_restarted_replica_resumes_and_sends_nothing_again(connect: Connect, tmp_path: Path) -> None:
     """Cursor and acknowledgements are in its journal."""
     async with serving() as server:
         async with replica(connect(server), journal=SQLiteJournal(tmp_path)) as one:
@@ -118,9 +114,7 @@ async def test_sync_now_reads_a_long_backlog_to_its_end(connect: Connect) -> Non
             assert len(await late.ids()) == count
 
 
-async def test_a_restarted_server_is_found_again_and_all_converge(
-    connect: Connect, tmp_path: Path
-) -> None:
+async def test_a_restarted_server_is_found_again_and_all_converge(connect: Connect, tmp_path: Path) -> None:
     """Same port, same data; what was written meanwhile was never refused."""
     async with contextlib.AsyncExitStack() as stack:
         async with serving(tmp_path) as server:
@@ -156,9 +150,7 @@ async def test_a_wrong_token_is_said_plainly_and_tried_again_slowly(connect: Con
         assert len(await one.ids()) == 1
 
 
-async def test_a_missing_token_is_refused(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_missing_token_is_refused(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over TCP the server waits for one, so the client gives up waiting for Hello."""
     monkeypatch.setattr(limits, "CONNECT_TIMEOUT_SECONDS", 0.2)
     async with serving() as server, replica(connect(server, None)) as one:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentlayers.cli.layer_source import ALLOW_IMPORTS_HELP, CONTAINER_HELP, Variables, container_named, load_source
+from agentlayers.cli.layer_source import ALLOW_IMPORTS_HELP, CONTAINER_HELP, container_named, load_source
 
 if TYPE_CHECKING:
     from agentlayers.layer import Graph
 
-__all__ = ["GraphFormat", "command", "masked"]
-
-_PASSWORD_IN_URL: Final = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+@")
-_SECRET_IN_QUERY: Final = re.compile(
-    r"([?&;](?:[\w.-]*(?:token|secret|password|passwd|signature)|(?:[\w.-]*[_-])?key)=)[^&;\s]+", re.IGNORECASE
-)
-_SHORT_CHARACTERS: Final = 4
-"""A shorter value of a variable is recognised only where it is the whole text."""
+__all__ = ["GraphFormat", "command"]
 
 
 class GraphFormat(StrEnum):
@@ -81,9 +71,9 @@ def _read(source: str | None, container: str | None, allow_imports: list[str]) -
 
     chosen = container_named(container)
     if source is None:
-        return masked(graph_of(chosen), Variables())
+        return graph_of(chosen)
     loaded = load_source(source, chosen, fill=True, allow_imports=allow_imports)
-    return masked(graph_of(loaded.container), loaded.variables)
+    return graph_of(loaded.container).masked(loaded.variables.used)
 
 
 def _written(graph: Graph, format_: GraphFormat) -> str:
@@ -97,46 +87,3 @@ def _written(graph: Graph, format_: GraphFormat) -> str:
         GraphFormat.JSON: graph.to_json,
     }
     return writers[format_]()
-
-
-def masked(graph: Graph, variables: Variables) -> Graph:
-    """
-    Take out what must not be shown: values of variables, passwords in addresses, and the insides of objects.
-
-    Args:
-        graph: Its writers mask arguments whose names say that they are secret.
-        variables: Those that were filled in.
-    """
-    names = {value: name for name, value in variables.used.items() if value}
-    nodes = {
-        name: replace(node, arguments={label: _mask(value, names) for label, value in node.arguments.items()})
-        for name, node in graph.nodes.items()
-    }
-    return replace(graph, nodes=nodes)
-
-
-def _mask(value: Any, names: Mapping[str, str]) -> Any:
-    from agentlayers.layer.graph import Reference
-    from agentlayers.layer.inspection import qualified_name
-
-    if value is None or isinstance(value, Reference | bool):
-        return value
-    if isinstance(value, Mapping):
-        return {key: _mask(item, names) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_mask(item, names) for item in value]
-    if isinstance(value, int | float):
-        return f"${{{names[str(value)]}}}" if str(value) in names else value
-    if isinstance(value, str):
-        return _mask_text(value, names)
-    return f"<{qualified_name(type(value))}>"
-
-
-def _mask_text(text: str, names: Mapping[str, str]) -> str:
-    if text in names:
-        return f"${{{names[text]}}}"
-    for value in sorted(names, key=len, reverse=True):
-        if len(value) >= _SHORT_CHARACTERS:
-            text = text.replace(value, f"${{{names[value]}}}")
-    text = _PASSWORD_IN_URL.sub(r"\1:***@", text)
-    return _SECRET_IN_QUERY.sub(r"\1***", text)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from agentlayers.journal.causality import KeyState
+from agentlayers.journal.text_search import TextHit, TextOrder, TextTerm
 
 __all__ = [
     "EntryRow",
@@ -220,6 +221,28 @@ class JournalPrimitives(abc.ABC):
         self, start: bytes, end: bytes, *, reverse: bool, rows_max: int | None
     ) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the values with ``start <= key < end``, in key order."""
+
+    # -- texts ---------------------------------------------------------------------------------------------
+    @abc.abstractmethod
+    def put_text(self, store: int, entry_id: bytes, scope: str, text: str | None) -> None:
+        """Keep the text an entry is found by, or forget it with :obj:`None`."""
+
+    @abc.abstractmethod
+    def texts_with(
+        self,
+        store: int,
+        terms: Sequence[TextTerm],
+        *,
+        scope: str | None,
+        order: TextOrder,
+        after: TextHit | None,
+        rows_max: int,
+    ) -> list[TextHit]:
+        """List committed entries whose text has all terms, in this order, behind ``after``."""
+
+    @abc.abstractmethod
+    def text_backlog(self) -> int:
+        """Return up to which position entries are older than the text index; 0 if none is."""
 
     # -- remotes -------------------------------------------------------------------------------------------
     @abc.abstractmethod

@@ -27,6 +27,7 @@ from agentlayers.journal.event_journal import (
 )
 from agentlayers.journal.primitives import EntryRow, JournalPrimitives
 from agentlayers.journal.registry import JournalRegistry
+from agentlayers.journal.text_search import TextHit, TextOrder, TextTerm
 from agentlayers.limits import PAYLOAD_BYTES_MAX
 from agentlayers.logs import get_logger
 from agentlayers.protocol.payload import decode_payload, encode_payload
@@ -134,6 +135,24 @@ class JournalTransaction(JournalPrimitives):
             raise UsageError(f"a key of a read model is bytes, not {type(key).__name__}")
         self.put_value(key, None)
 
+    def index_text(self, store: str, entry_id: bytes, text: str, *, scope: str = "") -> None:
+        """
+        Let :meth:`search_text` find an entry by a text, which replaces the one it had.
+
+        Args:
+            store: Where the entry is; nothing happens if it is not there.
+            entry_id: The entry.
+            text: What it is found by.
+            scope: What searches can be limited to, such as a session.
+        """
+        self.require_writable()
+        self.put_text(self.store_number(store), entry_id, scope, text)
+
+    def unindex_text(self, store: str, entry_id: bytes) -> None:
+        """Let an entry not be found by a text any more; to be done before it is dropped."""
+        self.require_writable()
+        self.put_text(self.store_number(store), entry_id, "", None)
+
     def require_writable(self) -> None:
         """
         Refuse to write in a ``read``.
@@ -206,6 +225,37 @@ class JournalTransaction(JournalPrimitives):
         """List the keys of a store with several heads: its open conflicts."""
         schema, number = self.registry.schema(store), self.store_number(store)
         return [projection.conflict_of(schema, key, self.heads(store, key)) for key in self.conflicted_keys(number)]
+
+    def search_text(
+        self,
+        store: str,
+        terms: Sequence[TextTerm],
+        *,
+        scope: str | None = None,
+        order: TextOrder = TextOrder.NEWEST,
+        after: TextHit | None = None,
+        limit: int,
+    ) -> list[TextHit]:
+        """
+        List entries whose text has all terms; only in a ``read``.
+
+        Args:
+            store: Where to look.
+            terms: See :func:`~agentlayers.journal.text_search.parse_terms`; without any nothing is found.
+            scope: Only texts of this scope.
+            order: What comes first.
+            after: Continue behind this one.
+            limit: At most so many.
+
+        Raises:
+            StateError: This is a transaction that writes.
+        """
+        if not self.read_only:
+            raise StateError("search_text sees what is committed; call it in a read()")
+        if not terms or limit <= 0:
+            return []
+        number = self.store_number(store)
+        return self.texts_with(number, terms, scope=scope, order=order, after=after, rows_max=limit)
 
     def unapplied(self, store: str) -> list[UnappliedEntry]:
         """List the entries of a store whose projection failed, with the error."""

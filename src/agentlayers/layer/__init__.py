@@ -38,7 +38,8 @@ YAML::
     AppContainer async with container.build(Repo) as repo: ...
 
 A *slot* that has no default is declared ``providers.Dependency(instance_of=Service)``. Catalogue entries are
-``singleton(callable)``, ``resource(callable)``, ``value(object)`` or ``recipe(function_returning_a_layer)``.
+``singleton(callable)``, ``resource(callable)``, ``request(callable)`` and ``request_resource(callable)`` (one for each
+``app.scope()``), ``value(object)`` or ``recipe(function_returning_a_layer)``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from agentlayers.layer.layer import Layer
 
 if TYPE_CHECKING:
     from agentlayers.layer.app import App
-    from agentlayers.layer.catalogue import Catalogue, recipe, resource, singleton, value
+    from agentlayers.layer.catalogue import Catalogue, recipe, request, request_resource, resource, singleton, value
     from agentlayers.layer.container import LayerContainer
     from agentlayers.layer.graph import Graph, Node, graph_of
     from agentlayers.layer.import_path import catalogue_from_entry_points
@@ -75,6 +76,8 @@ __all__ = [
     "graph_of",
     "load_layers",
     "recipe",
+    "request",
+    "request_resource",
     "resource",
     "schema_of",
     "singleton",
@@ -95,6 +98,8 @@ _HOMES = {
     "graph_of": "graph",
     "load_layers": "yaml_loader",
     "recipe": "catalogue",
+    "request": "catalogue",
+    "request_resource": "catalogue",
     "resource": "catalogue",
     "schema_of": "yaml_schema",
     "singleton": "catalogue",

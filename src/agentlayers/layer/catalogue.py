@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from agentlayers.errors import UsageError
 
-__all__ = ["Catalogue", "CatalogueEntry", "recipe", "resource", "singleton", "value"]
+__all__ = ["Catalogue", "CatalogueEntry", "recipe", "request", "request_resource", "resource", "singleton", "value"]
 
-EntryLifetime = Literal["singleton", "resource", "value", "recipe"]
+EntryLifetime = Literal["singleton", "resource", "request", "request_resource", "value", "recipe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,9 @@ class CatalogueEntry:
     One implementation of a slot.
 
     Attributes:
-        lifetime: Built once (``singleton``), opened and closed (``resource``), ready made (``value``), or a function
-            that returns a layer (``recipe``).
+        lifetime: Built once (``singleton``), opened and closed (``resource``), either of them for each request
+            (``request``, ``request_resource``), ready made (``value``), or a function that returns a layer
+            (``recipe``).
         source: The callable, or the value itself.
     """
 
@@ -40,6 +41,16 @@ def singleton(make: Callable[..., Any]) -> CatalogueEntry:
 def resource(make: Callable[..., Any]) -> CatalogueEntry:
     """Offer ``make`` to YAML, opened at start and closed at stop."""
     return CatalogueEntry("resource", make)
+
+
+def request(make: Callable[..., Any]) -> CatalogueEntry:
+    """Offer ``make`` to YAML, called once per request (``app.scope()``) that needs it."""
+    return CatalogueEntry("request", make)
+
+
+def request_resource(make: Callable[..., Any]) -> CatalogueEntry:
+    """Offer ``make`` to YAML, opened for each request that asks for it (``app.scope(Service)``) and closed with it."""
+    return CatalogueEntry("request_resource", make)
 
 
 def value(ready: object) -> CatalogueEntry:
@@ -105,6 +116,7 @@ def _entry(slot: str, name: str, entry: object) -> CatalogueEntry:
     if callable(entry):
         return CatalogueEntry("singleton", entry)
     message = (
-        f"catalogue entry {slot}.{name} is {entry!r}; expected singleton(...), resource(...), value(...) or recipe(...)"
+        f"catalogue entry {slot}.{name} is {entry!r}; expected singleton(...), resource(...), request(...), "
+        "request_resource(...), value(...) or recipe(...)"
     )
     raise UsageError(message)

@@ -8,6 +8,7 @@ layers may be thousands deep.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from agentlayers.layer.container import (
     ContainerLayer,
     container_services,
     instantiate,
+    slot_origin,
 )
 from agentlayers.layer.dynamic import CatchCall, SharedCall, TapCall, UnwrapCall
 from agentlayers.layer.environment import Binding, Environment
@@ -179,8 +181,7 @@ class Compiler:
         for parameter in open_parameters(make, {*arguments, *positional}, known):
             found = environment.find(parameter)
             if isinstance(found, list):
-                problem = ambiguous(service_label(layer.outputs[0]), make, parameter, found)
-                problem.origin = layer.declared_at
+                problem = ambiguous(service_label(layer.outputs[0]), make, parameter, found, layer.declared_at)
                 self.problems.append(problem)
             elif isinstance(found, Binding):
                 outputs = yield found
@@ -347,12 +348,13 @@ class Compiler:
         """Apply the overrides of this task, then wire what is open."""
         for override in active_overrides(compiled.cls):
             self._override_slot(compiled, override)
-        self.problems.extend(autowire(compiled.slots, compiled.services, self.sealed))
+        self.problems.extend(autowire(compiled.slots, compiled.services, self.sealed, compiled.origin))
         for slot in compiled.slots.values():
             nested = slot.container if isinstance(slot, providers.Container) else None
             if nested is not None and "__own_slots__" in vars(nested.declarative_parent):
-                inside = container_services(nested.declarative_parent)
-                self.problems.extend(autowire(nested.providers, inside, self.sealed))
+                parent = nested.declarative_parent
+                inside, origin = container_services(parent), functools.partial(slot_origin, parent)
+                self.problems.extend(autowire(nested.providers, inside, self.sealed, origin))
 
     def _override_slot(self, compiled: CompiledContainer, override: Override) -> None:
         for name, provider in compiled.slots.items():

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from agentlayers.errors import LayerError
 from agentlayers.layer.origin import Origin
+from agentlayers.layer.secret import mask_text
 
 __all__ = [
     "AmbiguousServiceError",
@@ -168,6 +169,10 @@ class LayerStartError(LayerError):
     """
     A part failed to start; what was open is closed again, and the cause is ``__cause__``.
 
+    The text repeats that of the cause, with passwords and tokens in addresses masked, as are those of the notes about
+    other failures. No error of this package holds a secret; for what a resource of your own raises, that is up to it,
+    and ``__cause__`` itself is left as it is.
+
     Attributes:
         name: The part that failed.
         path: From what was asked for down to the part.
@@ -181,7 +186,7 @@ class LayerStartError(LayerError):
 
     def __init__(self, *, name: str, path: Sequence[str], origin: Origin | None, cause: BaseException) -> None:
         self.name, self.path, self.origin = name, tuple(path), origin
-        what = str(cause).strip() or type(cause).__name__
+        what = mask_text(str(cause).strip()) or type(cause).__name__
         lines = [f"{name} failed to start: {type(cause).__name__}: {what}"]
         if origin is not None:
             lines.append(f"  declared at {origin}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from dependency_injector import providers
@@ -37,6 +37,9 @@ _TRANSPARENT: Final = (
 )
 """Providers that are written inside an argument rather than drawn as nodes."""
 
+_SHORT_CHARACTERS: Final = 4
+"""A shorter value of a variable is recognised only where it is the whole text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -49,6 +52,14 @@ class Reference:
 
     def __str__(self) -> str:
         return f"{self.node}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Opaque:
+    """A value that compares by its text, which nobody gets to see: it may hold anything."""
+
+    kind: str
+    text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +106,27 @@ class Graph:
                 for reference in _references(value):
                     yield node.name, label, reference.node
 
+    def masked(self, variables: Mapping[str, str] | None = None) -> Graph:
+        """
+        Take out what must not be shown; the writers show nothing else.
+
+        Arguments whose names speak of a secret, passwords and tokens in addresses, and the insides of objects.
+
+        Args:
+            variables: Values to show as ``${NAME}``, by name, as they were filled into the YAML.
+        """
+        names = {value: name for name, value in (variables or {}).items() if value}
+        nodes = {
+            name: replace(
+                node,
+                arguments={label: _masked(label, value, names) for label, value in node.arguments.items()},
+            )
+            for name, node in self.nodes.items()
+        }
+        return Graph(nodes)
+
     def to_text(self) -> str:
-        """Write one line per node, with its arguments below."""
+        """Write one line per node, with its arguments below; secrets are masked."""
         lines: list[str] = []
         for node in self.nodes.values():
             lines.append(f"{node.name}: {node.kind} {node.callable}".rstrip())
@@ -123,7 +153,7 @@ class Graph:
                 "name": node.name,
                 "kind": node.kind,
                 "callable": node.callable,
-                "arguments": {label: _jsonable(label, value) for label, value in node.arguments.items()},
+                "arguments": {label: _jsonable(_masked(label, value, {})) for label, value in node.arguments.items()},
                 "declared_at": str(node.declared_at) if node.declared_at else None,
             }
             for node in self.nodes.values()
@@ -264,7 +294,7 @@ def _literal(value: Any) -> Any:
     kind: Any = type(value)
     if kind.__repr__ is object.__repr__:
         return f"<{qualified_name(type(value))} object>"
-    return value if kind.__eq__ is not object.__eq__ else repr(value)
+    return value if kind.__eq__ is not object.__eq__ else _Opaque(qualified_name(kind), repr(value))
 
 
 def _references(value: Any) -> Iterator[Reference]:
@@ -279,24 +309,48 @@ def _references(value: Any) -> Iterator[Reference]:
 
 
 def _shown(label: str, value: Any) -> str:
-    shown = _jsonable(label, value)
+    shown = _jsonable(_masked(label, value, {}))
     if isinstance(shown, Mapping) and "ref" in shown:
         return f"-> {shown['ref']}"
     return json.dumps(shown, ensure_ascii=False)
 
 
-def _jsonable(label: str, value: Any) -> Any:
+def _masked(label: str, value: Any, variables: Mapping[str, str]) -> Any:
+    """Mask one argument, whose name counts for everything inside it."""
+    if value is None or isinstance(value, Reference):
+        return value
+    if isinstance(value, Mapping):
+        named = is_secret(label)
+        return {key: _masked(label if named else key, item, variables) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(label, item, variables) for item in value]
+    if value != "" and is_secret(label):
+        return MASK
+    if isinstance(value, str):
+        return _masked_text(value, variables)
+    if isinstance(value, int | float):
+        known = variables.get(str(value)) if not isinstance(value, bool) else None
+        return f"${{{known}}}" if known else value
+    return f"<{value.kind if isinstance(value, _Opaque) else qualified_name(type(value))}>"
+
+
+def _masked_text(text: str, variables: Mapping[str, str]) -> str:
+    if text in variables:
+        return f"${{{variables[text]}}}"
+    for value in sorted(variables, key=len, reverse=True):
+        if len(value) >= _SHORT_CHARACTERS:
+            text = text.replace(value, f"${{{variables[value]}}}")
+    return mask_text(text)
+
+
+def _jsonable(value: Any) -> Any:
     if isinstance(value, Reference):
         return {"ref": str(value)}
     if isinstance(value, Mapping):
-        return {key: _jsonable(key, item) for key, item in value.items()}
+        return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_jsonable(label, item) for item in value]
-    if value is not None and value != "" and is_secret(label):
-        return MASK
-    if isinstance(value, str):
-        return mask_text(value)
-    return value if value is None or isinstance(value, int | float | bool) else mask_text(repr(value))
+        return [_jsonable(item) for item in value]
+    return value
 
 
 def _one_line(node: Node | None) -> str:

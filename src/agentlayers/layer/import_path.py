@@ -19,7 +19,7 @@ def catalogue_from_entry_points(group: str) -> Catalogue:
     Collect what installed packages offer to a container.
 
     An entry point is named ``slot.name`` and points at a class, a function or a catalogue entry (``singleton(...)``,
-    ``resource(...)``)::
+    ``resource(...)``, ``request(...)`` ...)::
 
         [project.entry-points."my_app.layers"]
         "transport.carrier_pigeon" = "pigeons.transport:PigeonTransport"

@@ -21,6 +21,7 @@ from agentlayers.layer.errors import LayerStartError
 from agentlayers.layer.lifecycle_log import log_ended_by_itself
 from agentlayers.layer.plan import Part
 from agentlayers.layer.resource_owner import ResourceOwner, call_provider, set_attributes
+from agentlayers.layer.secret import mask_text
 
 __all__ = ["Lifecycle", "uninterrupted"]
 
@@ -197,9 +198,9 @@ class Lifecycle:
     def _start_error(self, part: Part, cause: BaseException) -> LayerStartError:
         raised = LayerStartError(name=part.name, path=part.path(), origin=part.origin, cause=cause)
         for other, also in self._also:
-            raised.add_note(f"{other.name} failed too: {type(also).__name__}: {also}")
+            raised.add_note(f"{other.name} failed too: {type(also).__name__}: {mask_text(str(also))}")
         for teardown in self._teardown:
-            raised.add_note(f"while closing: {type(teardown).__name__}: {teardown}")
+            raised.add_note(f"while closing: {type(teardown).__name__}: {mask_text(str(teardown))}")
         raised.teardown_errors = tuple(self._teardown)
         return raised
 

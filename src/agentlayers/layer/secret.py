@@ -13,8 +13,11 @@ _SECRET: Final = re.compile(r"token|password|passphrase|secret|credential|privat
 _HARMLESS: Final = re.compile(r"public_key|primary_key|foreign_key|^key_value", re.IGNORECASE)
 
 
-_IN_ADDRESS: Final = re.compile(r"(://[^/@:\s]*:)[^/@\s]+(@)")
-_IN_QUERY: Final = re.compile(r"([?&][^=&]*(?:token|password|secret|key)[^=&]*=)[^&\s]+", re.IGNORECASE)
+_IN_ADDRESS: Final = re.compile(r"(://[^/@:\s]*:)[^/?#\s]+(@)")
+_IN_SETTING: Final = re.compile(
+    r"((?:^|[?&;#\s])[^=?&;#\s]*(?:token|secret|passw|signature|credential|key)[^=?&;#\s]*=)(?:'[^']*'|[^&;#\s]+)",
+    re.IGNORECASE,
+)
 
 
 def is_secret(label: str) -> bool:
@@ -30,12 +33,14 @@ def is_secret(label: str) -> bool:
 
 def mask_text(text: str) -> str:
     """
-    Hide passwords and tokens inside addresses.
+    Hide passwords and tokens inside addresses and connection settings.
 
     >>> mask_text("postgres://me:pw@host/db"), mask_text("ws://host/log?token=abc&x=1")
     ('postgres://me:***@host/db', 'ws://host/log?token=***&x=1')
+    >>> mask_text("host=db password='my pw' port=1")
+    'host=db password=*** port=1'
 
     """
     if "://" not in text and "=" not in text:
         return text
-    return _IN_QUERY.sub(rf"\1{MASK}", _IN_ADDRESS.sub(rf"\1{MASK}\2", text))
+    return _IN_SETTING.sub(rf"\1{MASK}", _IN_ADDRESS.sub(rf"\1{MASK}\2", text))

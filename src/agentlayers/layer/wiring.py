@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from dependency_injector import providers
 
@@ -21,12 +21,16 @@ from agentlayers.layer.inspection import (
     parameters_of,
     service_candidates,
 )
+from agentlayers.layer.origin import Origin
 from agentlayers.layer.provider_walk import CALLING, Provider, effective, parts_of
 
-__all__ = ["Offer", "Offers", "autowire", "is_service_type", "open_parameters"]
+__all__ = ["Offer", "Offers", "ambiguous", "autowire", "is_service_type", "open_parameters"]
 
 Offer = tuple[str, Any, Provider]
 """A name, the service it promises, and its provider."""
+
+_Undecided: TypeAlias = tuple[Any, Parameter, list[Offer]]
+"""A callable, its parameter, and the offers between which nothing decides."""
 
 _PLAIN_MODULES: Final = frozenset(sys.stdlib_module_names) - {"__main__"}
 
@@ -101,7 +105,10 @@ def open_parameters(make: Any, given: Collection[str], known: Mapping[str, Any] 
 
 
 def autowire(
-    slots: Mapping[str, Provider], services: Mapping[str, Any], sealed: Collection[int]
+    slots: Mapping[str, Provider],
+    services: Mapping[str, Any],
+    sealed: Collection[int],
+    origin: Callable[[str], Origin],
 ) -> list[AmbiguousServiceError]:
     """
     Fill the open parameters of a container's providers from its slots.
@@ -110,6 +117,7 @@ def autowire(
         slots: The private instance's providers; their arguments are completed in place.
         services: What each slot promises.
         sealed: Ids of providers that were wired elsewhere.
+        origin: Where a slot was written, for errors.
     """
     problems: list[AmbiguousServiceError] = []
     offers = Offers((name, services[name], slots[name]) for name in slots if services.get(name) is not None)
@@ -118,7 +126,8 @@ def autowire(
     seen: set[int] = set()
     for slot, provider in slots.items():
         for part in _inline_parts(effective(provider), ends, seen, sealed):
-            problems.extend(_wire_one(slot, part, offers, known))
+            undecided = _wire_one(slot, part, offers, known)
+            problems.extend(ambiguous(slot, make, wanted, found, origin(slot)) for make, wanted, found in undecided)
     return problems
 
 
@@ -137,7 +146,8 @@ def _inline_parts(root: Provider, ends: Collection[int], seen: set[int], sealed:
                 stack.append(effective(part))
 
 
-def _wire_one(slot: str, provider: Any, offers: Offers, known: Mapping[str, Any]) -> list[AmbiguousServiceError]:
+def _wire_one(slot: str, provider: Any, offers: Offers, known: Mapping[str, Any]) -> list[_Undecided]:
+    """Fill the open parameters of one provider, and give those that several offers fit."""
     if not isinstance(provider, CALLING) or isinstance(provider, providers.TypedConfigurationOption):
         return []
     make = provider.provides
@@ -145,22 +155,25 @@ def _wire_one(slot: str, provider: Any, offers: Offers, known: Mapping[str, Any]
         return []
     given = {label for label, _part in parts_of(provider)}
     wired: dict[str, Provider] = {}
-    problems = []
+    undecided: list[_Undecided] = []
     for parameter in open_parameters(make, given, known):
         found = offers.best(parameter, slot)
         if isinstance(found, list):
-            problems.append(ambiguous(slot, make, parameter, found))
+            undecided.append((make, parameter, found))
         elif found is not None:
             wired[parameter.name] = found[2]
     if wired:
         provider.set_kwargs(**{**provider.kwargs, **wired})
-    return problems
+    return undecided
 
 
-def ambiguous(owner: str, make: Any, parameter: Parameter, offers: Sequence[Offer]) -> AmbiguousServiceError:
+def ambiguous(
+    owner: str, make: Any, parameter: Parameter, offers: Sequence[Offer], origin: Origin
+) -> AmbiguousServiceError:
     """Describe a parameter that several parts fit."""
     names = ", ".join(offer[0] for offer in offers)
     return AmbiguousServiceError(
         f"{owner}: {describe_callable(make)}({parameter.name}: {parameter.annotation}) fits several parts: {names}",
+        origin=origin,
         hint=f"name one: {parameter.name}=...",
     )

@@ -17,7 +17,7 @@ from typing import Any, Final
 from dependency_injector import providers
 
 from agentlayers.errors import LayerError, UsageError
-from agentlayers.layer.catalogue import Catalogue, CatalogueEntry
+from agentlayers.layer.catalogue import Catalogue, CatalogueEntry, EntryLifetime
 from agentlayers.layer.compiled_container import CompiledContainer
 from agentlayers.layer.compiler import Compiler
 from agentlayers.layer.container import LayerContainer, container_services
@@ -39,7 +39,7 @@ from agentlayers.layer.provider_walk import CALLING, Provider
 from agentlayers.layer.wiring import is_service_type
 from agentlayers.layer.yaml_tree import Map, Scalar, Sequence, Tree, plain
 
-__all__ = ["LIST_TYPES", "MAPPING_TYPES", "SlotReader", "entries_for"]
+__all__ = ["LIST_TYPES", "MAPPING_TYPES", "PROVIDER_OF", "SlotReader", "entries_for"]
 
 LIST_TYPES: Final = (
     list,
@@ -50,6 +50,14 @@ LIST_TYPES: Final = (
     collections.abc.Iterable,
     collections.abc.Collection,
 )
+PROVIDER_OF: Final[Mapping[EntryLifetime, Any]] = {
+    "singleton": providers.Singleton,
+    "resource": providers.Resource,
+    "request": providers.ContextLocalSingleton,
+    "request_resource": providers.ContextLocalResource,
+}
+"""What a catalogue entry of each lifetime that calls something becomes."""
+
 MAPPING_TYPES: Final = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
@@ -198,11 +206,10 @@ class SlotReader:
         args, kwargs = self._arguments(entry.source, arguments)
         if entry.lifetime == "recipe":
             return self._recipe(name, entry.source, args, kwargs, arguments, slot)
-        kind = providers.Resource if entry.lifetime == "resource" else providers.Singleton
-        made = kind(entry.source)
+        made: Any = PROVIDER_OF[entry.lifetime](entry.source)
         made.set_args(*args)
         made.set_kwargs(**kwargs)
-        return made
+        return made  # type: ignore[no-any-return]
 
     def _recipe(
         self,

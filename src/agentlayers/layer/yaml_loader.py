@@ -125,10 +125,12 @@ class _Loader:
             )
         if not isinstance(tree, Map):
             raise LayerValidationError(problems, what=name)
+        count = len(problems)
         base = self._base(tree, beside, problems)
         made = self._overlay(base, tree, name, problems)
         if problems:
-            raise LayerValidationError(problems, what=name)
+            derived = [p for p in problems[count:] if getattr(p, "origin", None) in reader.unfilled]
+            raise LayerValidationError([p for p in problems if p not in derived], what=name)
         return made
 
     def _overlay(

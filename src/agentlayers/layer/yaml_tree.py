@@ -96,11 +96,13 @@ class TreeReader:
         file: Its name in errors.
         environment: Where variables come from.
         problems: What was wrong; reading goes on behind each.
+        unfilled: Where a variable could not be filled in, so that whatever else is wrong there is no news.
     """
 
     file: str
     environment: Mapping[str, str]
     problems: list[LayerError] = field(default_factory=list)
+    unfilled: set[Origin] = field(default_factory=set)
     _count: int = 0
 
     def read(self, text: str) -> Tree | None:
@@ -201,6 +203,7 @@ class TreeReader:
                 return "$"
             name, default = match["name"], match["default"]
             if name is None:
+                self.unfilled.add(origin)
                 self._report(origin, f"{node.value!r} has an unclosed or misnamed variable; write ${{NAME}}")
                 return ""
             used = True
@@ -209,6 +212,7 @@ class TreeReader:
                 return value
             if default is not None:
                 return default
+            self.unfilled.add(origin)
             self._report(
                 origin,
                 f"the environment variable {name} is not set",

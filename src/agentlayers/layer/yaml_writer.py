@@ -11,7 +11,7 @@ from dependency_injector import providers
 
 from agentlayers.errors import LayerError, UsageError
 from agentlayers.layer.blueprint import make_blueprint
-from agentlayers.layer.catalogue import Catalogue, CatalogueEntry
+from agentlayers.layer.catalogue import Catalogue, CatalogueEntry, EntryLifetime
 from agentlayers.layer.container import LayerContainer, container_services, slot_origin
 from agentlayers.layer.errors import LayerValidationError, NotInCatalogueError
 from agentlayers.layer.inspection import Parameter, parameters_of, qualified_name, unwrap_generator
@@ -19,7 +19,7 @@ from agentlayers.layer.layer import Layer
 from agentlayers.layer.provider_walk import effective, parts_of
 from agentlayers.layer.secret import is_secret
 from agentlayers.layer.wiring import Offers
-from agentlayers.layer.yaml_expression import entries_for
+from agentlayers.layer.yaml_expression import PROVIDER_OF, entries_for
 
 __all__ = ["to_yaml"]
 
@@ -139,14 +139,15 @@ class _Writer:
         return self._call(provider, entries)
 
     def _call(self, provider: Any, entries: Mapping[str, CatalogueEntry]) -> Any:
-        if not isinstance(provider, providers.Singleton | providers.Resource):
+        lifetime = next((name for name, kind in PROVIDER_OF.items() if isinstance(provider, kind)), None)
+        if lifetime is None:
             message = f"a {type(provider).__name__} provider cannot be written as YAML"
             raise _UnnamedError(message)
         if id(provider) in self._written:
             message = f"one {qualified_name(provider.provides)} is used in two places; give it a slot of its own"
             raise _UnnamedError(message)
         self._written.add(id(provider))
-        name = self._name(provider, entries)
+        name = self._name(provider, lifetime, entries)
         make: Any = provider.provides
         parameters = {p.name: p for p in parameters_of(make) or ()}
         if provider.args and self._variadic(provider):
@@ -174,9 +175,8 @@ class _Writer:
         parameters = parameters_of(provider.provides)
         return parameters is None or any(p.kind is p.kind.VAR_POSITIONAL for p in parameters)
 
-    def _name(self, provider: Any, entries: Mapping[str, CatalogueEntry]) -> str:
+    def _name(self, provider: Any, wanted: EntryLifetime, entries: Mapping[str, CatalogueEntry]) -> str:
         make = unwrap_generator(provider.provides)
-        wanted = "resource" if isinstance(provider, providers.Resource) else "singleton"
         for name, entry in entries.items():
             if entry.lifetime == wanted and (entry.source is make or entry.source == make):
                 return name

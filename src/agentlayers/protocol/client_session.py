@@ -130,7 +130,7 @@ class ClientSession(Session[ClientEvent]):
 
     @property
     def has_to_take_turns(self) -> bool:
-        """Whether a message may only follow the answer to the one before: a stock TCP server ends on two in one read."""
+        """Whether a message may only follow the answer to the last: a stock TCP server ends on two in one read."""
         return self.is_stock and self._is_stream
 
     @property

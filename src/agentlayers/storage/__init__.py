@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ArtifactRecord,
         ArtifactVersion,
     )
+    from agentlayers.storage.artifact_chunk import ContentChunks
     from agentlayers.storage.artifacts import ArtifactStore
     from agentlayers.storage.audit_event import AuditEntry
     from agentlayers.storage.audit_log import AuditEventStore
@@ -36,6 +37,7 @@ __all__ = [
     "ChatEventSource",
     "ChatHistoryStore",
     "CleanupReport",
+    "ContentChunks",
     "Digest",
     "Page",
     "SessionIndexStore",
@@ -60,6 +62,7 @@ _HOMES = {
     "ChatEventSource": "chat_event",
     "ChatHistoryStore": "chat_history",
     "CleanupReport": "cleanup",
+    "ContentChunks": "artifact_chunk",
     "Digest": "digest",
     "Page": "pagination",
     "SessionIndexStore": "session_index",

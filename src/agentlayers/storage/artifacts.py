@@ -73,8 +73,8 @@ from agentlayers.storage.storage_config import EnabledStores, Retention
 
 __all__ = ["ArtifactStore"]
 
-_DROP_STEP: Final = 16
-"""Pieces of content dropped in one transaction, so that appends never wait long."""
+_DROP_STEP: Final = 4
+"""Pieces of content dropped in one transaction, so that appends never wait long and memory stays small."""
 
 
 class ArtifactStore(JournaledStore):

@@ -18,6 +18,7 @@ from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.event_journal import StoreSchema
+from agentlayers.journal.text_search import TextOrder, parse_terms, snippet_of
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.chat_event import (
@@ -39,6 +40,15 @@ from agentlayers.storage.chat_index import (
     session_state,
     show_entry,
 )
+from agentlayers.storage.chat_search import (
+    ChatMatch,
+    format_hit,
+    has_backlog,
+    index_backlog,
+    index_message,
+    parse_hit,
+    searchable_text,
+)
 from agentlayers.storage.event_groups import CHAT_EVENTS
 from agentlayers.storage.following import decoded_changes
 from agentlayers.storage.journaled_store import JournaledStore
@@ -51,6 +61,7 @@ from agentlayers.storage.storage_config import EnabledStores, Retention
 __all__ = ["ChatHistoryStore"]
 
 _STREAM_PAGE: Final = 256
+_SEARCH_PAGE: Final = 100
 _DROP_STEP: Final = 512
 """Messages dropped in one transaction, so that appends never wait long for a purge."""
 
@@ -309,14 +320,68 @@ class ChatHistoryStore(JournaledStore):
         """List the ids of all sessions with at least one message, sorted."""
         return await self.log.read(listed_sessions)
 
+    async def search(
+        self,
+        text: str,
+        session_id: str | None = None,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        order: TextOrder | str = TextOrder.NEWEST,
+    ) -> Page[ChatMatch]:
+        """
+        Find messages that hold all words of a text, without regard to case and accents.
+
+        ``"the cat"`` in quotes finds words that follow each other, ``pars*`` words that begin so.
+        Nothing else has a meaning, so any text can be searched for; one without a word finds
+        nothing. The first search after an upgrade brings older messages into the index.
+
+        Args:
+            text: What to find.
+            session_id: Only in this conversation.
+            limit: Matches per page; the page size of the settings if not given, 100 without settings.
+            cursor: Continue behind this place: the ``next_cursor`` of the same search.
+            order: ``newest`` (what arrived here last comes first) or ``best``.
+
+        Raises:
+            UsageError: A negative limit, an unknown order, or a cursor of something else.
+        """
+        terms, chosen = parse_terms(text), _checked_order(order)
+        if limit is None:
+            limit = _SEARCH_PAGE if self._config is None else self._config.pagination.chat_page_size
+        if limit < 0:
+            raise UsageError(f"limit: {limit} cannot be used; expected 0 or more")
+        after = None if cursor is None else parse_hit(cursor)
+        log = self.log
+        while await log.read(has_backlog):
+            await log.transact(index_backlog)
+
+        def work(tx: JournalTransaction) -> Page[ChatMatch]:
+            wanted = limit + 1 if limit else 0
+            hits = tx.search_text(STORE, terms, scope=session_id, order=chosen, after=after, limit=wanted)
+            kept = hits[:limit]
+            events = map(_decode, stored_entries(tx, STORE, [hit.entry_id for hit in kept]))
+            matches = [
+                ChatMatch(event, snippet_of(searchable_text(event.message), terms))
+                for event in events
+                if event is not None
+            ]
+            return Page(tuple(matches), format_hit(kept[-1]) if len(kept) < len(hits) else None)
+
+        return await log.read(work)
+
     # -- read model --------------------------------------------------------------------------------
     def _project(self, tx: JournalTransaction, entry: Entry, _heads: object) -> None:
         event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
-        if add_event(tx, event) and self._shared_index is not None:
+        if not add_event(tx, event):
+            return
+        index_message(tx, event)
+        if self._shared_index is not None:
             self._shared_index.touch_in(tx, event.session_id, updated_at_ms=event.timestamp_ms, holder=STORE)
 
     def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
         show_entry(tx, entry.id)
+        tx.unindex_text(STORE, entry.id)
         try:
             event = ChatEvent.from_payload(entry.id, decode_payload(entry.payload))
         except MalformedMessageError:
@@ -334,6 +399,13 @@ def _append(
     entry = tx.write(STORE, CHAT_EVENT, event.primary_key, event.to_payload())
     stored = tx.stored_entry(entry.id)
     return replace(event, entry_id=entry.id, position=0 if stored is None else stored.position)
+
+
+def _checked_order(order: str) -> TextOrder:
+    try:
+        return TextOrder(order)
+    except ValueError:
+        raise UsageError(f"order: {order!r} cannot be used; expected {' or '.join(TextOrder)}") from None
 
 
 def _checked_message(message: object) -> Mapping[str, Any]:

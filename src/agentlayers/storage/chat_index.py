@@ -26,6 +26,7 @@ __all__ = [
     "entry_ids",
     "hidden_entries",
     "hide_session",
+    "is_shown",
     "listed_sessions",
     "place_range",
     "remove_event",
@@ -75,6 +76,11 @@ def add_event(tx: JournalTransaction, event: ChatEvent) -> bool:
     return True
 
 
+def is_shown(tx: JournalTransaction, event: ChatEvent) -> bool:
+    """Tell whether a message has its place."""
+    return tx.get(_event_key(event)) is not None
+
+
 def remove_event(tx: JournalTransaction, event: ChatEvent) -> bool:
     """Take a message out; tells whether it was the last one of its session."""
     key = _event_key(event)
@@ -93,6 +99,7 @@ def hide_session(tx: JournalTransaction, session_id: str) -> list[bytes]:
     for key in keys:
         tx.delete(key)
         tx.put(_hidden_key(key[-ENTRY_ID_BYTES:]), b"")
+        tx.unindex_text(STORE, key[-ENTRY_ID_BYTES:])
     if keys:
         _put_state(tx, session_id, session_state(tx, session_id)._replace(events=0))
     return [key[-ENTRY_ID_BYTES:] for key in keys]

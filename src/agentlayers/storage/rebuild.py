@@ -9,7 +9,7 @@ one may go on writing, and after a crash in the middle the next run does the res
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -139,10 +139,16 @@ class _Round:
         """Replay and repair; :attr:`is_clean` says whether there was nothing to do."""
         with open_snapshot(self.path, policy=self.policy) as snapshot, replayed(snapshot, self._advance) as replay:
             self.entries, self.unreadable = replay.entries, len(replay.unreadable)
-            for chunk in _chunks(_changes(replay)):
+            for differences in _chunks(replay.differences()):
                 self.is_clean = False
-                work = partial(_apply, index=self.index, chunk=chunk)
-                self.repaired += asyncio.run_coroutine_threadsafe(self.journal.transact(work), self.loop).result()
+                self._repair(differences)
+            # Not all applications keep the index, so a gap in it may open again and does not ask for another round.
+            for gaps in _chunks(replay.index_gaps()):
+                self._repair(gaps)
+
+    def _repair(self, chunk: Sequence[_Change]) -> None:
+        work = partial(_apply, index=self.index, chunk=chunk)
+        self.repaired += asyncio.run_coroutine_threadsafe(self.journal.transact(work), self.loop).result()
 
     def _advance(self, count: int) -> None:
         if self.is_stopped:
@@ -152,18 +158,13 @@ class _Round:
             self.progress(count)
 
 
-def _changes(replay: Replay) -> Iterator[_Change]:
-    yield from replay.differences()
-    yield from replay.index_gaps()
-
-
-def _chunks(changes: Iterable[_Change]) -> Iterator[list[_Change]]:
+def _chunks(changes: Iterable[_Change]) -> Iterator[Sequence[_Change]]:
     remaining = iter(changes)
     while chunk := list(islice(remaining, _CHUNK)):
         yield chunk
 
 
-def _apply(tx: JournalTransaction, *, index: SessionIndexStore | None, chunk: list[_Change]) -> int:
+def _apply(tx: JournalTransaction, *, index: SessionIndexStore | None, chunk: Sequence[_Change]) -> int:
     return sum(_repair_one(tx, index, change) for change in chunk)
 
 

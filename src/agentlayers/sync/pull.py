@@ -119,17 +119,37 @@ class Pull:
 
     async def run(self) -> None:
         """Bring what arrives into the journal, for as long as the connection lasts."""
-        while True:
-            message = await self._inbox.get()
-            self._is_applying = True
-            step = _Step(cursor=self.cursor, known=self.known.copy())
-            self._add(step, message)
-            while self._inbox and not step.is_large:
-                # The reader gets a turn, so that Pongs and Acks are not held up by decryption.
-                await asyncio.sleep(0)
-                self._add(step, await self._inbox.get())
-            await self._commit(step)
-            self._is_applying = False
+        committing: asyncio.Task[None] | None = None
+        base = _Step(cursor=self.cursor, known=self.known)
+        try:
+            while True:
+                if committing is not None and not self._inbox:
+                    await committing
+                    committing = None
+                if committing is None:
+                    self._is_applying = False
+                    base = _Step(cursor=self.cursor, known=self.known)
+                # While one transaction is on its way to the disk, the next one's entries are opened.
+                base = await self._next_step(base)
+                if committing is not None:
+                    await committing
+                committing = asyncio.create_task(self._commit(base), name=f"commit {self._log.store}")
+        finally:
+            if committing is not None:
+                committing.cancel()
+                await asyncio.wait({committing})
+
+    async def _next_step(self, base: _Step) -> _Step:
+        """Collect what one transaction is to do, on top of what the one before did."""
+        message = await self._inbox.get()
+        self._is_applying = True
+        step = _Step(cursor=base.cursor, known=base.known.copy())
+        self._add(step, message)
+        while self._inbox and not step.is_large:
+            # The reader gets a turn, so that Pongs and Acks are not held up by decryption.
+            await asyncio.sleep(0)
+            self._add(step, await self._inbox.get())
+        return step
 
     def _add(self, step: _Step, message: Received | Acknowledged) -> None:
         step.size += message.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -314,7 +315,7 @@ async def test_two_containers_share_a_layer_value() -> None:
         assert app.get(Repo).pool.url == "shared"
 
 
-async def test_two_slots_of_one_service_are_filled_by_name_only() -> None:
+def test_two_slots_of_one_service_are_filled_by_name_only() -> None:
     class Two(LayerContainer):
         primary: providers.Provider[Pool] = providers.Singleton(Pool, url="primary")
         standby: providers.Provider[Pool] = providers.Singleton(Pool, url="standby")
@@ -327,7 +328,12 @@ async def test_two_slots_of_one_service_are_filled_by_name_only() -> None:
         App(Two.layer((Repo,)).provide(Layer.factory(Pool))).check()
     with pytest.raises(LayerValidationError) as caught:
         App(Wired).check()
-    assert isinstance(caught.value.problems[0], AmbiguousServiceError)
+    (problem,) = caught.value.problems
+    assert isinstance(problem, AmbiguousServiceError)
+    assert problem.origin is not None
+    assert f"declared at {problem.origin}" in str(problem)
+    written = Path(problem.origin.file).read_text("utf-8").splitlines()[problem.origin.line - 1]
+    assert written.strip() == "repo = providers.Singleton(Repo)"
 
 
 def test_an_unknown_slot_is_refused_with_a_suggestion() -> None:

@@ -24,6 +24,8 @@ from agentlayers.layer import (
     import_path,
     load_layers,
     recipe,
+    request,
+    request_resource,
     resource,
     singleton,
     to_yaml,
@@ -32,6 +34,7 @@ from agentlayers.layer import (
 from agentlayers.layer.errors import (
     LayerSchemaError,
     LayerValidationError,
+    LifetimeLeakError,
     NotInCatalogueError,
     PresetNotFoundError,
 )
@@ -122,6 +125,36 @@ def errors_of(text: str, **environment: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+class Session:
+    def __init__(self, pool: Pool, limit: int = 1) -> None:
+        self.pool, self.limit = pool, limit
+
+
+class Transaction:
+    state = "new"
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    async def __aenter__(self) -> Self:
+        self.state = "open"
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.state = "closed"
+
+
+class WithRequests(Base):
+    session: providers.Provider[Session] = providers.Dependency(instance_of=Session)
+    transaction: providers.Provider[Transaction] = providers.Dependency(instance_of=Transaction)
+
+    catalogue = Catalogue(
+        Base.catalogue,
+        session={"usual": request(Session), "one": singleton(Session)},
+        transaction={"usual": request_resource(Transaction)},
+    )
+
+
 # -- what can be written --------------------------------------------------------------------------------------
 
 
@@ -197,6 +230,57 @@ async def test_a_recipe_brings_its_own_parts() -> None:
         assert app.get(Pool).url == "default"
         assert isinstance(app.get(Store).strategy, ByAge)
     assert "store.pool" in graph_of(made).nodes
+
+
+async def test_a_catalogue_offers_what_lives_for_a_request() -> None:
+    text = "pool: {network: x}\nsession: {usual: {limit: 2}}\ntransaction: usual\n"
+    made = load_layers(text, container=WithRequests)
+    async with App(made) as app:
+        async with app.scope(Transaction) as request_:
+            transaction = request_.get(Transaction)
+            assert transaction.state == "open"
+            assert transaction.session is request_.get(Session)
+            assert (transaction.session.limit, transaction.session.pool) == (2, app.get(Pool))
+        assert transaction.state == "closed"
+        with app.scope() as request_:
+            assert request_.get(Session) is not transaction.session
+
+    kinds = {name: node.kind for name, node in graph_of(made).nodes.items()}
+    assert (kinds["session"], kinds["transaction"]) == ("request", "request")
+    again = load_layers(to_yaml(made), container=WithRequests)
+    assert graph_of(again).difference(graph_of(made)) == ""
+    changed = load_layers("session: {limit: 3}\n", container=made)
+    assert graph_of(changed).nodes["session"].kind == "request"
+
+
+def test_a_request_s_part_is_written_by_a_name_of_its_own_lifetime() -> None:
+    class OneForAll(WithRequests):
+        session = providers.Singleton(Session)
+        transaction = providers.ContextLocalResource(Transaction)
+
+    written = to_yaml(OneForAll, base=Base)
+    assert "session: one" in written
+    assert "transaction: usual" in written
+
+    class Unnamed(WithRequests):
+        transaction = providers.ContextLocalSingleton(Transaction)
+
+    with pytest.raises(LayerValidationError, match="is in no catalogue as a request"):
+        to_yaml(Unnamed)
+
+
+def test_a_leak_of_a_request_s_part_is_found_in_yaml_too() -> None:
+    text = "pool: {network: x}\nsession: usual\ntransaction: usual\n"
+
+    class Holder:
+        def __init__(self, session: Session) -> None: ...
+
+    class Leaking(WithRequests):
+        holder = providers.Singleton(Holder, WithRequests.session)
+
+    with pytest.raises(LayerValidationError) as caught:
+        App(load_layers(text, container=Leaking)).check()
+    assert isinstance(caught.value.problems[0], LifetimeLeakError)
 
 
 async def test_a_file_replaces_slots_and_dependents_follow() -> None:
@@ -384,6 +468,34 @@ def test_an_absent_variable_names_itself_and_its_line() -> None:
 
     assert problem.startswith("<text>:2:17: the environment variable SYNC_URL is not set")
     assert "${SYNC_URL:-default}" in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'pool: {network: {url: x, size: "${UNSET}"}}',
+        "pool:\n  network:\n    url: x\n    size: ${UNSET}",
+        'strategy: "${UNSET}"',
+        'store: {default: {pool: "${UNSET}"}}',
+        'store: {default: {flags: "${UNSET}"}}',
+        'config: "${UNSET}"',
+        'extends: "${UNSET}"',
+        'container: "${UNSET}"',
+        'strategy: {composite: ["${UNSET}"]}',
+    ],
+)
+def test_an_absent_variable_is_the_only_problem_at_its_place(text: str) -> None:
+    (problem,) = errors_of(text)
+
+    assert "the environment variable UNSET is not set" in problem
+
+
+def test_an_absent_variable_hides_nothing_elsewhere() -> None:
+    problems = errors_of('pool: {network: {url: "${UNSET}", size: many}}')
+
+    assert len(problems) == 2
+    assert "UNSET" in problems[0]
+    assert "size: expected int" in problems[1]
 
 
 def test_a_secret_from_the_environment_is_never_shown() -> None:

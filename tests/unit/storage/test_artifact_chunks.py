@@ -97,7 +97,7 @@ async def test_a_stream_that_is_no_text_is_refused_for_text(pieces: tuple[bytes,
 
 async def test_a_stream_that_fails_shows_nothing_and_is_dropped_by_a_later_cleanup() -> None:
     async def failing() -> AsyncIterator[bytes]:
-        yield content()
+        yield content(size=2 * SIZE)
         raise ConnectionResetError
 
     clock = Clock()
@@ -224,6 +224,7 @@ async def test_two_replicas_that_put_the_same_content_at_once_agree() -> None:
 
             assert await read(replica, "b") == content()
         await a.artifacts.delete("b")
+        await a.acknowledge_all("artifacts", b.remote_id)
         await a.artifacts.cleanup()
         assert await chunks_held(a) == 0
 
@@ -290,6 +291,7 @@ async def test_the_content_of_a_losing_head_stays_until_the_conflict_is_settled(
         assert [one.record.is_complete for one in versions if one.record] == [True, True]
         assert await read(a, "a") == content(2)
         await a.artifacts.put(artifact("a", "settled"))
+        await a.acknowledge_all("artifacts", b.remote_id)
         await a.artifacts.cleanup()
         assert await chunks_held(a) == 0
 
@@ -340,6 +342,7 @@ async def test_compaction_drops_no_chunk_that_a_kept_artifact_consists_of(strate
         assert await read(replica, "new") == content(1)
         clock.now += 2 * DAY
         await replica.journal.compact("artifacts", ByAge(DAY))
+        await replica.artifacts.cleanup()
         assert await chunks_held(replica) == 0
 
 
@@ -361,7 +364,7 @@ async def test_read_models_are_those_of_a_replay(tmp_path: Path) -> None:
         await replica.take(other, "artifacts", (await other.synced("artifacts"))[1:])
         await replica.artifacts.delete("b")
         await replica.artifacts.cleanup()
-        report = verify(tmp_path)
+        report = verify(tmp_path, now_ms=int(Clock().now * 1000))
 
     assert [finding.text for finding in report.findings] == []
 
@@ -402,7 +405,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
-@pytest.mark.parametrize("size", [48_000_000, pytest.param(200_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [90_000_000, pytest.param(200_000_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_content(size: int, tmp_path: Path) -> None:
     """Put, read back, delete and drop, in a process of its own; less than 64 MB more than before."""
     command = [sys.executable, "-c", _MEMORY, str(tmp_path), str(size)]
@@ -410,4 +413,4 @@ def test_memory_does_not_grow_with_the_content(size: int, tmp_path: Path) -> Non
 
     assert done["equal"]
     assert done["dropped"] == -(-size // ARTIFACT_CHUNK_BYTES)
-    assert done["extra"] < min(64_000_000, size * 3 // 4)
+    assert done["extra"] < 64_000_000

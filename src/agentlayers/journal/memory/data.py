@@ -27,6 +27,7 @@ class MemoryData:
         self.versions: dict[tuple[int, str], Any] = {}
         self.states: dict[tuple[int, str], KeyState] = {}
         self.values: Any = SortedDict()
+        self.texts: dict[int, tuple[int, str, str]] = {}  # position -> (store, scope, text)
         self.remotes: dict[tuple[int, bytes], RemoteRow] = {}
         self.noted: dict[int, Any] = {}
         self.unapplied: dict[int, UnappliedRow] = {}

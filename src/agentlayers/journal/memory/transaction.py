@@ -16,6 +16,7 @@ from agentlayers.journal.primitives import (
     UnappliedRow,
 )
 from agentlayers.journal.registry import JournalRegistry
+from agentlayers.journal.text_search import TextHit, TextOrder, TextTerm, places_of
 from agentlayers.journal.transaction import JournalTransaction
 
 __all__ = ["MemoryTransaction"]
@@ -200,6 +201,40 @@ class MemoryTransaction(JournalTransaction):
             if value is not None:
                 yield key, value
 
+    # -- texts ---------------------------------------------------------------------------------------------
+    def put_text(self, store: int, entry_id: bytes, scope: str, text: str | None) -> None:
+        """Keep the text an entry is found by."""
+        position = self._data.positions.get((store, entry_id))
+        if position is not None:
+            self._set(self._data.texts, position, _ABSENT if text is None else (store, scope, text))
+
+    def texts_with(
+        self,
+        store: int,
+        terms: Sequence[TextTerm],
+        *,
+        scope: str | None,
+        order: TextOrder,
+        after: TextHit | None,
+        rows_max: int,
+    ) -> list[TextHit]:
+        """List entries whose text has all terms."""
+        hits = []
+        for position, (number, its_scope, text) in self._data.texts.items():
+            if number != store or scope not in (None, its_scope):
+                continue
+            places = places_of(text, terms)
+            if places is not None:
+                share = sum(end - start for start, end in places) / len(text)
+                rank = -share if order is TextOrder.BEST else 0.0
+                hits.append(TextHit(self._data.row(position).id, position, rank))
+        hits.sort(key=_precedence)
+        return [hit for hit in hits if after is None or _precedence(hit) > _precedence(after)][:rows_max]
+
+    def text_backlog(self) -> int:
+        """Return up to which position entries are older than the text index."""
+        return 0
+
     # -- remotes -------------------------------------------------------------------------------------------
     def find_remote(self, store: int, remote_id: bytes) -> RemoteRow | None:
         """Look up one remote of one store."""
@@ -303,6 +338,10 @@ class MemoryTransaction(JournalTransaction):
         for entry_id in ids:
             self._set(self._data.horizon, (store, entry_id), _ABSENT)
         return ids
+
+
+def _precedence(hit: TextHit) -> tuple[float, int]:
+    return hit.rank, -hit.position
 
 
 def _fitting(rows: list[EntryRow], bytes_max: int | None) -> list[EntryRow]:

@@ -72,6 +72,8 @@ class BufferedTransaction(JournalTransaction):
         self._states: dict[tuple[int, str], KeyState] = {}
         self._values: dict[bytes, bytes | None] = {}
         self._value_keys: list[bytes] | None = None  # sorted; only once something was scanned
+        self._texts: dict[int, tuple[str, int, str] | None] = {}
+        self._first_added: int | None = None
         self._undo: list[_Change] = []
         self._savepoints: list[_Savepoint] = []
         self._next_position: int | None = None
@@ -86,6 +88,8 @@ class BufferedTransaction(JournalTransaction):
                 "INSERT OR REPLACE INTO key_state",
                 [(*key, len(state.heads), encode_state(state)) for key, state in self._states.items()],
             )
+        if self._texts:
+            self._flush_texts()
         # In key order, so that neighbours land on the same page.
         changed = sorted(self._values)
         puts = [(key, value) for key in changed if (value := self._values[key]) is not None]
@@ -93,6 +97,13 @@ class BufferedTransaction(JournalTransaction):
         if len(puts) < len(changed):
             gone = [key for key in changed if self._values[key] is None]
             self.sql.delete("DELETE FROM value WHERE key", gone)
+
+    def _flush_texts(self) -> None:
+        first_added = self._first_added
+        replaced = [position for position in self._texts if first_added is None or position < first_added]
+        self.sql.delete("DELETE FROM text_index WHERE rowid", replaced)
+        new = [(position, *text) for position, text in sorted(self._texts.items()) if text is not None]
+        self.sql.insert("INSERT INTO text_index (rowid, text, store, scope)", new)
 
     def _flush_rows(self, count: int) -> None:
         if count <= 0:

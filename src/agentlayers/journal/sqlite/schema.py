@@ -109,7 +109,22 @@ _VERSION_1: Final = (
     "CREATE INDEX horizon_day ON horizon (store, day)",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1,)
+_VERSION_2: Final = (
+    # Texts that entries are found by; the row id is the entry's position. Words are compared as in
+    # agentlayers.journal.text_search.
+    """
+    CREATE VIRTUAL TABLE text_index USING fts5(
+        text, store UNINDEXED, scope UNINDEXED, tokenize = "unicode61 remove_diacritics 2"
+    )
+    """,
+    # What was written before has no text yet: stores bring it up at the first search.
+    """
+    INSERT INTO setting
+    SELECT 'text_backlog', CAST(CAST(max(position) AS TEXT) AS BLOB) FROM entry HAVING max(position) > 0
+    """,
+)
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2)
 """Statements that lead from version n to n + 1."""
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

@@ -7,8 +7,8 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from agentlayers.journal.primitives import EntryRow, HeldEntry
-from agentlayers.journal.sqlite.remote_tables import RemoteTables
 from agentlayers.journal.sqlite.statements import ENTRY_COLUMNS, batches, marks
+from agentlayers.journal.sqlite.text_tables import TextTables
 
 __all__ = ["SQLiteTransaction", "Tail"]
 
@@ -23,7 +23,7 @@ class Tail(NamedTuple):
     highest: bytes | None
 
 
-class SQLiteTransaction(RemoteTables):
+class SQLiteTransaction(TextTables):
     """Stores, settings and entries."""
 
     # -- stores and settings -------------------------------------------------------------------------------
@@ -91,6 +91,8 @@ class SQLiteTransaction(RemoteTables):
         self._rows.append(row)
         self._rows_by_id[row.store, row.id] = row
         self._next_position = row.position + 1
+        if self._first_added is None:
+            self._first_added = row.position
 
     def find_row(self, store: int | None, entry_id: bytes) -> EntryRow | None:
         """Look an entry up by id."""
