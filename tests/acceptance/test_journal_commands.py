@@ -298,7 +298,8 @@ def test_a_forgotten_remote_no_longer_holds_compaction_back(replica: Path) -> No
 def test_compacting_superseded_versions_changes_nothing_that_is_shown(replica: Path) -> None:
     conflict = lines_of("conflicts", replica)
     held_back = parsed("compact", replica, "--superseded", "--store", "artifacts")
-    run("remotes", "forget", replica, REMOTE.hex()[:6], "--store", "artifacts")
+    for remote in lines_of("remotes", "list", replica, "--store", "artifacts"):
+        run("remotes", "forget", replica, remote["remote"][:6], "--store", "artifacts")
     done = parsed("compact", replica, "--superseded", "--store", "artifacts")
 
     assert held_back["files"][0]["stores"]["artifacts"]["held_back"] == 1

@@ -13,7 +13,7 @@ _SECRET: Final = re.compile(r"token|password|passphrase|secret|credential|privat
 _HARMLESS: Final = re.compile(r"public_key|primary_key|foreign_key|^key_value", re.IGNORECASE)
 
 
-_IN_ADDRESS: Final = re.compile(r"(://[^/@:\s]*:)[^/?#\s]+(@)")
+_IN_ADDRESS: Final = re.compile(r"(://[^/@:\s]*:)(?:[^/?#\s]+|[^/@\s]+)(@)")
 _IN_SETTING: Final = re.compile(
     r"((?:^|[?&;#\s])[^=?&;#\s]*(?:token|secret|passw|signature|credential|key)[^=?&;#\s]*=)(?:'[^']*'|[^&;#\s]+)",
     re.IGNORECASE,

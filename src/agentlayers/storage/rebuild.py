@@ -24,7 +24,6 @@ from agentlayers.storage.journal_file import journal_files
 from agentlayers.storage.replay import (
     IndexGap,
     KeyDifference,
-    Replay,
     ValueDifference,
     found_state,
     read_model_digest,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, Self
 
+import pytest
 from dependency_injector import providers
 
-from agentlayers.layer import App, Catalogue, Layer, LayerContainer, graph_of, load_layers, resource, singleton
+from agentlayers.layer import App, Catalogue, Graph, Layer, LayerContainer, graph_of, load_layers, resource, singleton
+from agentlayers.layer.secret import mask_text
 
 
 class Transport:
@@ -173,6 +176,66 @@ def test_secrets_inside_addresses_are_masked_too() -> None:
 
     assert "ws://me:***@host/log?token=***&x=1" in text
     assert "hunter" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("db://me:hun@ter2@host/x", "db://me:***@host/x"),
+        ("redis://:hunter#2@host/0", "redis://:***@host/0"),
+        ("ws://me:hunter2@host?mail=a@b", "ws://me:***@host?mail=a@b"),
+        ("https://host/x#access_token=hunter2;n=1", "https://host/x#access_token=***;n=1"),
+        ("https://host/x?X-Signature=hunter2&apikey=hunter2&n=1", "https://host/x?X-Signature=***&apikey=***&n=1"),
+        ("host=db user=me password=hunter2 port=1", "host=db user=me password=*** port=1"),
+        ("http://host:80/path@here", "http://host:80/path@here"),
+        ("plain = text", "plain = text"),
+    ],
+)
+def test_texts_are_masked_where_a_secret_stands(text: str, shown: str) -> None:
+    assert mask_text(text) == shown
+
+
+class Credentials:
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def __repr__(self) -> str:
+        return f"Credentials({self.word})"
+
+
+@dataclass(frozen=True)
+class Login:
+    word: str
+
+
+def _policy(**_given: object) -> Policy:
+    return Policy()
+
+
+def test_the_inside_of_an_object_is_compared_and_never_shown() -> None:
+    def of(word: str) -> Graph:
+        given: dict[str, Any] = {"first": Credentials(word), "second": [Login(word)], "tokens": {"me": word}, "n": 4711}
+        return graph_of(Layer.factory(Policy, _policy, **given))
+
+    graph, other = of("hunter2"), of("hunter3")
+    written = graph.to_text() + graph.to_json() + repr(graph.nodes) + graph.difference(other)
+
+    assert graph == of("hunter2")
+    assert graph != other
+    assert "hunter" not in written + str(graph.masked().nodes["policy"].arguments)
+    assert graph.masked().nodes["policy"].arguments["tokens"] == {"me": "***"}
+    assert "Credentials>" in written
+    assert "Login>" in written
+
+
+def test_values_of_variables_are_shown_by_name() -> None:
+    graph = graph_of(Layer.factory(Transport, WebSocket, url="ws://internal.example/4711", token="x"))
+    masked = graph.masked({"HOST": "internal.example", "SHORT": "4", "NOTHING": ""})
+
+    assert masked.nodes["transport"].arguments["url"] == "ws://${HOST}/4711"
+    assert masked.nodes["transport"].arguments["token"] == "***"
+    assert masked.to_text() == masked.masked().to_text()
+    assert graph.nodes["transport"].arguments["url"] == "ws://internal.example/4711"
 
 
 def test_a_graph_of_layers_names_parts_after_their_services() -> None:

@@ -151,6 +151,33 @@ async def test_a_failed_start_closes_what_is_open_and_names_the_path() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_a_start_error_masks_addresses_in_what_it_repeats() -> None:
+    address = "db://me:hunter2@host/x?token=hunter2"
+
+    class Well:
+        pass
+
+    class House:
+        pass
+
+    async def open_pool() -> AsyncIterator[Well]:
+        yield Well()
+        raise OSError(f"cannot leave {address}")
+
+    def refuse(pool: Well) -> House:
+        raise OSError(f"cannot reach {address}")
+
+    with pytest.raises(LayerStartError) as caught:
+        await App(Layer.factory(House, refuse).provide(Layer.scoped(Well, open_pool))).start()
+
+    error = caught.value
+    said = "\n".join([str(error), *error.__notes__])
+    assert "cannot reach db://me:***@host/x?token=***" in said
+    assert "cannot leave db://me:***@host/x?token=***" in said
+    assert "hunter" not in said
+    assert str(error.__cause__) == f"cannot reach {address}"
+
+
 async def test_a_failed_start_cancels_what_is_still_opening() -> None:
     class Broken:
         async def __aenter__(self) -> None:

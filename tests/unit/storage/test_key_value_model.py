@@ -178,6 +178,7 @@ def check(make: Any, monkeypatch: pytest.MonkeyPatch, *, examples: int) -> None:
             max_examples=examples,
             stateful_step_count=20,
             deadline=None,
+            report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
     )

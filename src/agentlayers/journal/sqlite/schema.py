@@ -117,6 +117,10 @@ _VERSION_2: Final = (
         text, store UNINDEXED, scope UNINDEXED, tokenize = "unicode61 remove_diacritics 2"
     )
     """,
+    # Every commit adds a segment; merging them less often halves what a single append costs, and a search reads few
+    # more.
+    "INSERT INTO text_index (text_index, rank) VALUES ('automerge', 16)",
+    "INSERT INTO text_index (text_index, rank) VALUES ('crisismerge', 64)",
     # What was written before has no text yet: stores bring it up at the first search.
     """
     INSERT INTO setting

@@ -17,6 +17,7 @@ from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.storage.chat_event import ChatEvent
 from agentlayers.storage.chat_history import ChatHistoryStore
+from agentlayers.testing.contracts.chat_history_search import ChatHistorySearchContract
 
 __all__ = ["ChatHistoryContract"]
 
@@ -31,7 +32,7 @@ def _texts(events: list[ChatEvent]) -> list[str]:
     return [event.message["message"]["content"] for event in events]
 
 
-class ChatHistoryContract:
+class ChatHistoryContract(ChatHistorySearchContract):
     """One behaviour for each test."""
 
     @pytest.fixture

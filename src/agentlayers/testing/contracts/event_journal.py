@@ -23,6 +23,7 @@ from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.payload import encode_payload
 from agentlayers.testing.contracts.event_journal_remote import EventJournalRemoteContract
 from agentlayers.testing.contracts.event_journal_retention import EventJournalRetentionContract
+from agentlayers.testing.contracts.event_journal_text import EventJournalTextContract
 from agentlayers.testing.contracts.event_journal_world import (
     REMOTE,
     ManualClock,
@@ -35,7 +36,7 @@ from agentlayers.testing.contracts.event_journal_world import (
 __all__ = ["EventJournalContract"]
 
 
-class EventJournalContract(EventJournalRemoteContract, EventJournalRetentionContract):
+class EventJournalContract(EventJournalRemoteContract, EventJournalRetentionContract, EventJournalTextContract):
     """Each test is one promise of the port."""
 
     # -- writing -------------------------------------------------------------------------------------------
