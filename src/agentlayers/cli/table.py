@@ -60,14 +60,13 @@ def _print_plain(columns: Sequence[Column], widths: Sequence[int], cells: Sequen
 
 
 def _show_rich(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> int:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console, remaining, count = Console(), iter(rows), 0
     while page := list(islice(remaining, _TABLE_ROWS)):
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for column in columns:
             justify = "right" if column.is_number else "left"
             table.add_column(column.name, justify=justify, no_wrap=column.is_whole or column.is_number, overflow="fold")  # type: ignore[arg-type]

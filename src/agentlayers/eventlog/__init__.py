@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from agentlayers.eventlog.event import Event, EventGroup, EventKind
     from agentlayers.eventlog.event_log import EventLog
     from agentlayers.eventlog.identity import Identity
+    from agentlayers.eventlog.typed_event import TypedEntry, TypedEvent, projection_of
 
-__all__ = ["Event", "EventGroup", "EventKind", "EventLog", "Identity"]
+__all__ = ["Event", "EventGroup", "EventKind", "EventLog", "Identity", "TypedEntry", "TypedEvent", "projection_of"]
 
 _MODULES = {
     "Event": "event",
@@ -17,6 +18,9 @@ _MODULES = {
     "EventKind": "event",
     "EventLog": "event_log",
     "Identity": "identity",
+    "TypedEntry": "typed_event",
+    "TypedEvent": "typed_event",
+    "projection_of": "typed_event",
 }
 
 

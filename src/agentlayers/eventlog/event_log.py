@@ -6,18 +6,24 @@ The stores write and read through it, and the sync service replicates it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar, cast
 
+from agentlayers.errors import MalformedMessageError
 from agentlayers.eventlog.event import Event
 from agentlayers.eventlog.identity import Identity
+from agentlayers.eventlog.typed_event import TypedEntry, TypedEvent
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.event_journal import EventJournal, StoreSchema
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.logs import get_logger
 
 __all__ = ["EventLog"]
 
 T = TypeVar("T")
+V = TypeVar("V")
+
+logger = get_logger(__name__)
 
 
 class EventLog:
@@ -60,6 +66,38 @@ class EventLog:
     async def write_event(self, event: Event, payload: Mapping[str, Any]) -> Entry:
         """Write one entry of a declared event, whose primary key comes from the payload."""
         return await self.write(event.tag, event.primary_key(payload), payload)
+
+    async def write_value(self, event: TypedEvent[V], value: V) -> Entry:
+        """
+        Write one entry of a typed event, whose primary key comes from the value.
+
+        Raises:
+            UsageError: No value of the event's type, or one that no payload can hold.
+        """
+        payload = event.encode(value)
+        return await self.write(event.tag, event.primary_key(payload), payload)
+
+    async def values(self, event: TypedEvent[V], after: int | None = None) -> AsyncGenerator[TypedEntry[V]]:
+        """
+        Follow the entries of one event as values, from position ``after`` or from now on.
+
+        What is no value of its type is reported in the log and passed over.
+        """
+        changes = self.changes(after)
+        try:
+            async for stored in changes:
+                if stored.entry.event != event.tag:
+                    continue
+                try:
+                    value = event.read(stored.entry, position=stored.position)
+                except MalformedMessageError as error:
+                    entry_id = stored.entry.id.hex()
+                    logger.warning("entry_unreadable", store=self.store, entry_id=entry_id, reason=str(error))
+                    continue
+                yield value
+        finally:
+            # An iterator that is not closed would keep listening to the journal.
+            await cast("AsyncGenerator[StoredEntry]", changes).aclose()
 
     async def transact(self, work: Callable[[JournalTransaction], T]) -> T:
         """Run ``work`` in one transaction; see :meth:`EventJournal.transact`."""

@@ -241,6 +241,10 @@ class JournalPrimitives(abc.ABC):
         """List committed entries whose text has all terms, in this order, behind ``after``."""
 
     @abc.abstractmethod
+    def settle_texts(self) -> None:
+        """Give committed texts the rank they keep, so that pages in the order of rank follow each other."""
+
+    @abc.abstractmethod
     def text_backlog(self) -> int:
         """Return up to which position entries are older than the text index; 0 if none is."""
 

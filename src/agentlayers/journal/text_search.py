@@ -13,7 +13,17 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-__all__ = ["Snippet", "TextHit", "TextOrder", "TextTerm", "parse_terms", "places_of", "snippet_of"]
+__all__ = [
+    "Snippet",
+    "TextHit",
+    "TextOrder",
+    "TextTerm",
+    "parse_terms",
+    "places_of",
+    "precedence",
+    "share_rank",
+    "snippet_of",
+]
 
 _WORD: Final = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*")
 _BEFORE: Final = 6
@@ -121,6 +131,16 @@ def places_of(text: str, terms: Sequence[TextTerm]) -> list[tuple[int, int]] | N
             return None
         found.update(places)
     return sorted(found)
+
+
+def share_rank(text: str, places: Sequence[tuple[int, int]]) -> float:
+    """Return a rank by how much of a text the matches make up."""
+    return -sum(end - start for start, end in places) / len(text)
+
+
+def precedence(hit: TextHit) -> tuple[float, int]:
+    """Return what matches are sorted by, in either order."""
+    return hit.rank, -hit.position
 
 
 def snippet_of(text: str, terms: Sequence[TextTerm]) -> Snippet:

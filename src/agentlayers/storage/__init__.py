@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agentlayers.storage.audit_log import AuditEventStore
     from agentlayers.storage.chat_event import ChatEvent, ChatEventSource
     from agentlayers.storage.chat_history import ChatHistoryStore
+    from agentlayers.storage.chat_search import ChatMatch
     from agentlayers.storage.cleanup import CleanupReport, StorageCleanup
     from agentlayers.storage.digest import Digest, digest_of, journal_digest
     from agentlayers.storage.export import export_lines, read_entries
@@ -36,6 +37,7 @@ __all__ = [
     "ChatEvent",
     "ChatEventSource",
     "ChatHistoryStore",
+    "ChatMatch",
     "CleanupReport",
     "ContentChunks",
     "Digest",
@@ -61,6 +63,7 @@ _HOMES = {
     "ChatEvent": "chat_event",
     "ChatEventSource": "chat_event",
     "ChatHistoryStore": "chat_history",
+    "ChatMatch": "chat_search",
     "CleanupReport": "cleanup",
     "ContentChunks": "artifact_chunk",
     "Digest": "digest",

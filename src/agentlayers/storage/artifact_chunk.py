@@ -17,6 +17,7 @@ from agentlayers.errors import MalformedMessageError
 
 __all__ = [
     "ARTIFACT_CHUNK",
+    "ARTIFACT_CHUNK_WANTED",
     "CHUNKS_FIELD",
     "DIGEST_BYTES",
     "ContentChunks",
@@ -30,6 +31,9 @@ __all__ = [
 
 ARTIFACT_CHUNK: Final = "artifact_chunk"
 """Tag of an entry that holds one piece of large content."""
+
+ARTIFACT_CHUNK_WANTED: Final = "artifact_chunk_wanted"
+"""Tag of an entry by which a replica that dropped a piece asks for it again."""
 
 CHUNKS_FIELD: Final = "chunks"
 """Where the metadata of a record on the wire lists the pieces of its content."""

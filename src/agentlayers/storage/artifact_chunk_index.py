@@ -1,9 +1,10 @@
 """
 Which pieces of large content are here, which artifacts refer to them, and which of these are missing.
 
-These rows are a function of the entries held, like those of :mod:`~agentlayers.storage.artifact_index`. One more row
-is not, and has a name space of its own: since when a piece that nothing refers to may be dropped. It depends on when
-things happened here.
+These rows are a function of the entries held, like those of :mod:`~agentlayers.storage.artifact_index`. Others are
+not, because they depend on when things happened here, and have a name space of their own: from when on a piece that
+nothing refers to may be dropped, which ones were dropped, and which are asked for (see
+:mod:`~agentlayers.storage.artifact_exchange`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from agentlayers.storage.artifact_chunk import DIGEST_BYTES, read_chunk
 
 __all__ = [
     "add_chunk",
+    "asked_prefix",
     "chunk_data",
     "chunk_entries",
     "due_chunks",
@@ -27,8 +29,10 @@ __all__ = [
     "is_held",
     "is_needed",
     "keep_for_now",
+    "referrers",
     "remove_chunk",
     "set_references",
+    "wanted_prefix",
 ]
 
 _LOCAL: Final = "artifact_chunks"
@@ -38,11 +42,13 @@ _LOCAL: Final = "artifact_chunks"
 def add_chunk(tx: JournalTransaction, digest: bytes, entry_id: bytes) -> None:
     """Note that a piece is here."""
     if not is_held(tx, digest):
-        for primary_key in _referrers(tx, digest):
+        for primary_key in referrers(tx, digest):
             tx.delete(_missing_prefix(primary_key) + digest)
         if not _is_referred_to(tx, digest):
             # Its record is still on its way: an upload in progress, or one that another replica made.
             keep_for_now(tx, digest)
+        tx.delete(_gone_key(digest))
+        tx.delete(asked_prefix() + digest)
     tx.put(_held_prefix(digest) + entry_id, b"")
 
 
@@ -54,7 +60,8 @@ def remove_chunk(tx: JournalTransaction, digest: bytes, entry_id: bytes) -> None
     tx.delete(key)
     if not is_held(tx, digest):
         tx.delete(_due_key(digest))
-        for primary_key in _referrers(tx, digest):
+        tx.put(_gone_key(digest), b"")
+        for primary_key in referrers(tx, digest):
             tx.put(_missing_prefix(primary_key) + digest, b"")
 
 
@@ -92,6 +99,8 @@ def set_references(tx: JournalTransaction, primary_key: str, digests: Iterable[b
     for digest in sorted(after - before):
         if not is_held(tx, digest):
             tx.put(_missing_prefix(primary_key) + digest, b"")
+            if tx.get(_gone_key(digest)) is not None:
+                tx.put(asked_prefix() + digest, b"")
         tx.put(_reference_prefix(digest) + primary_key.encode(), b"")
         tx.delete(_due_key(digest))
     for digest in sorted(before - after):
@@ -145,7 +154,8 @@ def _set_due(tx: JournalTransaction, digest: bytes, due_ms: int) -> None:
     tx.put(_due_key(digest), due_ms.to_bytes(8))
 
 
-def _referrers(tx: JournalTransaction, digest: bytes) -> list[str]:
+def referrers(tx: JournalTransaction, digest: bytes) -> list[str]:
+    """List the keys of the artifacts that consist of a piece, among others."""
     prefix = _reference_prefix(digest)
     return [key[len(prefix) :].decode() for key, _value in tx.scan(prefix, prefix_end(prefix))]
 
@@ -170,6 +180,20 @@ def _reference_prefix(digest: bytes) -> bytes:
 
 def _missing_prefix(primary_key: str) -> bytes:
     return pack_key(STORE, "m", primary_key)
+
+
+def asked_prefix() -> bytes:
+    """Return what the keys of pieces start with that an artifact needs, but that were dropped here."""
+    return pack_key(_LOCAL, "ask")
+
+
+def wanted_prefix() -> bytes:
+    """Return what the keys of pieces start with that are here and that others want."""
+    return pack_key(_LOCAL, "give")
+
+
+def _gone_key(digest: bytes) -> bytes:
+    return pack_key(_LOCAL, "gone") + digest
 
 
 def _due_key(digest: bytes) -> bytes:

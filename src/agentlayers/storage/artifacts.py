@@ -13,6 +13,7 @@ import builtins
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import replace
 from functools import partial
+from types import TracebackType
 from typing import ClassVar, Final
 
 from agentlayers.errors import (
@@ -35,6 +36,7 @@ from agentlayers.storage.artifact import (
 )
 from agentlayers.storage.artifact_chunk import (
     ARTIFACT_CHUNK,
+    ARTIFACT_CHUNK_WANTED,
     ContentChunks,
     digest_of_key,
     read_chunk,
@@ -49,7 +51,8 @@ from agentlayers.storage.artifact_content import (
     piece_of,
     with_completeness,
 )
-from agentlayers.storage.artifact_entries import rows_named, versions_of, write_deletion, write_record
+from agentlayers.storage.artifact_entries import report_cleanup, rows_named, versions_of, write_deletion, write_record
+from agentlayers.storage.artifact_exchange import ChunkExchange, note_wanted
 from agentlayers.storage.artifact_index import (
     STORE,
     ArtifactRow,
@@ -68,11 +71,10 @@ from agentlayers.storage.event_groups import ARTIFACT_CHUNK_EVENTS, ARTIFACT_EVE
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.pagination import Page, format_cursor, parse_cursor, range_behind
 from agentlayers.storage.payload_field import peek_text
-from agentlayers.storage.retention import drop_entries, report_dropped
+from agentlayers.storage.retention import drop_entries
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
 __all__ = ["ArtifactStore"]
-
 _DROP_STEP: Final = 4
 """Pieces of content dropped in one transaction, so that appends never wait long and memory stays small."""
 
@@ -81,6 +83,8 @@ class ArtifactStore(JournaledStore):
     """Put artifacts, read them back, delete them, and see the versions that lost."""
 
     name: ClassVar[str] = STORE
+
+    _exchange: ChunkExchange | None = None
 
     def _schema(self) -> StoreSchema:
         schema = ARTIFACT_EVENTS.schema(
@@ -101,6 +105,21 @@ class ArtifactStore(JournaledStore):
         # By session, creation time and content: see _enforce, which a strategy over entries cannot
         # say.
         return []
+
+    # -- life --------------------------------------------------------------------------------------
+    def _opened(self) -> None:
+        self._exchange = ChunkExchange(self.log) if self.is_enabled else None
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            await exchange.stop()
+        await super().__aexit__(kind, error, traceback)
 
     # -- writing -----------------------------------------------------------------------------------
     async def put(self, record: ArtifactRecord) -> ArtifactRecord:
@@ -242,10 +261,12 @@ class ArtifactStore(JournaledStore):
         if self._config is not None:
             for session_id in await self.log.read(sessions):
                 dropped += await self.log.transact(partial(self._enforce, session_id=session_id))
+        if self._exchange is not None:
+            await self._exchange.run(for_others=True)
         pieces = await self._drop_due_chunks()
         if not dropped and not pieces:
             return report
-        return await self.log.transact(lambda tx: _report(tx, dropped, pieces, report))
+        return await self.log.transact(lambda tx: report_cleanup(tx, dropped, pieces, report))
 
     async def _drop_due_chunks(self) -> int:
         dropped, after = 0, b""
@@ -459,15 +480,27 @@ class ArtifactStore(JournaledStore):
     # -- read model --------------------------------------------------------------------------------
     def _project(self, tx: JournalTransaction, entry: Entry, heads: Sequence[Version]) -> None:
         payload = decode_payload(entry.payload)
+        if entry.event == ARTIFACT_CHUNK_WANTED:
+            note_wanted(tx, entry.primary_key, entry.id)
+            self._notice_exchange()
+            return
         if entry.event == ARTIFACT_CHUNK:
             add_chunk(tx, read_chunk(entry.primary_key, payload)[0], entry.id)
             return
         record = ArtifactRecord.from_payload(entry.id, payload) if entry.event == ARTIFACT_RECORD else None
         write_row(tx, entry.primary_key, heads, self.conflict_policy)
+        if record is not None and record.chunks is not None:
+            self._notice_exchange()
         if record is not None and self._shared_index is not None:
             self._shared_index.touch_in(tx, record.session_id, updated_at_ms=record.created_at_ms or 0, holder=STORE)
 
+    def _notice_exchange(self) -> None:
+        if self._exchange is not None:
+            self._exchange.notice()
+
     def _retract(self, tx: JournalTransaction, entry: Entry) -> None:
+        if entry.event == ARTIFACT_CHUNK_WANTED:
+            return
         if entry.event == ARTIFACT_CHUNK:
             remove_chunk(tx, digest_of_key(entry.primary_key), entry.id)
             return
@@ -478,14 +511,3 @@ class ArtifactStore(JournaledStore):
 
 def _session_of(entry: Entry) -> str:
     return peek_text(entry.payload, "sessionId")
-
-
-def _report(tx: JournalTransaction, artifacts: int, pieces: int, others: CompactionReport | None) -> CompactionReport:
-    """Tell observers of what retention dropped, and join it with what other strategies did."""
-    dropped = {ARTIFACT_RECORD: artifacts, ARTIFACT_CHUNK: pieces}
-    events = tuple(event for event, count in dropped.items() if count)
-    report_dropped(tx, STORE, artifacts + pieces, events)
-    after = tx.count_rows(tx.store_number(STORE))
-    total = artifacts + pieces + (0 if others is None else others.dropped)
-    held_back = 0 if others is None else others.held_back
-    return CompactionReport(after + total, after, total, events, held_back, tx.now_ms())

@@ -355,6 +355,8 @@ class ChatHistoryStore(JournaledStore):
         log = self.log
         while await log.read(has_backlog):
             await log.transact(index_backlog)
+        if chosen is TextOrder.BEST:
+            await log.transact(lambda tx: tx.settle_texts())
 
         def work(tx: JournalTransaction) -> Page[ChatMatch]:
             wanted = limit + 1 if limit else 0

@@ -6,7 +6,7 @@ from typing import Final
 
 from agentlayers.eventlog.event import Event, EventGroup, EventKind
 from agentlayers.storage.artifact import ARTIFACT_DELETED, ARTIFACT_RECORD, artifact_key
-from agentlayers.storage.artifact_chunk import ARTIFACT_CHUNK, chunk_key
+from agentlayers.storage.artifact_chunk import ARTIFACT_CHUNK, ARTIFACT_CHUNK_WANTED, chunk_key
 from agentlayers.storage.audit_event import AUDIT_EVENTS, UNSYNCED_AUDIT_EVENTS, audit_key
 from agentlayers.storage.chat_event import CHAT_EVENT
 
@@ -28,9 +28,10 @@ ARTIFACT_EVENTS: Final = EventGroup.keyed(
 """Artifacts: records and deletions of one id are versions of one thing."""
 
 ARTIFACT_CHUNK_EVENTS: Final = EventGroup.append_only(
-    Event(ARTIFACT_CHUNK, lambda fields: chunk_key(bytes.fromhex(fields["sha256"])))
+    Event(ARTIFACT_CHUNK, lambda fields: chunk_key(bytes.fromhex(fields["sha256"]))),
+    Event(ARTIFACT_CHUNK_WANTED, lambda fields: chunk_key(bytes.fromhex(fields["sha256"]))),
 )
-"""Pieces of large artifacts; records refer to them by their hash."""
+"""Pieces of large artifacts; records refer to them by their hash, and replicas that dropped one may want it again."""
 
 
 def _audit_event(tag: str) -> Event:

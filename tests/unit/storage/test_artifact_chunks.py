@@ -369,6 +369,85 @@ async def test_read_models_are_those_of_a_replay(tmp_path: Path) -> None:
     assert [finding.text for finding in report.findings] == []
 
 
+# -- asking for what was dropped ------------------------------------------------------------------
+
+
+async def quiet(replica: Replica) -> None:
+    """Let reactions to commits run to their end."""
+    exchange = replica.artifacts._exchange
+    assert exchange is not None
+    while exchange._task is not None:
+        await exchange._task
+
+
+async def dropped_here_put_there(a: Replica, b: Replica) -> None:
+    """Replica a drops content that b has, and that b puts again without knowing."""
+    await a.artifacts.put(artifact("one", content()))
+    await b.take_all(a)
+    await a.artifacts.delete("one")
+    await a.artifacts.cleanup()
+    await b.artifacts.put(artifact("two", content()))
+    await a.take_all(b)
+    await quiet(a)
+
+
+async def test_content_that_was_dropped_here_and_is_shared_there_is_asked_for_and_given(tmp_path: Path) -> None:
+    async with open_replica() as a, open_replica(SQLiteJournal(tmp_path)) as b:
+        await dropped_here_put_there(a, b)
+        before = await a.artifacts.get("two")
+        await b.take_all(a)
+        await quiet(b)
+        await a.take_all(b)
+        await quiet(a)
+
+        assert before is not None
+        assert not before.is_complete
+        assert await read(a, "two") == content()
+        held = await chunks_held(b)
+        for _ in range(2):
+            await b.take_all(a)
+            await b.artifacts.cleanup()
+        assert await chunks_held(b) == held == 2 * CHUNKS  # what it had, and what it wrote anew
+
+
+async def test_another_replica_gives_at_its_cleanup_what_the_writer_has_not_given() -> None:
+    async with open_replica() as a, open_replica() as b, open_replica() as c:
+        await dropped_here_put_there(a, b)
+        await c.take_all(b)
+        await c.take_all(a)
+        await quiet(c)
+        before = await chunks_held(c)
+        await c.artifacts.cleanup()
+        await a.take_all(c)
+        await b.take_all(c, reverse=True)
+        await b.take_all(a)
+        await b.artifacts.cleanup()
+
+        assert (before, await chunks_held(c)) == (CHUNKS, 2 * CHUNKS)
+        assert await read(a, "two") == content()
+        assert await chunks_held(b) == 2 * CHUNKS  # c was first, so b gives nothing
+
+
+async def test_what_was_asked_while_nobody_reacted_is_asked_at_the_next_cleanup(journal: EventJournal) -> None:
+    off = StorageConfig.from_mapping({"enabled": {"artifacts": False}})
+    async with open_replica() as b:
+        async with open_replica(journal) as a:
+            await a.artifacts.put(artifact("one", content()))
+            await b.take_all(a)
+            await a.artifacts.delete("one")
+            await a.artifacts.cleanup()
+        await b.artifacts.put(artifact("two", content()))
+        async with open_replica(journal, config=off) as a:
+            await a.take_all(b)
+        async with open_replica(journal) as a:
+            await a.artifacts.cleanup()
+            await b.take_all(a)
+            await quiet(b)
+            await a.take_all(b)
+
+            assert await read(a, "two") == content()
+
+
 # -- memory ---------------------------------------------------------------------------------------
 
 _MEMORY = """

@@ -82,6 +82,7 @@ def make_version_1(path: Path) -> None:
     """Take a file back to the tables of version 1, as the release before the text index left it."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("DROP TABLE text_index")
+    connection.execute("DROP TABLE text_waiting")
     connection.execute("DELETE FROM migration WHERE version > 1")
     connection.execute("DELETE FROM setting WHERE name = 'text_backlog'")
     connection.execute("PRAGMA user_version = 1")
@@ -107,7 +108,9 @@ async def test_messages_of_an_older_file_are_found_after_the_upgrade(tmp_path: P
         assert await found(replica, "word") == list(range(count + 2, 0, -1))
     connection = sqlite3.connect(tmp_path / JOURNAL_FILE)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (rows,) = connection.execute("SELECT count(*) FROM text_index").fetchone()
+    (rows,) = connection.execute(
+        "SELECT (SELECT count(*) FROM text_index) + (SELECT count(*) FROM text_waiting)"
+    ).fetchone()
     connection.close()
     assert version == SCHEMA_VERSION >= 2
     assert rows == count + 2
@@ -122,16 +125,20 @@ WORDS = ("cat", "Cats", "dög", "dog", "Straße", "foo_bar", "foo", "bar", "x2",
 async def test_both_indexes_and_the_definition_agree(seed: int, tmp_path: Path) -> None:
     """Random small texts and searches."""
     chance = random.Random(seed)
-    texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 6))) for _ in range(60)]
+    count = 100
+    texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 6))) for _ in range(count)]
     searches = [" ".join(chance.choices(WORDS, k=chance.randint(1, 2))) for _ in range(30)]
     searches += [f'"{search}"' for search in searches] + [search[:2] + "*" for search in searches]
     async with open_replica() as memory, open_replica(SQLiteJournal(tmp_path)) as disk:
         for replica in (memory, disk):
-            await replica.chat.append_all("s", [said(text) for text in texts])
+            # Some go to the index at once, some wait beside it.
+            await replica.chat.append_all("s", [said(text) for text in texts[:70]])
+            for text in texts[70:]:
+                await replica.chat.append("s", said(text))
         matches = 0
         for search in searches:
             terms = parse_terms(search)
-            expected = [number for number in range(60, 0, -1) if places_of(texts[number - 1], terms) is not None]
+            expected = [number for number in range(count, 0, -1) if places_of(texts[number - 1], terms) is not None]
             matches += len(expected)
 
             assert await found(memory, search) == expected, search

@@ -139,6 +139,7 @@ class KeyValueModel(RuleBasedStateMachine):
     def holds_what_the_model_holds(self) -> None:
         if hasattr(self, "_store"):
             assert self._run(read_all(self._store)) == sorted(self._model.items())
+            assert self._run(read_all(self._store, reverse=True)) == sorted(self._model.items(), reverse=True)
 
     def teardown(self) -> None:
         if hasattr(self, "_store"):
@@ -169,7 +170,7 @@ def in_sqlite() -> Iterator[Any]:
 def check(make: Any, monkeypatch: pytest.MonkeyPatch, *, examples: int) -> None:
     # Small pages, so that the few keys fill several.
     for module in (memory_store, sqlite_store, filesystem_medium, redis_store):
-        monkeypatch.setattr(module, "KEY_VALUE_PAGE_ENTRIES_MAX", 3)
+        monkeypatch.setattr(module, "KEY_VALUE_PAGE_ENTRIES_MAX", 2)
         monkeypatch.setattr(module, "KEY_VALUE_PAGE_BYTES_MAX", 300)
     machine = type("Model", (KeyValueModel,), {"make": staticmethod(make)})
     run_state_machine_as_test(
@@ -189,7 +190,7 @@ def test_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    check(in_files, monkeypatch, examples=15)
+    check(in_files, monkeypatch, examples=20)
 
 
 def test_in_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:

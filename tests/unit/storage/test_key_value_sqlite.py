@@ -79,6 +79,13 @@ async def test_concurrent_writes_share_commits(tmp_path: Path, monkeypatch: pyte
         assert len(sizes) < 40
 
 
+async def test_of_writes_that_share_a_commit_the_last_one_wins(tmp_path: Path) -> None:
+    async with SQLiteKeyValueStore(tmp_path) as store:
+        await asyncio.gather(*(store.put(b"key", b"%d" % number) for number in range(50)))
+
+        assert await store.get(b"key") == b"49"
+
+
 async def test_a_file_cut_short_is_reported(tmp_path: Path) -> None:
     path = await fill(tmp_path)
     whole = path.read_bytes()

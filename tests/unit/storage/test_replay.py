@@ -220,6 +220,23 @@ async def test_a_replica_that_is_written_to_meanwhile_is_rebuilt_all_the_same(di
     assert faults(directory) == []
 
 
+async def test_what_a_dropped_key_had_seen_counts_for_a_version_that_arrives_late(tmp_path: Path) -> None:
+    clock = Clock()
+    async with (
+        open_replica(SQLiteJournal(tmp_path / "r"), clock=clock) as replica,
+        open_replica(seed=5, clock=clock) as other,
+    ):
+        for content in ("early", "late"):
+            await other.artifacts.put(ArtifactRecord(id="a", session_id="s", kind="file", content=content))
+        early, late = await other.synced("artifacts")
+        await replica.take(other, "artifacts", [late])
+        await replica.journal.compact("artifacts", ByCount(0))
+        await replica.take(other, "artifacts", [early])
+
+        assert await replica.artifacts.get("a") is None
+    assert faults(tmp_path / "r") == []
+
+
 async def append_often(replica: Replica) -> int:
     for number in range(60):
         await replica.chat.append("live", {"n": number})

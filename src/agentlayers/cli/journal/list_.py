@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["entry_json", "list_entries"]
 
 _COLUMNS = (
-    Column("position", 8, is_number=True), Column("time", 24, is_whole=True), Column("store", 12), Column("event", 19),
-    Column("key", 24), Column("size", 9, is_number=True), Column("from", 6), Column("id", 32, is_whole=True),
+    Column("position", 8, is_number=True), Column("time", 24, is_whole=True), Column("store", 12, is_whole=True),
+    Column("event", 19, is_whole=True), Column("key", 24), Column("size", 9, is_number=True), Column("from", 6),
+    Column("id", 32, is_whole=True),
 )  # fmt: skip
+_ID_DIGITS = 20
+"""Digits of an id that are shown on a terminal: its time and its counter, which name an entry as a rule."""
 
 
 def list_entries(
@@ -144,10 +148,12 @@ def _session_of(stored: StoredEntry) -> str:
 def _row(stored: StoredEntry) -> tuple[str, ...]:
     from agentlayers.journal.entry_id import entry_id_millis
 
-    entry = stored.entry
+    entry, entry_id, time_text = stored.entry, stored.entry.id.hex(), format_millis(entry_id_millis(stored.entry.id))
+    if sys.stdout.isatty():
+        entry_id, time_text = entry_id[:_ID_DIGITS], time_text[:19]
     return (
-        str(stored.position), format_millis(entry_id_millis(entry.id)), stored.store, entry.event, entry.primary_key,
-        format_bytes(len(entry.payload)), "here" if stored.is_local else "remote", entry.id.hex(),
+        str(stored.position), time_text, stored.store, entry.event, entry.primary_key,
+        format_bytes(len(entry.payload)), "here" if stored.is_local else "remote", entry_id,
     )  # fmt: skip
 
 

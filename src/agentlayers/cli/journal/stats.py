@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,9 @@ __all__ = ["REMOTE_COLUMNS", "remote_json", "remote_row", "stats"]
 
 _STORES = (
     Column("store", 12, is_whole=True), Column("entries", 8, is_number=True), Column("payloads", 9, is_number=True),
-    Column("written here", is_number=True), Column("sessions", is_number=True), Column("unapplied", is_number=True),
+    Column("local", is_number=True), Column("sessions", is_number=True), Column("unapplied", is_number=True),
     Column("quarantined", is_number=True), Column("conflicts", is_number=True), Column("compacted", is_number=True),
-    Column("newest"),
+    Column("newest", 24, is_whole=True),
 )  # fmt: skip
 REMOTE_COLUMNS = (
     Column("store", 12, is_whole=True), Column("remote", 32), Column("cursor", is_number=True),
@@ -31,7 +32,7 @@ def stats(directory: Directory, as_json: AsJson = False) -> None:
     """
     Show how much a replica holds, whom it was synced with, and what went wrong.
 
-    PAYLOADS is the size of what was written; WRITTEN HERE counts entries of this replica, the rest was received;
+    PAYLOADS is the size of what was written; LOCAL counts entries written here, the rest was received;
     COMPACTED counts ids that are remembered so that they do not come back. The CURSOR of a remote is the first of its
     sequence numbers not read yet; PENDING counts entries it has not acknowledged.
 
@@ -68,6 +69,8 @@ def _show(file: FileStatistics, *, is_first: bool) -> None:
 
 def _store_row(store: StoreStatistics) -> tuple[str, ...]:
     newest = format_millis(int.from_bytes(store.newest_id[:6], "big")) if store.newest_id else "-"
+    if sys.stdout.isatty():
+        newest = newest[:16]
     sessions = "?" if store.sessions is None else str(store.sessions)
     return (
         store.name, str(store.entries), format_bytes(store.payload_bytes), str(store.local), sessions,

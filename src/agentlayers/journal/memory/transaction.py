@@ -16,7 +16,7 @@ from agentlayers.journal.primitives import (
     UnappliedRow,
 )
 from agentlayers.journal.registry import JournalRegistry
-from agentlayers.journal.text_search import TextHit, TextOrder, TextTerm, places_of
+from agentlayers.journal.text_search import TextHit, TextOrder, TextTerm, places_of, precedence, share_rank
 from agentlayers.journal.transaction import JournalTransaction
 
 __all__ = ["MemoryTransaction"]
@@ -225,11 +225,13 @@ class MemoryTransaction(JournalTransaction):
                 continue
             places = places_of(text, terms)
             if places is not None:
-                share = sum(end - start for start, end in places) / len(text)
-                rank = -share if order is TextOrder.BEST else 0.0
+                rank = share_rank(text, places) if order is TextOrder.BEST else 0.0
                 hits.append(TextHit(self._data.row(position).id, position, rank))
-        hits.sort(key=_precedence)
-        return [hit for hit in hits if after is None or _precedence(hit) > _precedence(after)][:rows_max]
+        hits.sort(key=precedence)
+        return [hit for hit in hits if after is None or precedence(hit) > precedence(after)][:rows_max]
+
+    def settle_texts(self) -> None:
+        """Do nothing: ranks depend on the text alone."""
 
     def text_backlog(self) -> int:
         """Return up to which position entries are older than the text index."""
@@ -338,10 +340,6 @@ class MemoryTransaction(JournalTransaction):
         for entry_id in ids:
             self._set(self._data.horizon, (store, entry_id), _ABSENT)
         return ids
-
-
-def _precedence(hit: TextHit) -> tuple[float, int]:
-    return hit.rank, -hit.position
 
 
 def _fitting(rows: list[EntryRow], bytes_max: int | None) -> list[EntryRow]:

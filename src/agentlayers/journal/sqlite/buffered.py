@@ -25,6 +25,8 @@ from agentlayers.journal.transaction import JournalTransaction
 __all__ = ["BufferedTransaction"]
 
 _SCAN_ROWS: Final = 256
+_TEXTS_WAITING_MAX: Final = 64
+"""So many texts are searched one by one; with more they go to the index together."""
 
 
 @dataclass(slots=True)
@@ -101,9 +103,21 @@ class BufferedTransaction(JournalTransaction):
     def _flush_texts(self) -> None:
         first_added = self._first_added
         replaced = [position for position in self._texts if first_added is None or position < first_added]
-        self.sql.delete("DELETE FROM text_index WHERE rowid", replaced)
+        for table, column in (("text_index", "rowid"), ("text_waiting", "position")):
+            self.sql.delete(f"DELETE FROM {table} WHERE {column}", replaced)
         new = [(position, *text) for position, text in sorted(self._texts.items()) if text is not None]
-        self.sql.insert("INSERT INTO text_index (rowid, text, store, scope)", new)
+        (waiting,) = self.sql.one("SELECT count(*) FROM text_waiting")
+        if waiting + len(new) < _TEXTS_WAITING_MAX:
+            self.sql.insert("INSERT INTO text_waiting (position, text, store, scope)", new)
+        else:
+            self.settle_texts()
+            self.sql.insert("INSERT INTO text_index (rowid, text, store, scope)", new)
+
+    def settle_texts(self) -> None:
+        """Bring texts that wait into the index."""
+        columns = "text, store, scope"
+        self.sql.run(f"INSERT INTO text_index (rowid, {columns}) SELECT position, {columns} FROM text_waiting")
+        self.sql.run("DELETE FROM text_waiting")
 
     def _flush_rows(self, count: int) -> None:
         if count <= 0:

@@ -117,8 +117,13 @@ _VERSION_2: Final = (
         text, store UNINDEXED, scope UNINDEXED, tokenize = "unicode61 remove_diacritics 2"
     )
     """,
-    # Every commit adds a segment; merging them less often halves what a single append costs, and a search reads few
-    # more.
+    # The newest texts wait here until they are worth a segment of the index: a single append costs a row, not that.
+    """
+    CREATE TABLE text_waiting (
+        position INTEGER PRIMARY KEY, text TEXT NOT NULL, store INTEGER NOT NULL, scope TEXT NOT NULL
+    )
+    """,
+    # Every batch adds a segment; merging them less often costs appends less, and a search reads few more.
     "INSERT INTO text_index (text_index, rank) VALUES ('automerge', 16)",
     "INSERT INTO text_index (text_index, rank) VALUES ('crisismerge', 64)",
     # What was written before has no text yet: stores bring it up at the first search.

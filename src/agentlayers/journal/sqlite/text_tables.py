@@ -1,4 +1,6 @@
-"""Texts of one SQLite transaction, in an index of FTS5."""
+"""
+Texts of one SQLite transaction: most in an index of FTS5, the newest few beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from agentlayers.journal.sqlite.remote_tables import RemoteTables
-from agentlayers.journal.text_search import TextHit, TextOrder, TextTerm
+from agentlayers.journal.text_search import TextHit, TextOrder, TextTerm, places_of, precedence, share_rank
 
 __all__ = ["TextTables"]
 
@@ -56,7 +58,20 @@ class TextTables(RemoteTables):
             values.append(after.position)
         rank, direction = ("rank", "rank, text_index.rowid DESC") if is_ranked else ("0.0", "text_index.rowid DESC")
         query = f"SELECT entry.id, text_index.rowid, {rank} {' '.join(conditions)} ORDER BY {direction} LIMIT ?"
-        return [TextHit._make(row) for row in self.sql.all(query, (*values, rows_max))]
+        found = [TextHit._make(row) for row in self.sql.all(query, (*values, rows_max))]
+        found += self._waiting(store, terms, scope, after, is_ranked=is_ranked)
+        return sorted(found, key=precedence)[:rows_max]
+
+    def _waiting(
+        self, store: int, terms: Sequence[TextTerm], scope: str | None, after: TextHit | None, *, is_ranked: bool
+    ) -> list[TextHit]:
+        hits = []
+        query = "SELECT id, position, text, scope FROM text_waiting JOIN entry USING (position) WHERE entry.store = ?"
+        for entry_id, position, text, its_scope in self.sql.all(query, (store,)):
+            places = places_of(text, terms) if scope in (None, its_scope) else None
+            if places is not None:
+                hits.append(TextHit(entry_id, position, share_rank(text, places) if is_ranked else 0.0))
+        return [hit for hit in hits if after is None or precedence(hit) > precedence(after)]
 
     def text_backlog(self) -> int:
         """Return up to which position entries are older than the text index."""

@@ -1,0 +1,166 @@
+"""
+Declare events whose payloads are values of a type: a dataclass, a pydantic model or a ``TypedDict``.
+
+A payload that another release wrote may have fields this one does not know, or lack some it has. The entry is kept
+and handed on as it is either way; what the type cannot hold is left out of the value only, and what it requires and
+does not find makes the entry *unapplied*, until a release that can read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from agentlayers.errors import MalformedMessageError, UsageError
+from agentlayers.eventlog.event import Event, EventKind
+from agentlayers.journal.conflict_policy import Version
+from agentlayers.journal.entry import Entry
+from agentlayers.journal.event_journal import Projection
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.protocol.payload import decode_payload
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ["Handler", "TypedEntry", "TypedEvent", "projection_of"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TypedEntry(Generic[T]):
+    """
+    An entry as a value.
+
+    Attributes:
+        value: Its payload.
+        entry: The entry itself.
+        position: Its place in local arrival order; 0 in a projection, where it is not told.
+        heads: In a projection of a keyed event, the versions of its key that nothing supersedes.
+    """
+
+    value: T
+    entry: Entry
+    position: int = 0
+    heads: Sequence[Version] = ()
+
+
+Handler = Callable[[JournalTransaction, TypedEntry[Any]], None]
+"""Brings a read model up to date with one entry, under the rules of a projection."""
+
+
+class TypedEvent(Event, Generic[T]):
+    """
+    One kind of entry, with the type of its payload.
+
+    Args:
+        tag: Name on the wire.
+        payload_type: A dataclass, a pydantic model or a ``TypedDict``.
+        key: What an entry is about, from its value.
+        kind: What an entry of it says.
+    """
+
+    __slots__ = ("_adapter", "payload_type")
+
+    payload_type: type[T]
+
+    def __init__(
+        self, tag: str, payload_type: type[T], key: Callable[[T], str], kind: EventKind = EventKind.RECORD
+    ) -> None:
+        super().__init__(tag, lambda payload: key(self.decode(payload)), kind)
+        # The class is frozen, as events are.
+        object.__setattr__(self, "payload_type", payload_type)
+        object.__setattr__(self, "_adapter", _adapter_of(tag, payload_type))
+
+    def encode(self, value: T) -> dict[str, Any]:
+        """
+        Return the payload of a value.
+
+        Raises:
+            UsageError: It is no value of the type.
+        """
+        from pydantic import ValidationError
+
+        try:
+            checked = self._adapter.validate_python(value, strict=True)
+            payload = self._adapter.dump_python(checked, warnings="error")
+        except (ValidationError, ValueError) as error:
+            raise UsageError(f"payload of {self.tag!r}: {_first(error)}; expected a {_name(self)}") from error
+        assert isinstance(payload, dict)
+        return payload
+
+    def decode(self, payload: Mapping[str, Any]) -> T:
+        """
+        Return the value of a payload, whoever wrote it; fields that the type does not have are left out.
+
+        Raises:
+            MalformedMessageError: It lacks a field, or has one of another type.
+        """
+        from pydantic import ValidationError
+
+        try:
+            value: T = self._adapter.validate_python(dict(payload))
+        except ValidationError as error:
+            raise MalformedMessageError(f"payload of {self.tag!r} is no {_name(self)}: {_first(error)}") from error
+        return value
+
+    def read(self, entry: Entry, *, position: int = 0, heads: Sequence[Version] = ()) -> TypedEntry[T]:
+        """
+        Return an entry of this event as a value.
+
+        Raises:
+            MalformedMessageError: As :meth:`decode`.
+        """
+        return TypedEntry(self.decode(decode_payload(entry.payload)), entry, position, heads)
+
+
+def projection_of(handlers: Mapping[TypedEvent[Any], Handler]) -> Projection:
+    """
+    Make the projection of a store from one handler for each event.
+
+    Entries of other events are kept and handed on, and change no read model.
+
+    Raises:
+        UsageError: Two events of one tag.
+    """
+    by_tag = {event.tag: (event, handler) for event, handler in handlers.items()}
+    if len(by_tag) != len(handlers):
+        raise UsageError(f"two handlers for one tag: {', '.join(sorted(event.tag for event in handlers))}")
+
+    def project(tx: JournalTransaction, entry: Entry, heads: Sequence[Version]) -> None:
+        known = by_tag.get(entry.event)
+        if known is not None:
+            event, handler = known
+            handler(tx, event.read(entry, heads=heads))
+
+    return project
+
+
+def _adapter_of(tag: str, payload_type: type[T]) -> TypeAdapter[T]:
+    # Imported here, because a program without typed events needs no pydantic.
+    from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+
+    try:
+        adapter = TypeAdapter(payload_type)
+        shape = adapter.core_schema.get("type", "")
+    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        raise UsageError(f"payload type of {tag!r}: {error}") from error
+    if shape in {"definitions", "dataclass", "model", "typed-dict"}:
+        return adapter
+    raise UsageError(
+        f"payload type of {tag!r}: {payload_type!r} cannot be used; expected a dataclass, a pydantic model or a TypedDict"
+    )
+
+
+def _name(event: TypedEvent[Any]) -> str:
+    return getattr(event.payload_type, "__name__", repr(event.payload_type))
+
+
+def _first(error: Exception) -> str:
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)
+    # Without the value itself: a payload may be a secret.
+    first = errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'value'}: {first['msg']}"
