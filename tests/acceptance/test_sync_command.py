@@ -86,9 +86,7 @@ def test_two_replicas_exchange_what_they_hold(replica: Path, server: tuple[str, 
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["websocket", "tcp"])
-def test_a_wrong_token_is_one_clear_error_and_loses_nothing(
-    replica: Path, server: tuple[str, str], which: int
-) -> None:
+def test_a_wrong_token_is_one_clear_error_and_loses_nothing(replica: Path, server: tuple[str, str], which: int) -> None:
     before = exported(replica)
     text = fails(3, "sync", str(replica), "--to", server[which], "--token", "wrong")
 

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import os
-import resource
 import shutil
 import sqlite3
 import statistics
@@ -47,8 +46,12 @@ def say(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 
-def rss_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def rss_mb(process: str | int = "self") -> float:
+    """Return the peak of a process; not ru_maxrss, in which a child inherits the peak of its parent."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 async def write_notes(log: EventLog, count: int, *, batch: int) -> float:
@@ -196,10 +199,7 @@ class Server:
         self.url = self.process.stdout.readline().split()[-1]
 
     def rss_mb(self) -> float:
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-        return 0.0
+        return rss_mb(self.process.pid)
 
     def end(self) -> None:
         self.process.terminate()

@@ -91,9 +91,7 @@ class Replica:
 
     async def until_pushed(self, store: str = "chat_history") -> None:
         """Wait until the server has acknowledged everything of a store."""
-        await self.until(
-            lambda sync: sync.status.is_connected and sync.status.stores[store].pending == 0
-        )
+        await self.until(lambda sync: sync.status.is_connected and sync.status.stores[store].pending == 0)
 
 
 @contextlib.asynccontextmanager

@@ -21,7 +21,7 @@ from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.payload import decode_payload
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
 __all__ = ["Handler", "TypedEntry", "TypedEvent", "projection_of"]
 
@@ -56,7 +56,8 @@ class TypedEvent(Event, Generic[T]):
 
     Args:
         tag: Name on the wire.
-        payload_type: A dataclass, a pydantic model or a ``TypedDict``.
+        payload_type: A dataclass, a pydantic model or a ``TypedDict`` (on Python 3.11 that of
+            ``typing_extensions``).
         key: What an entry is about, from its value.
         kind: What an entry of it says.
     """
@@ -64,6 +65,7 @@ class TypedEvent(Event, Generic[T]):
     __slots__ = ("_adapter", "payload_type")
 
     payload_type: type[T]
+    _adapter: TypeAdapter[T]
 
     def __init__(
         self, tag: str, payload_type: type[T], key: Callable[[T], str], kind: EventKind = EventKind.RECORD
@@ -80,14 +82,17 @@ class TypedEvent(Event, Generic[T]):
         Raises:
             UsageError: It is no value of the type.
         """
-        from pydantic import ValidationError
-
+        is_one = (
+            isinstance(value, Mapping) if _is_typed_dict(self.payload_type) else isinstance(value, self.payload_type)
+        )
+        payload = self._adapter.dump_python(value, warnings=False) if is_one else None
+        if not isinstance(payload, dict):
+            raise UsageError(f"payload of {self.tag!r}: {type(value).__name__} is no {_name(self)}")
         try:
-            checked = self._adapter.validate_python(value, strict=True)
-            payload = self._adapter.dump_python(checked, warnings="error")
-        except (ValidationError, ValueError) as error:
-            raise UsageError(f"payload of {self.tag!r}: {_first(error)}; expected a {_name(self)}") from error
-        assert isinstance(payload, dict)
+            # The fields of a value are not checked when it is made, and what cannot be read must not be written.
+            self.decode(payload)
+        except MalformedMessageError as error:
+            raise UsageError(str(error)) from error
         return payload
 
     def decode(self, payload: Mapping[str, Any]) -> T:
@@ -148,19 +153,19 @@ def _adapter_of(tag: str, payload_type: type[T]) -> TypeAdapter[T]:
         raise UsageError(f"payload type of {tag!r}: {error}") from error
     if shape in {"definitions", "dataclass", "model", "typed-dict"}:
         return adapter
-    raise UsageError(
-        f"payload type of {tag!r}: {payload_type!r} cannot be used; expected a dataclass, a pydantic model or a TypedDict"
-    )
+    expected = "a dataclass, a pydantic model or a TypedDict"
+    raise UsageError(f"payload type of {tag!r}: {payload_type!r} cannot be used; expected {expected}")
 
 
 def _name(event: TypedEvent[Any]) -> str:
     return getattr(event.payload_type, "__name__", repr(event.payload_type))
 
 
-def _first(error: Exception) -> str:
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return str(error)
+def _is_typed_dict(payload_type: type[Any]) -> bool:
+    return issubclass(payload_type, dict) and hasattr(payload_type, "__total__")
+
+
+def _first(error: ValidationError) -> str:
     # Without the value itself: a payload may be a secret.
-    first = errors(include_input=False, include_url=False)[0]
+    first = error.errors(include_input=False, include_url=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'value'}: {first['msg']}"

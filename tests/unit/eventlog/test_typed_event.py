@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.eventlog.event import EventGroup
@@ -94,7 +95,11 @@ async def test_entries_of_other_releases_are_kept_and_those_that_fit_are_read() 
     """More fields do no harm, too few leave an entry unapplied, and an unknown tag changes nothing."""
     finished = TypedEvent("run_finished", Run, lambda run: run.id)
     seen: list[Run] = []
-    payloads = [("run_finished", {"id": "new", "steps": [], "more": 1}), ("run_finished", {"name": "old"}), ("x", {})]
+    payloads: list[tuple[str, dict[str, Any]]] = [
+        ("run_finished", {"id": "new", "steps": [], "more": 1}),
+        ("run_finished", {"name": "old"}),
+        ("x", {}),
+    ]
     entries = [
         RemoteEntry(number, Entry(next_entry_id(1000 + number, b"", number), tag, "k", encode_payload(payload)))
         for number, (tag, payload) in enumerate(payloads)
@@ -120,7 +125,7 @@ async def test_entries_of_other_releases_are_kept_and_those_that_fit_are_read() 
 def test_what_is_no_value_of_the_type_is_refused_before_it_is_written(value: Any) -> None:
     """With the field, and without the value, which may be a secret."""
     finished = TypedEvent("run_finished", Run, lambda run: run.id)
-    with pytest.raises(UsageError, match="payload of 'run_finished': .*; expected a Run"):
+    with pytest.raises(UsageError, match=r"payload of 'run_finished'(: \w+ is no Run| is no Run: id: )"):
         finished.encode(value)
 
 

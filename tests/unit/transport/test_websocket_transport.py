@@ -125,9 +125,7 @@ async def test_a_server_that_never_answers_is_a_connect_error(
         await done.wait()
 
 
-@pytest.mark.parametrize(
-    ("code", "reason"), [(1000, "done"), (1008, "too slow"), (1012, "restarting"), (4000, "own")]
-)
+@pytest.mark.parametrize(("code", "reason"), [(1000, "done"), (1008, "too slow"), (1012, "restarting"), (4000, "own")])
 async def test_any_close_is_a_lost_connection_with_code_and_reason(code: int, reason: str) -> None:
     """A normal close too: nobody here asked for it."""
 
