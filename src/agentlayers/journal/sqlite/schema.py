@@ -117,6 +117,14 @@ _VERSION_2: Final = (
         text, store UNINDEXED, scope UNINDEXED, tokenize = "unicode61 remove_diacritics 2"
     )
     """,
+    # What was written before has no text yet: stores bring it up at the first search.
+    """
+    INSERT INTO setting
+    SELECT 'text_backlog', CAST(CAST(max(position) AS TEXT) AS BLOB) FROM entry HAVING max(position) > 0
+    """,
+)
+
+_VERSION_3: Final = (
     # The newest texts wait here until they are worth a segment of the index: a single append costs a row, not that.
     """
     CREATE TABLE text_waiting (
@@ -126,14 +134,9 @@ _VERSION_2: Final = (
     # Every batch adds a segment; merging them less often costs appends less, and a search reads few more.
     "INSERT INTO text_index (text_index, rank) VALUES ('automerge', 16)",
     "INSERT INTO text_index (text_index, rank) VALUES ('crisismerge', 64)",
-    # What was written before has no text yet: stores bring it up at the first search.
-    """
-    INSERT INTO setting
-    SELECT 'text_backlog', CAST(CAST(max(position) AS TEXT) AS BLOB) FROM entry HAVING max(position) > 0
-    """,
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2)
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """Statements that lead from version n to n + 1."""
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
