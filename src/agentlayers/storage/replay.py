@@ -31,6 +31,7 @@ from agentlayers.journal.sqlite.connection import migrate
 from agentlayers.journal.sqlite.state_codec import decode_state
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.limits import JOURNAL_PAGE_BYTES_MAX
 from agentlayers.storage.artifact_index import STORE as ARTIFACTS
 from agentlayers.storage.artifact_index import ArtifactRow
 from agentlayers.storage.chat_index import STORE as CHAT_HISTORY
@@ -269,7 +270,7 @@ def replayed(snapshot: JournalSnapshot, progress: Progress | None = None) -> Ite
         tx.flush()
         replay = Replay(snapshot, tx)
         position = 0
-        while rows := snapshot.tx.rows_after(None, position, _ROWS):
+        while rows := snapshot.tx.rows_after(None, position, _ROWS, bytes_max=JOURNAL_PAGE_BYTES_MAX):
             position = rows[-1].position
             _step(replay, rows, ReplayTransaction(snapshot, connection))
             replay.entries += len(rows)
