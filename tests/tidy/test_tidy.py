@@ -62,3 +62,14 @@ def test_no_test_module_needs_the_shared_folder() -> None:
     ]
 
     assert offenders == []
+
+
+def test_the_top_level_holds_what_it_should() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode != 0:
+        pytest.skip("not a git checkout")
+
+    assert {line.split("/")[0] for line in tracked.stdout.splitlines()} == {
+        ".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "docs", "layers", "noxfile.py", "pyproject.toml",
+        "src", "tests",
+    }  # fmt: skip
