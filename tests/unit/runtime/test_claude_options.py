@@ -95,6 +95,7 @@ def test_without_the_extra_every_way_to_the_backend_says_how_to_install_it(monke
 async def test_without_the_extra_a_graph_with_claude_says_so_when_it_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("agentlayers.runtime.claude_sdk.find_spec", lambda name: None)
     file = tmp_path / "app.yaml"
     file.write_text("journal: memory\nagent_backend: claude\n")
