@@ -12,6 +12,7 @@ import json
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ class AcknowledgedLog:
 
     def __init__(self, path: Path) -> None:
         self.entries: dict[str, str] = {}
+        # Kept beside it, because whoever waits for a number asks after every notice.
+        self._counts: Counter[str] = Counter()
         self.latencies: list[float] = []
         self._is_timing = True
         self._written_at: dict[str, float] = {}
@@ -55,7 +58,7 @@ class AcknowledgedLog:
     def notice(self, replica: str, message: Mapping[str, Any]) -> None:
         """Take a replica's notice: an entry of its own that is durable, or one that reached it."""
         if (identifier := message.get("acknowledged")) is not None:
-            self.entries[identifier] = replica
+            self._note(identifier, replica)
             self._file.write(json.dumps({"replica": replica, **message}) + "\n")
             self._file.flush()
             self._changed.set()
@@ -63,7 +66,7 @@ class AcknowledgedLog:
         elif (identifier := message.get("received")) is not None:
             self._pair(identifier, self._received_at, message["at"])
 
-    def keep_latencies(self) -> None:
+    def stop_timing(self) -> None:
         """Measure no further: what follows is slow on purpose."""
         self._is_timing = False
 
@@ -77,19 +80,24 @@ class AcknowledgedLog:
 
     async def reached(self, replica: str, count: int) -> None:
         """Wait until ``replica`` acknowledged ``count`` entries in all."""
-        while sum(1 for owner in self.entries.values() if owner == replica) < count:
+        while self.count_of(replica) < count:
             self._changed.clear()
             await self._changed.wait()
 
     def count_of(self, replica: str) -> int:
         """Return how many entries ``replica`` acknowledged."""
-        return sum(1 for owner in self.entries.values() if owner == replica)
+        return self._counts[replica]
 
     def read_back(self, path: Path) -> None:
         """Fill a new log with what an earlier one wrote."""
         for line in path.read_text(encoding="utf-8").splitlines():
             notice = json.loads(line)
-            self.entries[notice["acknowledged"]] = notice["replica"]
+            self._note(notice["acknowledged"], notice["replica"])
+
+    def _note(self, identifier: str, replica: str) -> None:
+        if identifier not in self.entries:
+            self._counts[replica] += 1
+        self.entries[identifier] = replica
 
     def close(self) -> None:
         """Close the file."""
@@ -205,7 +213,7 @@ class Story:
         async with self._phase("A and B append to one session at once"):
             await asyncio.gather(self._append(self._a), self._append(self._b))
             await self._quiet()
-        self.log.keep_latencies()
+        self.log.stop_timing()
         async with self._phase("B goes offline, both append, B comes back"):
             await self._b.ask("offline")
             await asyncio.gather(self._append(self._a), self._append(self._b))
