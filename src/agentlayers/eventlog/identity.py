@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from agentlayers.durable_names import sync_directory
 from agentlayers.errors import IdentityError
 from agentlayers.limits import IDENTITY_FILE_BYTES_MAX, PUBLIC_KEY_BYTES_MAX
 from agentlayers.logs import get_logger
@@ -309,8 +310,4 @@ def _write_durably(path: Path, text: str) -> None:
 def _sync_folder(path: Path) -> None:
     """Make the new name itself durable, where the system can."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(path)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from agentlayers.durable_names import sync_directory
 from agentlayers.errors import (
     MigrationError,
     StorageCorruptionError,
@@ -127,19 +128,8 @@ def prepare_directory(directory: Path) -> Path:
                 os.fchmod(descriptor, 0o600)
         finally:
             os.close(descriptor)
-        _sync_directory(directory)
+        sync_directory(directory)
     return path
-
-
-def _sync_directory(directory: Path) -> None:
-    # A new name in a directory survives a power cut only once the directory itself was synced.
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:

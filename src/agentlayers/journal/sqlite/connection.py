@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
+from agentlayers.durable_names import sync_directory
 from agentlayers.errors import (
     MigrationError,
     SettingsError,
@@ -126,17 +127,9 @@ def _create(path: Path) -> None:
         # Of two processes that start at once, one links its file and both use that one.
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def connect(path: Path, *, durability: Durability, read_only: bool) -> sqlite3.Connection:

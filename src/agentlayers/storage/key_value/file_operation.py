@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from agentlayers.durable_names import sync_directory
 from agentlayers.errors import StorageUnavailableError
 
-__all__ = ["BACKEND", "make_directory", "sync_directory", "translated", "write_file"]
+__all__ = ["BACKEND", "make_directory", "translated", "write_file"]
 
 BACKEND: Final = "filesystem key-value store"
 _ADVICE: Final = {
@@ -79,12 +80,3 @@ def make_directory(path: Path) -> None:
             raise
     else:
         sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

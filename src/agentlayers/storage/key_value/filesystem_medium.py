@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from agentlayers.durable_names import sync_directory
 from agentlayers.errors import StorageCorruptionError
 from agentlayers.limits import KEY_VALUE_KEY_BYTES_MAX, KEY_VALUE_PAGE_BYTES_MAX, KEY_VALUE_PAGE_ENTRIES_MAX
 from agentlayers.storage.key_value.file_lock import locked
@@ -20,7 +21,6 @@ from agentlayers.storage.key_value.file_name import IS_NAME, key_of, prefix_of
 from agentlayers.storage.key_value.file_operation import (
     BACKEND,
     make_directory,
-    sync_directory,
     translated,
     write_file,
 )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from agentlayers.durable_names import sync_directory
 from agentlayers.errors import (
     MigrationError,
     StorageCorruptionError,
@@ -130,20 +131,9 @@ def _create(path: Path) -> None:
         # Of two processes that start at once, one links its file and both use that one.
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    # A new name in a directory survives a power cut only once the directory itself was synced.
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
