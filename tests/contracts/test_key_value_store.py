@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentlayers.errors import StorageUnavailableError
-from agentlayers.storage.key_value import (
+from agentlayers.key_value import (
     FileSystemKeyValueStore,
     MemoryKeyValueStore,
     RedisKeyValueStore,
@@ -53,9 +53,7 @@ class FileStoreContract(
 
     @pytest.fixture
     def recipe(self, tmp_path: Path) -> StoreRecipe:
-        return StoreRecipe(
-            f"agentlayers.storage.key_value:{self.store_class.__name__}", {"directory": str(tmp_path / "store")}
-        )
+        return StoreRecipe(f"agentlayers.key_value:{self.store_class.__name__}", {"directory": str(tmp_path / "store")})
 
     @pytest.fixture
     def limited(self, tmp_path: Path) -> Iterator[LimitedMedium]:
@@ -99,7 +97,7 @@ class TestRedisKeyValueStore(
     def recipe(self, server: redis_server.RedisServer) -> StoreRecipe:
         # A namespace for each test, so that one server does for all.
         arguments = {"url": server.url, "namespace": uuid.uuid4().hex}
-        return StoreRecipe("agentlayers.storage.key_value:RedisKeyValueStore", arguments)
+        return StoreRecipe("agentlayers.key_value:RedisKeyValueStore", arguments)
 
     @pytest.fixture
     def make(self, recipe: StoreRecipe) -> Make:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agentlayers.storage.key_value.filesystem_medium import FileSystemMedium
-from agentlayers.storage.key_value.key_range import KeyRange
+from agentlayers.key_value.filesystem_medium import FileSystemMedium
+from agentlayers.key_value.key_range import KeyRange
 
 LONG = b"long" * 100
 BEFORE = {b"a": b"old a", b"b": b"old b", b"d": b"old d", LONG + b"1": b"old long"}

@@ -39,7 +39,7 @@ from agentlayers.journal.event_journal import (
     StoreSchema,
     UnappliedEntry,
 )
-from agentlayers.journal.keys import pack_key, prefix_end
+from agentlayers.key_value.keys import pack_key, prefix_end
 
 if TYPE_CHECKING:
     from agentlayers.journal.memory import MemoryJournal

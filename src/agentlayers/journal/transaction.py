@@ -180,7 +180,7 @@ class JournalTransaction(JournalPrimitives):
 
         Args:
             start: First key, inclusive.
-            end: Last key, exclusive (see :func:`~agentlayers.journal.keys.prefix_end`).
+            end: Last key, exclusive (see :func:`~agentlayers.key_value.keys.prefix_end`).
             reverse: From the end to the start.
             limit: At most so many.
         """

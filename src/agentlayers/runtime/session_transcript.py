@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple, final
 from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.eventlog.event import Event, EventGroup
 from agentlayers.journal.entry import Entry
-from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.limits import ENTRY_ID_BYTES
 from agentlayers.protocol.payload import decode_payload
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.limits import ARTIFACT_CHUNK_WAIT_SECONDS, ENTRY_ID_BYTES
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.artifact import STORE

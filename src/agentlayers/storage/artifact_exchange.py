@@ -16,8 +16,8 @@ from typing import Final
 from agentlayers.errors import AgentLayersError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
-from agentlayers.journal.keys import prefix_end
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import prefix_end
 from agentlayers.logs import get_logger
 from agentlayers.storage.artifact import STORE
 from agentlayers.storage.artifact_chunk import (

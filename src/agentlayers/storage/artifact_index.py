@@ -14,8 +14,8 @@ from typing import Final
 
 from agentlayers.errors import MalformedMessageError
 from agentlayers.journal.conflict_policy import ConflictPolicy, Resolution, Version
-from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.storage.artifact import STORE, ArtifactRecord
 from agentlayers.storage.artifact_chunk_index import set_references
 from agentlayers.storage.storage_config import ArtifactRetention

@@ -23,8 +23,8 @@ from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.event_journal import StoreSchema
-from agentlayers.journal.keys import prefix_end
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import prefix_end
 from agentlayers.limits import ARTIFACT_INLINE_BYTES_MAX
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.artifact import (

@@ -16,8 +16,8 @@ from agentlayers.errors import UnknownEventError, UsageError
 from agentlayers.journal.compaction import CompactionStrategy
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.event_journal import Observation, StoreSchema
-from agentlayers.journal.keys import pack_key, prefix_end, unpack_text
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key, prefix_end, unpack_text
 from agentlayers.limits import ENTRY_ID_BYTES
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.audit_event import (

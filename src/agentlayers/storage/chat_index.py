@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from agentlayers.errors import UsageError
-from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.limits import ENTRY_ID_BYTES
 from agentlayers.storage.chat_event import SEQUENCE_MAX, ChatEvent
 from agentlayers.storage.pagination import parse_cursor

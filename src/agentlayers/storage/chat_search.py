@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentlayers.errors import MalformedMessageError, UsageError
-from agentlayers.journal.keys import pack_key
 from agentlayers.journal.text_search import Snippet, TextHit
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key
 from agentlayers.limits import COMPACTION_STEP_ROWS_MAX, ENTRY_ID_BYTES, JOURNAL_PAGE_BYTES_MAX
 from agentlayers.limits import SEARCH_TEXT_CHARACTERS_MAX as CHARACTERS_MAX
 from agentlayers.protocol.payload import decode_payload

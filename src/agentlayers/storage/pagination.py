@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from agentlayers.errors import UsageError
-from agentlayers.journal.keys import prefix_end
+from agentlayers.key_value.keys import prefix_end
 
 __all__ = ["Page", "format_cursor", "parse_cursor", "range_behind"]
 

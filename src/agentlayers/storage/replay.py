@@ -24,13 +24,13 @@ from agentlayers.errors import MalformedMessageError
 from agentlayers.journal.causality import KeyState
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.event_journal import StoreSchema
-from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.primitives import EntryRow, UnappliedRow
 from agentlayers.journal.projection import apply_rows
 from agentlayers.journal.sqlite.connection import migrate
 from agentlayers.journal.sqlite.state_codec import decode_state
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.limits import JOURNAL_PAGE_BYTES_MAX
 from agentlayers.storage.artifact_index import STORE as ARTIFACTS
 from agentlayers.storage.artifact_index import ArtifactRow

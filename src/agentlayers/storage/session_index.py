@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from agentlayers.errors import UsageError
 from agentlayers.journal.event_journal import EventJournal
-from agentlayers.journal.keys import pack_key, prefix_end
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.storage.pagination import Page, format_cursor, parse_cursor, range_behind
 from agentlayers.storage.payload_field import INTEGER_MAX, required_text
 from agentlayers.storage.storage_config import StorageConfig

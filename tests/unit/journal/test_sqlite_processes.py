@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from agentlayers.journal.keys import pack_key
 from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.key_value.keys import pack_key
 from agentlayers.testing.contracts.event_journal_world import notes
 
 WRITER = textwrap.dedent(

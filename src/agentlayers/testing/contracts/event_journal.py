@@ -18,8 +18,8 @@ from agentlayers.errors import StateError, UsageError
 from agentlayers.journal.compaction import ByAge
 from agentlayers.journal.entry import Entry, RemoteEntry
 from agentlayers.journal.event_journal import Commit, StoreSchema
-from agentlayers.journal.keys import pack_key
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key
 from agentlayers.protocol.payload import encode_payload
 from agentlayers.testing.contracts.event_journal_remote import EventJournalRemoteContract
 from agentlayers.testing.contracts.event_journal_retention import EventJournalRetentionContract

@@ -12,8 +12,8 @@ from agentlayers.journal.conflict_policy import ConflictPolicy, LastWriteWins, V
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.entry_id import next_entry_id
 from agentlayers.journal.event_journal import EventJournal, StoreSchema
-from agentlayers.journal.keys import pack_key
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key
 from agentlayers.protocol.payload import decode_payload, encode_payload
 
 __all__ = [

@@ -1,5 +1,5 @@
 """
-What every :class:`~agentlayers.storage.key_value.KeyValueStore` has to do.
+What every :class:`~agentlayers.key_value.KeyValueStore` has to do.
 
 Subclass :class:`KeyValueStoreContract` in a test module and give it the fixture ``make``: a function that
 returns a store, not open yet, of one and the same place at each call. A store that outlives its process also
@@ -18,8 +18,8 @@ from typing import Any, cast
 import pytest
 
 from agentlayers.errors import StateError, StorageUnavailableError, UsageError
+from agentlayers.key_value import Delete, KeyValueStore, Put
 from agentlayers.limits import KEY_VALUE_PAGE_BYTES_MAX, KEY_VALUE_PAGE_ENTRIES_MAX
-from agentlayers.storage.key_value import Delete, KeyValueStore, Put
 
 __all__ = [
     "KeyValueStoreContract",

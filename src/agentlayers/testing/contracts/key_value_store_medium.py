@@ -1,5 +1,5 @@
 """
-What the medium of a :class:`~agentlayers.storage.key_value.KeyValueStore` has to do: keep things, and be full.
+What the medium of a :class:`~agentlayers.key_value.KeyValueStore` has to do: keep things, and be full.
 
 Subclass next to :class:`~agentlayers.testing.contracts.key_value_store.KeyValueStoreContract`.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from agentlayers.errors import StorageUnavailableError
-from agentlayers.storage.key_value import KeyValueStore, Put
+from agentlayers.key_value import KeyValueStore, Put
 from agentlayers.testing.contracts.key_value_store import Make, numbered, read_all
 
 __all__ = ["DurableKeyValueStoreContract", "LimitedKeyValueStoreContract", "LimitedMedium"]

@@ -1,5 +1,5 @@
 """
-What a :class:`~agentlayers.storage.key_value.KeyValueStore` has to do among several processes and after ``kill -9``.
+What a :class:`~agentlayers.key_value.KeyValueStore` has to do among several processes and after ``kill -9``.
 
 Subclass next to :class:`~agentlayers.testing.contracts.key_value_store.KeyValueStoreContract` and give the
 fixture ``recipe``, which tells another process how to make the store, beside ``make``.
@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from agentlayers.storage.key_value import Put
+from agentlayers.key_value import Put
 from agentlayers.testing.contracts.key_value_store import Make, numbered, read_all
 
 __all__ = ["CrashingKeyValueStoreContract", "SharedKeyValueStoreContract", "StoreRecipe"]
@@ -30,7 +30,7 @@ __all__ = ["CrashingKeyValueStoreContract", "SharedKeyValueStoreContract", "Stor
 _PROGRAM = textwrap.dedent(
     """
     import asyncio, importlib, json, sys
-    from agentlayers.storage.key_value import Delete, Put
+    from agentlayers.key_value import Delete, Put
 
     async def put(store, tag, count):
         for number in range(count):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from agentlayers.storage.key_value.capabilities import KeyValueCapabilities
-from agentlayers.storage.key_value.file_lock import check_locks
-from agentlayers.storage.key_value.filesystem_medium import FileSystemMedium
-from agentlayers.storage.key_value.threaded_store import ThreadedKeyValueStore
+from agentlayers.key_value.capabilities import KeyValueCapabilities
+from agentlayers.key_value.file_lock import check_locks
+from agentlayers.key_value.filesystem_medium import FileSystemMedium
+from agentlayers.key_value.threaded_store import ThreadedKeyValueStore
 
 __all__ = ["FileSystemKeyValueStore"]
 

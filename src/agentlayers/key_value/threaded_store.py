@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from agentlayers.errors import StateError
-from agentlayers.storage.key_value.key_range import KeyRange
-from agentlayers.storage.key_value.key_value_store import Changes, KeyValueStore, Pair
-from agentlayers.storage.key_value.medium import Medium
-from agentlayers.storage.key_value.writer_thread import WriterThread
+from agentlayers.key_value.key_range import KeyRange
+from agentlayers.key_value.key_value_store import Changes, KeyValueStore, Pair
+from agentlayers.key_value.medium import Medium
+from agentlayers.key_value.writer_thread import WriterThread
 
 __all__ = ["ThreadedKeyValueStore"]
 

@@ -19,8 +19,8 @@ from agentlayers.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from agentlayers.storage.key_value import KeyValueStore, Put, RedisKeyValueStore
-from agentlayers.storage.key_value.redis_address import RedisAddress
+from agentlayers.key_value import KeyValueStore, Put, RedisKeyValueStore
+from agentlayers.key_value.redis_address import RedisAddress
 from agentlayers.testing.contracts.key_value_store import numbered, read_all
 from helpers import redis_server
 

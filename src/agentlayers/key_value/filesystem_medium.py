@@ -15,20 +15,20 @@ from typing import Final
 
 from agentlayers.durable_names import sync_directory
 from agentlayers.errors import StorageCorruptionError
-from agentlayers.limits import KEY_VALUE_KEY_BYTES_MAX, KEY_VALUE_PAGE_BYTES_MAX, KEY_VALUE_PAGE_ENTRIES_MAX
-from agentlayers.storage.key_value.file_lock import locked
-from agentlayers.storage.key_value.file_name import IS_NAME, key_of, prefix_of
-from agentlayers.storage.key_value.file_operation import (
+from agentlayers.key_value.file_lock import locked
+from agentlayers.key_value.file_name import IS_NAME, key_of, prefix_of
+from agentlayers.key_value.file_operation import (
     BACKEND,
     make_directory,
     translated,
     write_file,
 )
-from agentlayers.storage.key_value.filesystem_layout import Layout
-from agentlayers.storage.key_value.intent import Intent
-from agentlayers.storage.key_value.key_range import KeyRange
-from agentlayers.storage.key_value.key_value_store import Changes, Pair
-from agentlayers.storage.key_value.value_file import HEADER_BYTES, decode_key, decode_value, encode_value
+from agentlayers.key_value.filesystem_layout import Layout
+from agentlayers.key_value.intent import Intent
+from agentlayers.key_value.key_range import KeyRange
+from agentlayers.key_value.key_value_store import Changes, Pair
+from agentlayers.key_value.value_file import HEADER_BYTES, decode_key, decode_value, encode_value
+from agentlayers.limits import KEY_VALUE_KEY_BYTES_MAX, KEY_VALUE_PAGE_BYTES_MAX, KEY_VALUE_PAGE_ENTRIES_MAX
 
 __all__ = ["FileSystemMedium"]
 

@@ -10,8 +10,7 @@ from typing import Self
 import pytest
 
 from agentlayers.errors import LayerError, UsageError
-from agentlayers.layer import Layer
-from agentlayers.storage.key_value import (
+from agentlayers.key_value import (
     FileSystemKeyValueStore,
     KeyValueCapabilities,
     KeyValueStore,
@@ -19,6 +18,7 @@ from agentlayers.storage.key_value import (
     RedisKeyValueStore,
     SQLiteKeyValueStore,
 )
+from agentlayers.layer import Layer
 from helpers import redis_server
 
 
@@ -98,7 +98,7 @@ def test_making_a_store_touches_no_file(kind: type[SQLiteKeyValueStore], tmp_pat
 
 
 def test_the_port_loads_no_driver() -> None:
-    code = "import sys, agentlayers.storage.key_value as kv; kv.KeyValueStore; print(' '.join(sys.modules))"
+    code = "import sys, agentlayers.key_value as kv; kv.KeyValueStore; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
     assert {"sqlite3", "redis", "sortedcontainers"} & set(loaded) == set()

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Self
 from sortedcontainers import SortedDict
 
 from agentlayers.errors import StateError
+from agentlayers.key_value.capabilities import KeyValueCapabilities
+from agentlayers.key_value.key_range import KeyRange
+from agentlayers.key_value.key_value_store import Changes, KeyValueStore, Pair
 from agentlayers.limits import KEY_VALUE_PAGE_BYTES_MAX, KEY_VALUE_PAGE_ENTRIES_MAX
-from agentlayers.storage.key_value.capabilities import KeyValueCapabilities
-from agentlayers.storage.key_value.key_range import KeyRange
-from agentlayers.storage.key_value.key_value_store import Changes, KeyValueStore, Pair
 
 __all__ = ["MemoryKeyValueStore"]
 

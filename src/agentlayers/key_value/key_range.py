@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
-from agentlayers.journal.keys import prefix_end
+from agentlayers.key_value.keys import prefix_end
 
 __all__ = ["KeyRange"]
 

@@ -19,9 +19,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentlayers.errors import MigrationError, StorageCorruptionError, StorageUnavailableError
-from agentlayers.storage.key_value import Delete, FileSystemKeyValueStore, Put
-from agentlayers.storage.key_value.file_lock import locked
-from agentlayers.storage.key_value.file_name import IS_NAME, file_name, key_of, prefix_of
+from agentlayers.key_value import Delete, FileSystemKeyValueStore, Put
+from agentlayers.key_value.file_lock import locked
+from agentlayers.key_value.file_name import IS_NAME, file_name, key_of, prefix_of
 from agentlayers.testing.contracts.key_value_store import read_all
 from helpers import key_value_crash, small_disk
 

@@ -23,15 +23,15 @@ from agentlayers.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from agentlayers.key_value.capabilities import KeyValueCapabilities
+from agentlayers.key_value.key_range import KeyRange
+from agentlayers.key_value.key_value_store import Changes, KeyValueStore, Pair
+from agentlayers.key_value.redis_address import RedisAddress
 from agentlayers.limits import (
     CONNECT_TIMEOUT_SECONDS,
     KEY_VALUE_PAGE_BYTES_MAX,
     KEY_VALUE_PAGE_ENTRIES_MAX,
 )
-from agentlayers.storage.key_value.capabilities import KeyValueCapabilities
-from agentlayers.storage.key_value.key_range import KeyRange
-from agentlayers.storage.key_value.key_value_store import Changes, KeyValueStore, Pair
-from agentlayers.storage.key_value.redis_address import RedisAddress
 
 __all__ = ["RedisKeyValueStore"]
 

@@ -7,9 +7,9 @@ from typing import Final
 
 from agentlayers.durable_names import sync_directory
 from agentlayers.errors import MigrationError
-from agentlayers.storage.key_value.file_lock import create_lock
-from agentlayers.storage.key_value.file_name import file_name, shard_of
-from agentlayers.storage.key_value.file_operation import BACKEND, make_directory, write_file
+from agentlayers.key_value.file_lock import create_lock
+from agentlayers.key_value.file_name import file_name, shard_of
+from agentlayers.key_value.file_operation import BACKEND, make_directory, write_file
 
 __all__ = ["FORMAT", "Layout"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agentlayers.errors import MigrationError, StorageCorruptionError, StorageError, StorageUnavailableError
-from agentlayers.storage.key_value import Put, SQLiteKeyValueStore, sqlite_file
-from agentlayers.storage.key_value.key_value_store import Changes
-from agentlayers.storage.key_value.sqlite_file import FILE_NAME
+from agentlayers.key_value import Put, SQLiteKeyValueStore, sqlite_file
+from agentlayers.key_value.key_value_store import Changes
+from agentlayers.key_value.sqlite_file import FILE_NAME
 from agentlayers.testing.contracts.key_value_store import numbered, read_all
 from helpers import small_disk
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from agentlayers.errors import StorageCorruptionError
+from agentlayers.key_value.capabilities import KeyValueCapabilities
+from agentlayers.key_value.key_range import KeyRange
+from agentlayers.key_value.key_value_store import Changes, Pair
+from agentlayers.key_value.sqlite_file import BACKEND, FILE_NAME, connect, prepare, translated
+from agentlayers.key_value.threaded_store import ThreadedKeyValueStore
 from agentlayers.limits import KEY_VALUE_PAGE_BYTES_MAX, KEY_VALUE_PAGE_ENTRIES_MAX
-from agentlayers.storage.key_value.capabilities import KeyValueCapabilities
-from agentlayers.storage.key_value.key_range import KeyRange
-from agentlayers.storage.key_value.key_value_store import Changes, Pair
-from agentlayers.storage.key_value.sqlite_file import BACKEND, FILE_NAME, connect, prepare, translated
-from agentlayers.storage.key_value.threaded_store import ThreadedKeyValueStore
 
 __all__ = ["SQLiteKeyValueStore"]
 

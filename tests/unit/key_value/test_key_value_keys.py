@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentlayers.errors import UsageError
-from agentlayers.journal.keys import pack_key, prefix_end
+from agentlayers.key_value.keys import pack_key, prefix_end
 
 TEXT = st.text(alphabet="\x00\x01\x02aé", max_size=3)
 PARTS = st.tuples(TEXT, st.integers(0, 300), st.binary(max_size=2))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from agentlayers.storage.key_value import (
+from agentlayers.key_value import (
     Delete,
     FileSystemKeyValueStore,
     KeyRange,

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentlayers.errors import StateError
+from agentlayers.key_value.key_value_store import Changes
+from agentlayers.key_value.medium import Medium
 from agentlayers.limits import COMMIT_BATCH_MAX, KEY_VALUE_GROUP_BYTES_MAX
-from agentlayers.storage.key_value.key_value_store import Changes
-from agentlayers.storage.key_value.medium import Medium
 
 __all__ = ["WriterThread"]
 

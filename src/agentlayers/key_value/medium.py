@@ -1,12 +1,12 @@
-"""What a blocking medium does for :class:`~agentlayers.storage.key_value.threaded_store.ThreadedKeyValueStore`."""
+"""What a blocking medium does for :class:`~agentlayers.key_value.threaded_store.ThreadedKeyValueStore`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Protocol
 
-from agentlayers.storage.key_value.key_range import KeyRange
-from agentlayers.storage.key_value.key_value_store import Changes, Pair
+from agentlayers.key_value.key_range import KeyRange
+from agentlayers.key_value.key_value_store import Changes, Pair
 
 __all__ = ["Medium"]
 

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
 from agentlayers.errors import UsageError
-from agentlayers.storage.key_value.capabilities import KeyValueCapabilities
-from agentlayers.storage.key_value.key_range import KeyRange
+from agentlayers.key_value.capabilities import KeyValueCapabilities
+from agentlayers.key_value.key_range import KeyRange
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
@@ -188,24 +188,24 @@ class KeyValueStore(abc.ABC):
     @staticmethod
     def layer_memory() -> Layer:
         """Keep everything in memory, for tests; it is gone when the store is closed."""
+        from agentlayers.key_value.memory_store import MemoryKeyValueStore
         from agentlayers.layer import Layer
-        from agentlayers.storage.key_value.memory_store import MemoryKeyValueStore
 
         return Layer.scoped(KeyValueStore, MemoryKeyValueStore)
 
     @staticmethod
     def layer_filesystem(directory: str | Path) -> Layer:
         """Keep one file for each key, below a directory of the store's own; survives any crash."""
+        from agentlayers.key_value.filesystem_store import FileSystemKeyValueStore
         from agentlayers.layer import Layer
-        from agentlayers.storage.key_value.filesystem_store import FileSystemKeyValueStore
 
         return Layer.scoped(KeyValueStore, FileSystemKeyValueStore, directory=directory)
 
     @staticmethod
     def layer_sqlite(directory: str | Path) -> Layer:
         """Keep everything in ``key_value.sqlite`` in a directory; survives any crash."""
+        from agentlayers.key_value.sqlite_store import SQLiteKeyValueStore
         from agentlayers.layer import Layer
-        from agentlayers.storage.key_value.sqlite_store import SQLiteKeyValueStore
 
         return Layer.scoped(KeyValueStore, SQLiteKeyValueStore, directory=directory)
 
@@ -219,9 +219,9 @@ class KeyValueStore(abc.ABC):
             password: Instead of one in the address; never shown, as a graph masks it.
             namespace: Stores of different namespaces share a database without meeting.
         """
+        from agentlayers.key_value.redis_address import RedisAddress
+        from agentlayers.key_value.redis_store import RedisKeyValueStore
         from agentlayers.layer import Layer
-        from agentlayers.storage.key_value.redis_address import RedisAddress
-        from agentlayers.storage.key_value.redis_store import RedisKeyValueStore
 
         # Taken out of the address here: drawings of the graph show addresses, but mask what is named a password.
         address = RedisAddress.parse(url, password=password)

@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentlayers.storage.key_value.capabilities import KeyValueCapabilities
-    from agentlayers.storage.key_value.filesystem_store import FileSystemKeyValueStore
-    from agentlayers.storage.key_value.key_range import KeyRange
-    from agentlayers.storage.key_value.key_value_store import Delete, KeyValueStore, Put
-    from agentlayers.storage.key_value.memory_store import MemoryKeyValueStore
-    from agentlayers.storage.key_value.redis_store import RedisKeyValueStore
-    from agentlayers.storage.key_value.sqlite_store import SQLiteKeyValueStore
+    from agentlayers.key_value.capabilities import KeyValueCapabilities
+    from agentlayers.key_value.filesystem_store import FileSystemKeyValueStore
+    from agentlayers.key_value.key_range import KeyRange
+    from agentlayers.key_value.key_value_store import Delete, KeyValueStore, Put
+    from agentlayers.key_value.memory_store import MemoryKeyValueStore
+    from agentlayers.key_value.redis_store import RedisKeyValueStore
+    from agentlayers.key_value.sqlite_store import SQLiteKeyValueStore
 
 __all__ = [
     "Delete",
