@@ -291,7 +291,7 @@ class StorageCorruptionError(StorageError):
 
 
 class MigrationError(StorageError):
-    """A file of a schema version that this release cannot open."""
+    """A file that this release cannot open: of a newer schema version, or of another program."""
 
     code = ErrorCode.MIGRATION
 

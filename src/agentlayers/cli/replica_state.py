@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agentlayers.journal.sqlite.connection import translated
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.storage.journal_file import journal_files, open_journal_file
 from agentlayers.sync.known_entries import SETTING, contact_ms
 
@@ -90,7 +90,7 @@ def read_replica_state(directory: Path) -> ReplicaState:
     """
     replica, stores = "", []
     for path in journal_files(directory):
-        with translated("read", path), closing(open_journal_file(path)) as connection:
+        with JOURNAL_FORMAT.translated("read", path), closing(open_journal_file(path)) as connection:
             row = connection.execute("SELECT value FROM setting WHERE name = 'replica_id'").fetchone()
             replica = replica or ("" if row is None else bytes(row[0]).decode("utf-8", "replace"))
             names = connection.execute("SELECT number, name FROM store ORDER BY number").fetchall()

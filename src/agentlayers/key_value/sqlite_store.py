@@ -21,7 +21,7 @@ from agentlayers.errors import StorageCorruptionError
 from agentlayers.key_value.capabilities import KeyValueCapabilities
 from agentlayers.key_value.key_range import KeyRange
 from agentlayers.key_value.key_value_store import Changes, Pair
-from agentlayers.key_value.sqlite_file import BACKEND, FILE_NAME, connect, prepare, translated
+from agentlayers.key_value.sqlite_file import FILE_NAME, KEY_VALUE_FORMAT
 from agentlayers.key_value.threaded_store import ThreadedKeyValueStore
 from agentlayers.limits import KEY_VALUE_PAGE_BYTES_MAX, KEY_VALUE_PAGE_ENTRIES_MAX
 
@@ -63,11 +63,11 @@ class SQLiteMedium:
 
     def open(self) -> None:
         """Create the file if it is missing, and check it."""
-        self._writing = prepare(self._path)
+        self._writing = KEY_VALUE_FORMAT.open(self._path)
 
     def close(self) -> None:
         """Close every connection; the last one to close empties the write-ahead log."""
-        with translated("close", self._path):
+        with KEY_VALUE_FORMAT.translated("close", self._path):
             for connection in self._reading:
                 connection.close()
             self._reading.clear()
@@ -83,13 +83,13 @@ class SQLiteMedium:
                 deletes.append(key)
             else:
                 puts += (key, value, _checksum(key, value))
-        with translated("write", self._path), _transaction(self._writing, "BEGIN IMMEDIATE"):
+        with KEY_VALUE_FORMAT.translated("write", self._path), _transaction(self._writing, "BEGIN IMMEDIATE"):
             _in_pieces(self._writing, _put_sql, puts, columns=3)
             _in_pieces(self._writing, _delete_sql, deletes, columns=1)
 
     def read(self, key: bytes) -> bytes | None:
         """Return one value."""
-        with translated("read", self._path):
+        with KEY_VALUE_FORMAT.translated("read", self._path):
             row = self._reader().execute("SELECT value, checksum FROM pair WHERE key = ?", (key,)).fetchone()
         return None if row is None else self._checked(key, *row)[1]
 
@@ -98,7 +98,7 @@ class SQLiteMedium:
         is_last = False
         while not is_last and (limit is None or limit > 0):
             count = KEY_VALUE_PAGE_ENTRIES_MAX if limit is None else min(limit, KEY_VALUE_PAGE_ENTRIES_MAX)
-            with translated("scan", self._path), _transaction(self._reader(), "BEGIN") as connection:
+            with KEY_VALUE_FORMAT.translated("scan", self._path), _transaction(self._reader(), "BEGIN") as connection:
                 page, is_last = self._page(connection, key_range, count)
             if not page:
                 return
@@ -140,13 +140,15 @@ class SQLiteMedium:
     def _checked(self, key: bytes, value: bytes, checksum: int) -> Pair:
         if _checksum(key, value) != checksum:
             reason = f"the value of key {key[:40]!r} is damaged; restore the file from a backup or delete the key"
-            raise StorageCorruptionError(backend=BACKEND, operation="read", reason=reason, path=self._path)
+            raise StorageCorruptionError(
+                backend=KEY_VALUE_FORMAT.backend, operation="read", reason=reason, path=self._path
+            )
         return key, value
 
     def _reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = connect(self._path, writable=False)
+            connection = self._local.connection = KEY_VALUE_FORMAT.connect(self._path, writable=False)
             self._reading.append(connection)
         return connection
 

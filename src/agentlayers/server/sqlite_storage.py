@@ -27,14 +27,7 @@ from agentlayers.logs import get_logger
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
 from agentlayers.protocol.sequence_digest import EMPTY_DIGEST
 from agentlayers.server.sqlite_digest import digest_below, fill_step, unfilled_journals
-from agentlayers.server.sqlite_file import (
-    BACKEND,
-    FILE_NAME,
-    POSITION_BITS,
-    connect,
-    prepare_directory,
-    translated_errors,
-)
+from agentlayers.server.sqlite_file import FILE_NAME, POSITION_BITS, SERVER_FORMAT
 from agentlayers.server.sqlite_writer import AppendJob, CallJob, Outcome, SQLiteWriter
 from agentlayers.server.storage import Appended, ServerStorage, TenantInfo, new_tenant_info
 
@@ -89,7 +82,7 @@ class SQLiteServerStorage(ServerStorage):
         return self
 
     async def _open(self) -> None:
-        path = await asyncio.to_thread(prepare_directory, self._directory)
+        path = self._directory / FILE_NAME
         opened: asyncio.Future[None] = self._loop.create_future()
 
         def deliver(outcomes: list[Outcome]) -> None:
@@ -219,10 +212,10 @@ class _Readers:
         return await loop.run_in_executor(self._threads, self._run, operation, call)
 
     def _run(self, operation: str, call: Callable[[sqlite3.Connection], T]) -> T:
-        with translated_errors(operation, self._path):
+        with SERVER_FORMAT.translated(operation, self._path):
             connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
             if connection is None:
-                connection = self._local.connection = connect(self._path, writable=False)
+                connection = self._local.connection = SERVER_FORMAT.connect(self._path, writable=False)
                 self._connections.append(connection)
             return call(connection)
 
@@ -293,7 +286,7 @@ def _read(
             break
         if position != first + len(sizes):
             reason = f"sequence {(first & _SEQUENCE_MASK) + len(sizes)} of a journal is missing; restore a backup"
-            raise StorageCorruptionError(backend=BACKEND, operation="read", reason=reason, path=path)
+            raise StorageCorruptionError(backend=SERVER_FORMAT.backend, operation="read", reason=reason, path=path)
         sizes.append((iv, entry_id, ciphertext))
     (text,) = connection.execute(
         "SELECT group_concat(hex(iv) || hex(entry_id) || hex(ciphertext), '')"
@@ -326,7 +319,7 @@ def _cut(data: bytes, sequence: int, sizes: Sequence[tuple[int, int, int]]) -> l
 def _lock_directory(directory: Path) -> int:
     """Take the directory for this process; the lock goes with the process, however it ends."""
     path = directory / _LOCK_NAME
-    with translated_errors("open", directory / FILE_NAME):
+    with SERVER_FORMAT.translated("open", directory / FILE_NAME):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -338,7 +331,9 @@ def _lock_directory(directory: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         reason = "another server has this directory open; stop it, or give this one a directory of its own"
-        raise StorageUnavailableError(backend=BACKEND, operation="open", reason=reason, path=directory) from error
+        raise StorageUnavailableError(
+            backend=SERVER_FORMAT.backend, operation="open", reason=reason, path=directory
+        ) from error
     return descriptor
 
 

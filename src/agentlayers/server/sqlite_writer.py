@@ -21,12 +21,7 @@ from agentlayers.limits import COMMIT_BATCH_MAX
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
 from agentlayers.protocol.sequence_digest import extend_digest
 from agentlayers.server.sqlite_digest import digest_below
-from agentlayers.server.sqlite_file import (
-    POSITION_BITS,
-    connect,
-    prepare_schema,
-    translated_errors,
-)
+from agentlayers.server.sqlite_file import POSITION_BITS, SERVER_FORMAT
 from agentlayers.server.storage import Appended
 
 __all__ = ["AppendJob", "CallJob", "Outcome", "SQLiteWriter"]
@@ -151,15 +146,8 @@ class SQLiteWriter:
     # -- the thread ---------------------------------------------------------------------------------------
     def _run(self) -> None:
         try:
-            connection = connect(self._path, writable=True)
+            connection = self._connection = SERVER_FORMAT.open(self._path)
         except BaseException as error:  # noqa: BLE001 - handed to whoever opens the storage
-            self._deliver([Outcome(None, error=error)])
-            return
-        self._connection = connection
-        try:
-            prepare_schema(connection, self._path)
-        except BaseException as error:  # noqa: BLE001 - as above
-            connection.close()
             self._deliver([Outcome(None, error=error)])
             return
         self._deliver([Outcome(None)])
@@ -201,7 +189,7 @@ class SQLiteWriter:
 
     def _call(self, job: CallJob) -> Outcome:
         try:
-            with translated_errors(job.operation, self._path), _transaction(self._connection):
+            with SERVER_FORMAT.translated(job.operation, self._path), _transaction(self._connection):
                 value = job.call(self._connection)
             if job.changes_journals:
                 self._journals.clear()
@@ -211,7 +199,7 @@ class SQLiteWriter:
 
     def _append_group(self, group: list[AppendJob]) -> list[Outcome]:
         try:
-            with translated_errors("append", self._path):
+            with SERVER_FORMAT.translated("append", self._path):
                 appended = self._append(group)
         except Exception as error:  # noqa: BLE001 - handed to every caller of the group
             # What was cached may have been rolled back.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.conflict_policy import ConflictPolicy
-from agentlayers.journal.sqlite.connection import translated
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.storage.journal_file import journal_files, open_journal_file
 from agentlayers.storage.replica_store import open_replica_stores
 
@@ -91,11 +91,15 @@ async def _target(path: Path, *, dry_run: bool) -> AsyncIterator[Path]:
     if not dry_run:
         yield path
         return
-    with translated("copy", path):
+    with JOURNAL_FORMAT.translated("copy", path):
         directory = Path(tempfile.mkdtemp(prefix="agentlayers-"))
     try:
         copy = directory / path.name
-        with translated("copy", path), closing(open_journal_file(path)) as source, closing(sqlite3.connect(copy)) as to:
+        with (
+            JOURNAL_FORMAT.translated("copy", path),
+            closing(open_journal_file(path)) as source,
+            closing(sqlite3.connect(copy)) as to,
+        ):
             source.backup(to)
         yield copy
     finally:

@@ -14,10 +14,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from agentlayers.errors import MigrationError, StorageCorruptionError, StorageUnavailableError
+from agentlayers.errors import StorageCorruptionError, StorageUnavailableError
 from agentlayers.journal.entry import Entry, StoredEntry
-from agentlayers.journal.sqlite.connection import translated
-from agentlayers.journal.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 
 __all__ = ["journal_files", "open_journal_file", "read_journal_file", "read_replica_id"]
 
@@ -36,7 +35,7 @@ def journal_files(directory: Path) -> list[Path]:
     Raises:
         StorageUnavailableError: There is no such directory or file, or no journal in it.
     """
-    with translated("read", directory):
+    with JOURNAL_FORMAT.translated("read", directory):
         if directory.is_file():
             return [directory]
         if not directory.is_dir():
@@ -60,7 +59,7 @@ def read_journal_file(path: Path, *, stores: Collection[str] | None = None) -> I
         StorageCorruptionError: It is damaged, or no journal.
         MigrationError: A newer release wrote it.
     """
-    with translated("read", path), closing(open_journal_file(path)) as connection:
+    with JOURNAL_FORMAT.translated("read", path), closing(open_journal_file(path)) as connection:
         names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store"))
         rows = connection.execute(
             "SELECT position, store, id, event, primary_key, payload, origin, applied FROM entry ORDER BY position"
@@ -74,7 +73,7 @@ def read_journal_file(path: Path, *, stores: Collection[str] | None = None) -> I
 
 def read_replica_id(path: Path) -> str:
     """Return the name of the replica that a journal file belongs to; the same errors apply."""
-    with translated("read", path), closing(open_journal_file(path)) as connection:
+    with JOURNAL_FORMAT.translated("read", path), closing(open_journal_file(path)) as connection:
         row = connection.execute("SELECT value FROM setting WHERE name = 'replica_id'").fetchone()
     return "" if row is None else bytes(row[0]).decode("utf-8", "replace")
 
@@ -87,8 +86,8 @@ def open_journal_file(path: Path) -> sqlite3.Connection:
 
     Raises:
         StorageUnavailableError: There is no such file.
-        StorageCorruptionError: It is no journal.
-        MigrationError: A newer release wrote it.
+        StorageCorruptionError: It is no SQLite file.
+        MigrationError: It is no journal, or a newer release wrote it.
     """
     if not path.is_file():
         raise _unavailable(path, "there is no such file; give the directory that holds journal.sqlite")
@@ -101,21 +100,7 @@ def open_journal_file(path: Path) -> sqlite3.Connection:
     )
     try:
         connection.execute("BEGIN")
-        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if application_id != APPLICATION_ID:
-            raise _corrupt(
-                path,
-                "it is a SQLite file, but no agentlayers journal; give the directory of a replica",
-            )
-        if version > SCHEMA_VERSION:
-            raise MigrationError(
-                backend="sqlite",
-                operation="read",
-                path=path,
-                reason=f"the file has schema version {version}, this release reads up to "
-                f"{SCHEMA_VERSION}; use the release that wrote it, or a newer one",
-            )
+        JOURNAL_FORMAT.check_header(connection, path)
     except BaseException:
         connection.close()
         raise

@@ -26,7 +26,7 @@ from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.primitives import EntryRow, UnappliedRow
 from agentlayers.journal.projection import apply_rows
-from agentlayers.journal.sqlite.connection import migrate
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.state_codec import decode_state
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction
 from agentlayers.journal.transaction import JournalTransaction
@@ -261,7 +261,7 @@ def replayed(snapshot: JournalSnapshot, progress: Progress | None = None) -> Ite
     """
     # A database without a name: SQLite keeps it in a file that is gone when it is closed.
     with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as connection:
-        migrate(connection)
+        JOURNAL_FORMAT.migrate(connection)
         connection.execute("PRAGMA synchronous=OFF")
         connection.execute("BEGIN")
         tx = ReplayTransaction(snapshot, connection)

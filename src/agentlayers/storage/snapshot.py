@@ -16,7 +16,7 @@ from pathlib import Path
 from agentlayers.journal.conflict_policy import ConflictPolicy
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.registry import JournalRegistry
-from agentlayers.journal.sqlite.connection import translated
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction
 from agentlayers.storage.journal_file import open_journal_file
 from agentlayers.storage.replica_store import has_index, replica_schemas, stores_of_file
@@ -87,7 +87,7 @@ def open_snapshot(path: Path, *, policy: ConflictPolicy | None = None) -> Iterat
         StorageCorruptionError: It is damaged, or no journal.
         MigrationError: A newer release wrote it.
     """
-    with translated("read", path), closing(open_journal_file(path)) as connection:
+    with JOURNAL_FORMAT.translated("read", path), closing(open_journal_file(path)) as connection:
         registry = JournalRegistry(clock=time.time, random=None)
         schemas = replica_schemas(policy, with_index=has_index(path))
         registry.schemas.update((name, schemas[name]) for name in stores_of_file(path))

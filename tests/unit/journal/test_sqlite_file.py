@@ -19,7 +19,7 @@ from agentlayers.errors import (
     StorageUnavailableError,
 )
 from agentlayers.journal.sqlite import JOURNAL_FILE, SCHEMA_VERSION, SQLiteJournal
-from agentlayers.journal.sqlite.schema import MIGRATIONS
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.testing.contracts.event_journal_world import notes
 
 
@@ -113,7 +113,7 @@ async def test_another_database_is_refused(tmp_path: Path) -> None:
 
     error = await opening(tmp_path)
 
-    assert isinstance(error, StorageCorruptionError)
+    assert isinstance(error, MigrationError)
     assert "no agentlayers journal" in str(error)
 
 
@@ -157,7 +157,7 @@ async def test_a_full_disk_refuses_the_write_and_loses_nothing(tmp_path: Path) -
 async def test_a_file_held_by_another_process_refuses_the_write_for_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentlayers.journal.sqlite.connection.BUSY_SECONDS_MAX", 0.05)
+    monkeypatch.setattr("agentlayers.sqlite_file.BUSY_SECONDS_MAX", 0.05)
     async with SQLiteJournal(tmp_path) as journal:
         await journal.register(notes())
         other = sqlite3.connect(tmp_path / JOURNAL_FILE, isolation_level=None)
@@ -221,7 +221,7 @@ async def test_every_earlier_schema_is_migrated(tmp_path: Path) -> None:
         connection = sqlite3.connect(directory / JOURNAL_FILE, isolation_level=None)
         connection.execute(f"PRAGMA application_id={0x41474C4A}")
         for number in range(version):
-            for statement in MIGRATIONS[number]:
+            for statement in JOURNAL_FORMAT.migrations[number]:
                 connection.execute(statement)
             connection.execute("INSERT INTO migration VALUES (?, 0)", (number + 1,))
         connection.execute(f"PRAGMA user_version={version}")

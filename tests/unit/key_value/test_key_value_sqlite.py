@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agentlayers.errors import MigrationError, StorageCorruptionError, StorageError, StorageUnavailableError
-from agentlayers.key_value import Put, SQLiteKeyValueStore, sqlite_file
+from agentlayers.key_value import Put, SQLiteKeyValueStore
 from agentlayers.key_value.key_value_store import Changes
-from agentlayers.key_value.sqlite_file import FILE_NAME
+from agentlayers.key_value.sqlite_file import FILE_NAME, KEY_VALUE_FORMAT
 from agentlayers.testing.contracts.key_value_store import numbered, read_all
 from helpers import small_disk
 
@@ -49,7 +49,7 @@ async def test_directory_and_files_are_for_this_user_alone(tmp_path: Path) -> No
 
 
 async def test_the_file_is_in_wal_mode_and_every_commit_is_synced(tmp_path: Path) -> None:
-    connection = sqlite_file.prepare(tmp_path / FILE_NAME)
+    connection = KEY_VALUE_FORMAT.open(tmp_path / FILE_NAME)
 
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
@@ -144,7 +144,7 @@ async def test_the_database_of_another_program_is_refused_and_left_alone(tmp_pat
     error = await opening(tmp_path)
 
     assert isinstance(error, MigrationError)
-    assert "another program" in str(error)
+    assert "no agentlayers key-value store" in str(error)
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
@@ -156,7 +156,7 @@ async def test_a_file_of_a_newer_release_is_refused(tmp_path: Path) -> None:
     error = await opening(tmp_path)
 
     assert isinstance(error, MigrationError)
-    assert "use a newer agentlayers" in str(error)
+    assert "a newer agentlayers" in str(error)
 
 
 async def test_a_file_in_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ async def test_a_file_in_place_of_the_directory_is_an_error(tmp_path: Path) -> N
 async def test_a_file_that_another_process_keeps_locked_is_an_error_that_may_be_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("agentlayers.sqlite_file.BUSY_SECONDS_MAX", 0.1)
     async with SQLiteKeyValueStore(tmp_path) as store:
         other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

@@ -10,7 +10,7 @@ import pytest
 
 from agentlayers.protocol.sequence_digest import EMPTY_DIGEST, extend_digest
 from agentlayers.server import SQLiteServerStorage, sqlite_digest
-from agentlayers.server.sqlite_file import APPLICATION_ID, FILE_NAME
+from agentlayers.server.sqlite_file import FILE_NAME, SERVER_FORMAT
 from agentlayers.testing.contracts.server_storage import sealed_entries
 
 EVERYTHING = {"entries_max": 100_000, "bytes_max": 1 << 30}
@@ -25,7 +25,7 @@ async def a_file_of_version_1(directory: Path, *, counts: dict[str, int]) -> Non
     with sqlite3.connect(directory / FILE_NAME) as connection:
         connection.execute("ALTER TABLE entries DROP COLUMN digest")
         connection.execute("PRAGMA user_version = 1")
-        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+        assert connection.execute("PRAGMA application_id").fetchone() == (SERVER_FORMAT.application_id,)
     connection.close()
 
 

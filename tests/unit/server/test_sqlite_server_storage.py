@@ -22,7 +22,7 @@ from agentlayers.errors import (
     StorageUnavailableError,
 )
 from agentlayers.server import SQLiteServerStorage, SyncServer
-from agentlayers.server.sqlite_file import APPLICATION_ID, FILE_NAME, SCHEMA_VERSION
+from agentlayers.server.sqlite_file import FILE_NAME, SERVER_FORMAT
 from agentlayers.testing.contracts.server_storage import sealed_entries
 from unit.server.wire_client import websocket_client
 
@@ -71,7 +71,7 @@ async def test_no_thread_is_left(tmp_path: Path) -> None:
 
 async def test_a_file_that_is_no_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"this is not a database at all, whatever its name says" * 100)
-    with pytest.raises(StorageCorruptionError, match="damaged or no SQLite file"):
+    with pytest.raises(StorageCorruptionError, match="no SQLite database"):
         await SQLiteServerStorage(tmp_path).__aenter__()
 
 
@@ -79,7 +79,7 @@ async def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         connection.execute("CREATE TABLE theirs (value)")
     connection.close()
-    with pytest.raises(MigrationError, match="belongs to another program"):
+    with pytest.raises(MigrationError, match="no agentlayers server storage"):
         await SQLiteServerStorage(tmp_path).__aenter__()
 
 
@@ -87,9 +87,9 @@ async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     async with SQLiteServerStorage(tmp_path):
         pass
     connection = sqlite3.connect(tmp_path / FILE_NAME)
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    connection.execute(f"PRAGMA user_version = {SERVER_FORMAT.schema_version + 1}")
     connection.close()
-    with pytest.raises(MigrationError, match="use a newer agentlayers"):
+    with pytest.raises(MigrationError, match="a newer agentlayers"):
         await SQLiteServerStorage(tmp_path).__aenter__()
 
 
@@ -98,8 +98,8 @@ async def test_a_new_file_says_whose_it_is(tmp_path: Path) -> None:
         pass
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     try:
-        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert connection.execute("PRAGMA application_id").fetchone() == (SERVER_FORMAT.application_id,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (SERVER_FORMAT.schema_version,)
     finally:
         connection.close()
 

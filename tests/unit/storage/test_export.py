@@ -203,7 +203,7 @@ def test_another_application_s_database_is_told_apart(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
 
-    fails_with(StorageCorruptionError, tmp_path, "no agentlayers journal")
+    fails_with(MigrationError, tmp_path, "no agentlayers journal")
 
 
 def test_a_truncated_journal_is_corrupt(directory: Path) -> None:

@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from agentlayers.errors import StateError
-from agentlayers.journal.sqlite.connection import check_durability, translated
 from agentlayers.journal.sqlite.reader import ReaderPool
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.writer import WriterThread
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.journal.transactional import TransactionalJournal
+from agentlayers.sqlite_file import check_durability
 
 __all__ = ["JOURNAL_FILE", "SQLiteJournal"]
 
@@ -128,7 +129,7 @@ class SQLiteJournal(TransactionalJournal):
     async def destroy(self) -> None:
         """Close the journal and delete its files, for good."""
         await self.__aexit__(None, None, None)
-        with translated("destroy", self.path):
+        with JOURNAL_FORMAT.translated("destroy", self.path):
             for suffix in ("", "-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from agentlayers.journal.registry import JournalRegistry
-from agentlayers.journal.sqlite.connection import Durability, connect, translated
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.sqlite_file import Durability
 
 __all__ = ["ReaderPool"]
 
@@ -42,10 +43,10 @@ class ReaderPool:
 
     def _read(self, work: Callable[[JournalTransaction], T]) -> T:
         # Only the journal's own statements are translated: an OSError of `work` is the caller's.
-        with translated("read", self._path):
+        with JOURNAL_FORMAT.translated("read", self._path):
             connection = self._borrow()
         try:
-            with translated("read", self._path):
+            with JOURNAL_FORMAT.translated("read", self._path):
                 connection.execute("BEGIN")
             tx = SQLiteTransaction(self._registry, connection, path=self._path, read_only=True, stores={})
             return work(tx)
@@ -58,4 +59,4 @@ class ReaderPool:
         try:
             return self._idle.pop()
         except IndexError:
-            return connect(self._path, durability=self._durability, read_only=True)
+            return JOURNAL_FORMAT.connect(self._path, writable=False, durability=self._durability)

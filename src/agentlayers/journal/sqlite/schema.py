@@ -2,17 +2,18 @@
 The tables of a journal file, and how older files get there.
 
 The version is SQLite's ``user_version``; the table ``migration`` tells when each version was reached. A change
-of the tables is a new entry in :data:`MIGRATIONS`; entries are never edited after a release.
+of the tables is a new entry in :data:`JOURNAL_FORMAT`; entries are never edited after a release.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION"]
+from agentlayers.sqlite_file import SQLiteFormat
 
-APPLICATION_ID: Final = 0x41474C4A
-"""``AGLJ`` in the file header: tells a journal from any other SQLite file."""
+__all__ = ["JOURNAL_FORMAT", "SCHEMA_VERSION"]
+
+_APPLICATION_ID: Final = 0x41474C4A  # "AGLJ"
 
 _VERSION_1: Final = (
     """
@@ -136,7 +137,25 @@ _VERSION_3: Final = (
     "INSERT INTO text_index (text_index, rank) VALUES ('crisismerge', 64)",
 )
 
-MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3)
-"""Statements that lead from version n to n + 1."""
+JOURNAL_FORMAT: Final = SQLiteFormat(
+    what="journal",
+    backend="sqlite",
+    application_id=_APPLICATION_ID,
+    migrations=(_VERSION_1, _VERSION_2, _VERSION_3),
+    ends=(
+        "SELECT min(position) + max(position) FROM entry",
+        "SELECT max(id) FROM entry",
+        "SELECT key FROM value ORDER BY key DESC LIMIT 1",
+        "SELECT name FROM setting ORDER BY name DESC LIMIT 1",
+        "SELECT payload FROM entry WHERE position = (SELECT max(position) FROM entry)",
+    ),
+    instead="give the directory of a replica",
+    notes_migrations=True,
+    incremental_vacuum=True,
+    checkpoint_pages=2000,
+    cache_kib=8192,
+)
+"""The file of a journal."""
 
-SCHEMA_VERSION: Final = len(MIGRATIONS)
+SCHEMA_VERSION: Final = JOURNAL_FORMAT.schema_version
+"""Version of the files this release writes."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from agentlayers.journal.primitives import EntryRow
-from agentlayers.journal.sqlite.connection import storage_error
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 
 __all__ = ["ENTRY_COLUMNS", "Statements", "batches", "marks"]
 
@@ -43,14 +43,14 @@ class Statements:
         try:
             return self._connection.execute(query, values).fetchone()
         except sqlite3.Error as error:
-            raise storage_error(error, operation="read", path=self._path) from error
+            raise JOURNAL_FORMAT.error(error, operation="read", path=self._path) from error
 
     def all(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows; for few."""
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise storage_error(error, operation="read", path=self._path) from error
+            raise JOURNAL_FORMAT.error(error, operation="read", path=self._path) from error
 
     def gather(self, text: str, source: str, values: Sequence[Any]) -> list[list[str]]:
         """Return the rows of ``source`` as texts in one step; ``text`` joins their columns with commas."""
@@ -62,7 +62,7 @@ class Statements:
         try:
             return self._connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise storage_error(error, operation="write", path=self._path) from error
+            raise JOURNAL_FORMAT.error(error, operation="write", path=self._path) from error
 
     def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
         """Insert many rows; ``into`` is a statement up to its values."""

@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 from agentlayers.errors import StateError
 from agentlayers.journal.event_journal import Commit
 from agentlayers.journal.registry import JournalRegistry
-from agentlayers.journal.sqlite.connection import Durability, open_file, translated
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction, Tail
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.limits import COMMIT_BATCH_MAX, FOREIGN_COMMIT_POLL_SECONDS
+from agentlayers.sqlite_file import Durability
 
 __all__ = ["WriterThread"]
 
@@ -109,7 +110,7 @@ class WriterThread:
     # -- in the thread -------------------------------------------------------------------------------------
     def _run(self) -> None:
         try:
-            self._connection = open_file(self._path, durability=self._durability)
+            self._connection = JOURNAL_FORMAT.open(self._path, durability=self._durability)
         except BaseException as error:  # noqa: BLE001  # handed to whoever awaits the start
             self._call(_fail, self._started, error)
             self._call(_succeed, self._stopped)
@@ -149,7 +150,7 @@ class WriterThread:
 
     def _maintain(self, job: _Job) -> None:
         try:
-            with translated("maintain", self._path):
+            with JOURNAL_FORMAT.translated("maintain", self._path):
                 job.value = job.work(self._connection)
         except BaseException as error:  # noqa: BLE001  # handed to whoever awaits it
             job.error = error
@@ -160,7 +161,7 @@ class WriterThread:
         commit = None
         stores = dict(self._stores)
         try:
-            with translated("write", self._path):
+            with JOURNAL_FORMAT.translated("write", self._path):
                 self._connection.execute("BEGIN IMMEDIATE")
                 tx = SQLiteTransaction(
                     self._registry,
