@@ -57,6 +57,13 @@ NAME_BYTES_MAX: Final = 256
 TOKEN_BYTES_MAX: Final = 8 * KIB
 """UTF-8 bytes of a token; room for a signed one."""
 
+CREDIT_ENTRY_BYTES: Final = 256
+"""What an entry costs of a credit beside its ciphertext: about what it takes in memory, so that a flood of small ones is
+bounded too."""
+
+CREDIT_BYTES_MAX: Final = 1024 * MIB
+"""Credit one public key may have; a grant past it is a mistake, or an attempt to overflow something."""
+
 # -- client ---------------------------------------------------------------------------------------------
 PUSH_BATCH_ENTRIES_MAX: Final = 512
 """Entries per WriteEntries of ours: large enough that the per-message cost vanishes, small enough to pipeline."""
@@ -68,7 +75,11 @@ PUSH_WINDOW_MESSAGES: Final = 8
 """WriteEntries on their way without an Ack; bounds what a lost connection sends again."""
 
 PULL_QUEUE_MESSAGES_MAX: Final = 16
-"""Received Changes waiting for the journal; when full the socket is not read, so the sender feels it."""
+"""Received Changes waiting for the journal; when full the socket is not read, so the sender feels it. Only where the
+server takes no credit."""
+
+PULL_CREDIT_BYTES: Final = 8 * MIB
+"""What a server may send of one store before the journal has taken it over: enough that neither waits for the other."""
 
 HEARTBEAT_SECONDS: Final = 10.0
 """Between Pings, as stock clients do; a Pong missing at the next tick means the connection is dead."""
@@ -94,6 +105,12 @@ CHANGES_BATCH_ENTRIES_MAX: Final = 1024
 
 CHANGES_BATCH_BYTES_MAX: Final = 384 * KIB
 """Ciphertext bytes per Changes of ours, below the chunk size."""
+
+WRITE_WINDOW_MESSAGES: Final = 64
+"""WriteEntries of one public key a client may have without an Ack, as Hello announces; eight times what ours uses."""
+
+WRITE_WINDOW_BYTES: Final = 16 * MIB
+"""Their ciphertext bytes (one larger message still goes alone)."""
 
 CONNECTIONS_MAX: Final = 4096
 """Open connections per server process."""
@@ -153,6 +170,12 @@ KEY_VALUE_PAGE_BYTES_MAX: Final = 1 * MIB
 
 KEY_VALUE_GROUP_BYTES_MAX: Final = 16 * MIB
 """Bytes of concurrent writes that may share one commit."""
+
+KEY_VALUE_BATCH_BYTES_MAX: Final = 128 * MIB
+"""Keys and values of one batch: it is held in memory whole, here and by some media."""
+
+KEY_VALUE_BATCH_OPERATIONS_MAX: Final = 250_000
+"""Operations of one batch; Redis takes about a million arguments in one command."""
 
 # -- runtime --------------------------------------------------------------------------------------------
 RECORD_WAIT_SECONDS_MAX: Final = 0.25

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ Durability = Literal["full", "normal"]
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _PRIMARY_CODE_MASK: Final = 0xFF
+_ROOM_SHARE: Final = 16
+"""Room for a log is only made where it takes at most one part in so many of what is free on the disk."""
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _ADVICE: Final = {
     sqlite3.SQLITE_BUSY: "another process holds the file; stop it or try again later",
@@ -186,6 +189,31 @@ class SQLiteFormat:
             connection.close()
             raise
         return connection
+
+    def make_log_room(self, connection: sqlite3.Connection, path: Path) -> None:
+        """
+        Let the write-ahead log reach its full length at once; nothing happens where that is not possible.
+
+        A commit that makes a file longer costs the file system a second write to the disk, and takes twice as long as
+        one that overwrites. While it is open, a log is never shortened, so this is worth it once, for whoever is going
+        to commit often. Pages that do not fit into the cache go to the log before they are committed; these never are.
+        Takes the write lock for some 20 ms.
+        """
+        with contextlib.suppress(sqlite3.Error, OSError):
+            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+            room = page_bytes * self.checkpoint_pages
+            log = path.with_name(f"{path.name}-wal")
+            if log.stat().st_size >= room or shutil.disk_usage(path.parent).free < _ROOM_SHARE * room:
+                return
+            (cache,) = connection.execute("PRAGMA cache_size").fetchone()
+            connection.execute("PRAGMA cache_size = 16")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("CREATE TABLE room (bytes BLOB)")
+                connection.execute("INSERT INTO room VALUES (zeroblob(?))", (room,))
+            finally:
+                connection.execute(f"PRAGMA cache_size = {cache}")
+                connection.execute("ROLLBACK")
 
     def check_header(self, connection: sqlite3.Connection, path: Path) -> None:
         """

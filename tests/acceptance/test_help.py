@@ -9,7 +9,7 @@ import pytest
 
 AGENTLAYERS = [sys.executable, "-m", "agentlayers"]
 COMMANDS = [
-    (), ("demo",), ("serve",), ("sync",), ("status",), ("check",), ("graph",), ("schema",),
+    (), ("demo",), ("run",), ("serve",), ("sync",), ("status",), ("check",), ("graph",), ("schema",),
     ("journal",), ("journal", "stats"), ("journal", "list"), ("journal", "show"), ("journal", "search"),
     ("journal", "conflicts"), ("journal", "remotes", "forget"), ("journal", "verify"), ("journal", "rebuild"),
     ("journal", "compact"), ("journal", "export"), ("journal", "import"), ("identity",), ("identity", "new"),

@@ -17,6 +17,10 @@ from agentlayers.key_value import (
     SQLiteKeyValueStore,
 )
 from agentlayers.testing.contracts.key_value_store import KeyValueStoreContract, Make, read_all
+from agentlayers.testing.contracts.key_value_store_condition import (
+    ConditionalKeyValueStoreContract,
+    RacingKeyValueStoreContract,
+)
 from agentlayers.testing.contracts.key_value_store_medium import (
     DurableKeyValueStoreContract,
     LimitedKeyValueStoreContract,
@@ -30,7 +34,7 @@ from agentlayers.testing.contracts.key_value_store_processes import (
 from helpers import redis_server, small_disk
 
 
-class TestMemoryKeyValueStore(KeyValueStoreContract):
+class TestMemoryKeyValueStore(KeyValueStoreContract, ConditionalKeyValueStoreContract):
     @pytest.fixture
     def make(self) -> Make:
         return MemoryKeyValueStore
@@ -38,6 +42,8 @@ class TestMemoryKeyValueStore(KeyValueStoreContract):
 
 class FileStoreContract(
     KeyValueStoreContract,
+    ConditionalKeyValueStoreContract,
+    RacingKeyValueStoreContract,
     DurableKeyValueStoreContract,
     SharedKeyValueStoreContract,
     CrashingKeyValueStoreContract,
@@ -88,6 +94,8 @@ def server() -> Iterator[redis_server.RedisServer]:
 
 class TestRedisKeyValueStore(
     KeyValueStoreContract,
+    ConditionalKeyValueStoreContract,
+    RacingKeyValueStoreContract,
     DurableKeyValueStoreContract,
     SharedKeyValueStoreContract,
     CrashingKeyValueStoreContract,

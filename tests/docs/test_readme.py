@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from agentlayers import AgentRuntime
+from agentlayers.runtime.claude import ClaudeBackend
 from agentlayers.runtime.presets import load_preset
+from agentlayers.testing.messages_api import MessagesApi, claude_environment
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -39,6 +41,19 @@ async def test_layers_as_values_answer_a_query(capsys: pytest.CaptureFixture[str
     await names["main"]()
 
     assert "hello" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not ClaudeBackend.is_available(), reason="claude-agent-sdk is not installed")
+async def test_layers_as_values_run_the_real_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "home"
+    (home / "tmp").mkdir(parents=True)
+    names = run(PYTHON[0])
+    async with MessagesApi("hello from the agent") as api:
+        agent = ClaudeBackend(env=claude_environment(api.url, home), options={"setting_sources": []})
+        with names["app"].override(agent_backend=agent):
+            await names["main"]()
+
+    assert "hello from the agent" in capsys.readouterr().out
 
 
 async def test_the_declarative_container_answers_a_query() -> None:

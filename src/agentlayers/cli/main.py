@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agentlayers.cli import check, demo, graph, identity, journal, schema, serve, status, sync
+from agentlayers.cli import check, demo, graph, identity, journal, run, schema, serve, status, sync
 from agentlayers.cli.exit_status import ExitStatus, exit_status_of, root_fault
 from agentlayers.cli.logs import LogFormat, configure_logs
 from agentlayers.errors import AgentLayersError
@@ -50,6 +50,7 @@ def options(
 
 
 app.command("demo")(demo.command)
+app.command("run")(run.command)
 app.command("serve")(serve.command)
 app.command("check")(check.command)
 app.command("graph")(graph.command)

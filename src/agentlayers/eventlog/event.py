@@ -135,6 +135,7 @@ class EventGroup:
             keyed_events=frozenset(e.tag for e in keyed if e.kind is not EventKind.OBSERVATION),
             deletions=frozenset(e.tag for e in keyed if e.kind is EventKind.DELETION),
             unsynced_events=frozenset(e.tag for e in every if e.kind is EventKind.OBSERVATION),
+            events=frozenset(tags),
             retract=retract,
             policy=policy or LastWriteWins(),
             **{field: value for field, value in given.items() if value is not None},  # type: ignore[arg-type]

@@ -4,16 +4,21 @@ Declare events whose payloads are values of a type: a dataclass, a pydantic mode
 A payload that another release wrote may have fields this one does not know, or lack some it has. The entry is kept
 and handed on as it is either way; what the type cannot hold is left out of the value only, and what it requires and
 does not find makes the entry *unapplied*, until a release that can read it.
+
+Where fields change their meaning, the event gets the next version: payloads of earlier ones are brought up to it step
+by step when they are read, and those of later ones are entries that this release does not understand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.eventlog.event import Event, EventKind
+from agentlayers.journal.causality import CAUSAL_KEY
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.event_journal import Projection
@@ -23,9 +28,15 @@ from agentlayers.protocol.payload import decode_payload
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["Handler", "TypedEntry", "TypedEvent", "projection_of"]
+__all__ = ["VERSION_KEY", "Handler", "TypedEntry", "TypedEvent", "Upgrade", "entry_value", "projection_of"]
 
 T = TypeVar("T")
+
+VERSION_KEY: Final = "_version"
+"""Field of a payload that tells its version; absent means 1."""
+
+Upgrade = Callable[[dict[str, Any]], Mapping[str, Any]]
+"""Makes a payload of the next version from one of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +49,14 @@ class TypedEntry(Generic[T]):
         entry: The entry itself.
         position: Its place in local arrival order; 0 in a projection, where it is not told.
         heads: In a projection of a keyed event, the versions of its key that nothing supersedes.
+        is_local: Written by this replica and not received; always true in a projection, where it is not told.
     """
 
     value: T
     entry: Entry
     position: int = 0
     heads: Sequence[Version] = ()
+    is_local: bool = True
 
 
 Handler = Callable[[JournalTransaction, TypedEntry[Any]], None]
@@ -60,20 +73,43 @@ class TypedEvent(Event, Generic[T]):
             ``typing_extensions``).
         key: What an entry is about, from its value.
         kind: What an entry of it says.
+        upgrades: By version, what makes a payload of the next version from one of that version. The version written
+            is the one after the highest; without upgrades it is 1.
+
+    Attributes:
+        payload_type: As given.
+        version: The version written, and the highest one read.
+
+    Raises:
+        UsageError: A type that cannot be a payload's, or upgrades with a gap.
     """
 
-    __slots__ = ("_adapter", "payload_type")
+    __slots__ = ("_adapter", "_upgrades", "payload_type", "version")
 
     payload_type: type[T]
+    version: int
     _adapter: TypeAdapter[T]
+    _upgrades: Mapping[int, Upgrade]
 
     def __init__(
-        self, tag: str, payload_type: type[T], key: Callable[[T], str], kind: EventKind = EventKind.RECORD
+        self,
+        tag: str,
+        payload_type: type[T],
+        key: Callable[[T], str],
+        kind: EventKind = EventKind.RECORD,
+        *,
+        upgrades: Mapping[int, Upgrade] = MappingProxyType({}),
     ) -> None:
         super().__init__(tag, lambda payload: key(self.decode(payload)), kind)
+        if sorted(upgrades) != list(range(1, len(upgrades) + 1)):
+            raise UsageError(
+                f"upgrades of {tag!r} are for versions {sorted(upgrades)}; expected 1, 2, ... without a gap"
+            )
         # The class is frozen, as events are.
         object.__setattr__(self, "payload_type", payload_type)
+        object.__setattr__(self, "version", len(upgrades) + 1)
         object.__setattr__(self, "_adapter", _adapter_of(tag, payload_type))
+        object.__setattr__(self, "_upgrades", dict(upgrades))
 
     def encode(self, value: T) -> dict[str, Any]:
         """
@@ -88,6 +124,8 @@ class TypedEvent(Event, Generic[T]):
         payload = self._adapter.dump_python(value, warnings=False) if is_one else None
         if not isinstance(payload, dict):
             raise UsageError(f"payload of {self.tag!r}: {type(value).__name__} is no {_name(self)}")
+        if self.version > 1:
+            payload[VERSION_KEY] = self.version
         try:
             # The fields of a value are not checked when it is made, and what cannot be read must not be written.
             self.decode(payload)
@@ -100,15 +138,33 @@ class TypedEvent(Event, Generic[T]):
         Return the value of a payload, whoever wrote it; fields that the type does not have are left out.
 
         Raises:
-            MalformedMessageError: It lacks a field, or has one of another type.
+            MalformedMessageError: It lacks a field, has one of another type, or is of a version that is not known.
         """
         from pydantic import ValidationError
 
+        fields = self._upgraded({name: value for name, value in payload.items() if name != CAUSAL_KEY})
         try:
-            value: T = self._adapter.validate_python(dict(payload))
+            value: T = self._adapter.validate_python(fields)
         except ValidationError as error:
             raise MalformedMessageError(f"payload of {self.tag!r} is no {_name(self)}: {_first(error)}") from error
         return value
+
+    def _upgraded(self, fields: dict[str, Any]) -> Mapping[str, Any]:
+        version = fields.pop(VERSION_KEY, 1)
+        if type(version) is not int or version < 1:
+            raise MalformedMessageError(
+                f"payload of {self.tag!r} has version {version!r}; expected 1 to {self.version}"
+            )
+        if version > self.version:
+            reads = f"this one reads up to {self.version}"
+            raise MalformedMessageError(f"payload of {self.tag!r} is of version {version}, by a newer release; {reads}")
+        for known in range(version, self.version):
+            try:
+                fields = dict(self._upgrades[known](fields))
+            except Exception as error:  # whatever an upgrade raises over a payload that is not what it expects
+                reason = f"cannot be brought from version {known} to {known + 1} ({type(error).__name__})"
+                raise MalformedMessageError(f"payload of {self.tag!r} {reason}") from error
+        return fields
 
     def read(self, entry: Entry, *, position: int = 0, heads: Sequence[Version] = ()) -> TypedEntry[T]:
         """
@@ -118,6 +174,20 @@ class TypedEvent(Event, Generic[T]):
             MalformedMessageError: As :meth:`decode`.
         """
         return TypedEntry(self.decode(decode_payload(entry.payload)), entry, position, heads)
+
+
+def entry_value(event: Event | None, entry: Entry) -> Any:
+    """
+    Return an entry's value: that of the typed event, or else the payload as a map.
+
+    Raises:
+        MalformedMessageError: It is no value of the event's type, or no map.
+    """
+    payload = decode_payload(entry.payload)
+    if isinstance(event, TypedEvent):
+        return event.decode(payload)
+    payload.pop(CAUSAL_KEY, None)
+    return payload
 
 
 def projection_of(handlers: Mapping[TypedEvent[Any], Handler]) -> Projection:

@@ -11,8 +11,9 @@ to an entry inside that transaction (dedup, heads, projection) is written once, 
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -31,6 +32,7 @@ __all__ = [
     "EventJournal",
     "Observation",
     "QuarantinedEntry",
+    "RelayMode",
     "Remote",
     "RemoteState",
     "RemoteWriteResult",
@@ -62,6 +64,8 @@ class StoreSchema:
             events are append-only: every entry is kept and nothing conflicts.
         deletions: Those of the keyed events that mark their key as deleted.
         unsynced_events: Local observations: never sent to a remote, not part of a digest.
+        events: All events of the store that are known here; :obj:`None` if any may come. An entry of another event
+            is kept and handed on, *not understood*, until a release knows it.
         project: Brings the read model up to date; synchronous, I/O only through the transaction,
             independent of arrival order. For keyed events it is given the heads of the key, sorted by
             entry id; for others an empty sequence.
@@ -77,6 +81,7 @@ class StoreSchema:
     keyed_events: frozenset[str] = frozenset()
     deletions: frozenset[str] = frozenset()
     unsynced_events: frozenset[str] = frozenset()
+    events: frozenset[str] | None = None
     project: Projection = _no_projection
     retract: Callable[[JournalTransaction, Entry], None] | None = None
     scope_of: Callable[[Entry], str] = _one_scope
@@ -119,6 +124,17 @@ class RemoteWriteResult:
     next_sequence: int
 
 
+class RelayMode(IntEnum):
+    """Whether a remote is sent what came from other remotes; the numbers are kept in journals."""
+
+    NEVER = 0
+    """Only what was written here."""
+    ALWAYS = 1
+    """Everything it is not known to have."""
+    WHEN_SEVERAL = 2
+    """Everything, once the store was synced with another remote too, or this one has lost data."""
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteState:
     """
@@ -127,12 +143,14 @@ class RemoteState:
     Attributes:
         next_sequence: First unused sequence: where to resume reading. 0 for a remote never seen.
         incarnation: The remote's incarnation when that was stored; empty for a stock server.
-        pending: Entries this replica wrote that the remote has not acknowledged.
+        pending: Entries to be sent that the remote is not known to have, relayed ones included.
+        relayed: How many of them came from other remotes; 0 where nothing is relayed.
     """
 
     next_sequence: int
     incarnation: bytes
     pending: int
+    relayed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +163,14 @@ class Remote:
         url: Where it was last reached; :obj:`None` when never told.
         is_retired: It no longer holds compaction back.
         state: Cursor, incarnation and what is pending.
+        relays: It is sent what came from other remotes.
     """
 
     remote_id: bytes
     url: str | None
     is_retired: bool
     state: RemoteState
+    relays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +235,23 @@ class Commit:
     Attributes:
         stores: Names of the stores that got entries.
         last_position: Highest position now visible.
+        sources: Where those that can be pending came from: ``(store, b"")`` was written here, ``(store, remote id)``
+            received. :obj:`None` when that is not known.
     """
 
     stores: frozenset[str]
     last_position: int
+    sources: frozenset[tuple[str, bytes]] | None = None
+
+    def has_own(self, store: str) -> bool:
+        """Whether a store may have got entries to be sent that were written here."""
+        return store in self.stores and (self.sources is None or (store, b"") in self.sources)
+
+    def has_received(self, store: str, *, other_than: bytes) -> bool:
+        """Whether a store may have got entries from another remote than this one."""
+        if self.sources is None:
+            return store in self.stores
+        return any(name == store and source not in (b"", other_than) for name, source in self.sources)
 
 
 class EventJournal(abc.ABC):
@@ -301,16 +334,34 @@ class EventJournal(abc.ABC):
         return await self.transact(lambda tx: tx.write_from_remote(store, remote_id, entries, through=through))
 
     async def uncommitted(
-        self, store: str, remote_id: bytes, *, after: int = 0, entries_max: int, bytes_max: int
+        self,
+        store: str,
+        remote_id: bytes,
+        *,
+        after: int = 0,
+        entries_max: int,
+        bytes_max: int,
+        relayed: bool | None = None,
     ) -> list[StoredEntry]:
         """
-        List what the remote has not acknowledged, in local order, after position ``after``.
+        List what is to be sent to the remote and it is not known to have, in local order, after ``after``.
 
         Found by an index: the cost does not grow with what was acknowledged before. Always returns at
         least one entry if there is one, however large.
+
+        Args:
+            store: The store.
+            remote_id: The remote, 16 bytes.
+            after: Only what is behind this position.
+            entries_max: At most so many.
+            bytes_max: At most so many bytes of payloads, unless the first entry has more.
+            relayed: Only what came from other remotes, if the remote is sent that; or, with :obj:`False`, only
+                what was written here.
         """
         return await self.read(
-            lambda tx: tx.uncommitted(store, remote_id, after=after, entries_max=entries_max, bytes_max=bytes_max)
+            lambda tx: tx.uncommitted(
+                store, remote_id, after=after, entries_max=entries_max, bytes_max=bytes_max, relayed=relayed
+            )
         )
 
     async def acknowledge(
@@ -359,7 +410,9 @@ class EventJournal(abc.ABC):
 
     async def reset_remote(self, store: str, remote_id: bytes, *, incarnation: bytes) -> None:
         """
-        Start over with a remote whose data was replaced: cursor 0, everything local pending again.
+        Start over with a remote whose data was replaced: cursor 0, everything pending again.
+
+        Where entries are relayed to it, that includes what it once sent: it may have lost that.
 
         Called when the incarnation differs from the stored one; the first call for a remote stores it.
         """
@@ -377,6 +430,23 @@ class EventJournal(abc.ABC):
         Args:
             store: Only this store.
             after: Start behind this position, so nothing in between is missed; :obj:`None`: from now on.
+        """
+
+    @abc.abstractmethod
+    def commits(self, store: str | None = None) -> AsyncGenerator[int]:
+        """
+        Yield at once, and again whenever entries were committed since; ends when the journal is closed.
+
+        Who stops earlier closes it (``contextlib.aclosing``).
+
+        What is committed while the caller is busy counts as one, so a slow caller costs no memory and still looks
+        again after the newest commit.
+
+        Args:
+            store: Only commits with entries of this store.
+
+        Yields:
+            Highest position published so far.
         """
 
     @abc.abstractmethod

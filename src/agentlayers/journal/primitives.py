@@ -36,7 +36,7 @@ class EntryRow(NamedTuple):
         primary_key: What it is about.
         payload: MessagePack.
         outbound: Written here and to be synced: a candidate for being pending.
-        origin: 0 when written here, else the number of the remote it came from (for relaying).
+        origin: 0 when written here, else the number of the remote it came from: all others may lack it.
         keyed: It is a version of its key.
         applied: Its projection ran.
     """
@@ -58,6 +58,7 @@ class HeldEntry(NamedTuple):
 
     position: int
     outbound: bool
+    origin: int
 
 
 class RemoteRow(NamedTuple):
@@ -73,6 +74,10 @@ class RemoteRow(NamedTuple):
         incarnation: Empty for a stock server.
         watermark: All outbound positions up to here are acknowledged.
         is_retired: It no longer holds compaction back.
+        relay: Whether it is sent what came from other remotes: a
+            :class:`~agentlayers.journal.event_journal.RelayMode`.
+        relay_watermark: All relayable positions up to here are held by it.
+        lost_up_to: Up to this position it may have lost what it once sent; 0 if it lost nothing.
     """
 
     number: int
@@ -83,6 +88,9 @@ class RemoteRow(NamedTuple):
     incarnation: bytes
     watermark: int
     is_retired: bool
+    relay: int = 0
+    relay_watermark: int = 0
+    lost_up_to: int = 0
 
 
 class UnappliedRow(NamedTuple):
@@ -191,6 +199,10 @@ class JournalPrimitives(abc.ABC):
         """Note whether an entry's projection ran."""
 
     @abc.abstractmethod
+    def set_keyed(self, position: int) -> None:
+        """Note that an entry is a version of its key, once the release knows its event."""
+
+    @abc.abstractmethod
     def delete_rows(self, rows: Sequence[EntryRow]) -> None:
         """Drop entries; their positions are never used again."""
 
@@ -278,15 +290,39 @@ class JournalPrimitives(abc.ABC):
         """Count what :meth:`pending_rows` would list without bounds."""
 
     @abc.abstractmethod
-    def noted(self, remote: int, positions: Sequence[int]) -> set[int]:
-        """Return which positions the remote is noted to have beyond its watermark."""
+    def relayable_rows(self, remote: RemoteRow, after: int, *, rows_max: int, bytes_max: int) -> list[EntryRow]:
+        """
+        List what :meth:`relayable_positions` lists and the remote is not noted to have.
+
+        Stops before the payloads exceed ``bytes_max``, but not before the first entry.
+        """
 
     @abc.abstractmethod
-    def note(self, remote: int, positions: Iterable[int]) -> None:
-        """Note that the remote has positions beyond its watermark."""
+    def relayable_positions(self, remote: RemoteRow, after: int, rows_max: int) -> list[int]:
+        """
+        List the positions, after one, of the store's entries that came from other remotes.
+
+        Those that came from this one are among them up to its ``lost_up_to``.
+        """
 
     @abc.abstractmethod
-    def forget_noted(self, remote: int, up_to: int | None) -> None:
+    def count_relayable(self, remote: RemoteRow, after: int) -> int:
+        """Count what :meth:`relayable_rows` would list without bounds."""
+
+    @abc.abstractmethod
+    def noted(self, remote: int, positions: Sequence[int], *, received: bool = False) -> set[int]:
+        """
+        Return which positions the remote is noted to have beyond its watermark.
+
+        Notes about received entries are apart from those about outbound ones: each has a watermark of its own.
+        """
+
+    @abc.abstractmethod
+    def note(self, remote: int, positions: Iterable[int], *, received: bool = False) -> None:
+        """Note that the remote has positions beyond its watermark; all outbound, or all received."""
+
+    @abc.abstractmethod
+    def forget_noted(self, remote: int, up_to: int | None, *, received: bool = False) -> None:
         """Drop the notes up to a position, or all."""
 
     # -- exceptions ----------------------------------------------------------------------------------------

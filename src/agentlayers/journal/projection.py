@@ -2,7 +2,8 @@
 Bring heads and read models up to date with new entries, and report conflicts.
 
 A projection that raises leaves its entry *unapplied*: stored, visible, retried at the next registration. The
-others of its batch are not affected.
+others of its batch are not affected. So does an event that the store does not declare: its entry is not understood
+until a release knows it, and is then taken into account as if it had just come.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from agentlayers.errors import StorageError
+from agentlayers.errors import MalformedMessageError, StorageError, UnknownEventError
 from agentlayers.journal.causality import NO_STATE, Conflict, KeyState, with_version
 from agentlayers.journal.conflict_policy import Resolution, Version
 from agentlayers.journal.entry import Entry
@@ -21,7 +22,7 @@ from agentlayers.logs import get_logger
 if TYPE_CHECKING:
     from agentlayers.journal.transaction import JournalTransaction
 
-__all__ = ["apply_rows", "conflict_of", "emit", "report_conflicts", "retry_unapplied"]
+__all__ = ["apply_rows", "conflict_of", "emit", "is_understood", "report_conflicts", "retry_unapplied"]
 
 logger = get_logger(__name__)
 
@@ -47,6 +48,10 @@ def apply_rows(
         Each keyed row with the state of its key right after it, to report conflicts by.
     """
     states = []
+    strange = [row for row in rows if not is_understood(schema, row.event)]
+    if strange:
+        _note_strange(tx, schema, strange)
+        rows = [row for row in rows if is_understood(schema, row.event)]
     for row in rows:
         if row.keyed:
             state = with_version(tx.key_state(row.store, row.primary_key) or NO_STATE, versions[row.id])
@@ -54,6 +59,24 @@ def apply_rows(
             states.append((row, state))
     _project_all(tx, schema, rows, dict(versions))
     return states
+
+
+def is_understood(schema: StoreSchema, event: str) -> bool:
+    """Tell whether this release knows what to make of an event."""
+    return schema.events is None or event in schema.events
+
+
+def _note_strange(tx: JournalTransaction, schema: StoreSchema, rows: Sequence[EntryRow]) -> None:
+    for row in rows:
+        error = UnknownEventError(event=row.event, store=schema.name, known=tuple(sorted(schema.events or ())))
+        tx.set_applied(row.position, applied=False)
+        tx.put_unapplied(UnappliedRow(row.position, _error_text(error), 0))
+    events = sorted({row.event for row in rows})
+    logger.info("entries_not_understood", store=schema.name, events=events, count=len(rows))
+
+
+def _error_text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:_ERROR_TEXT_MAX]
 
 
 def _project_all(
@@ -132,20 +155,37 @@ def _note_failure(
         attempts=attempts,
     )
     tx.set_applied(row.position, applied=False)
-    text = f"{type(error).__name__}: {error}"[:_ERROR_TEXT_MAX]
-    tx.put_unapplied(UnappliedRow(row.position, text, attempts))
+    tx.put_unapplied(UnappliedRow(row.position, _error_text(error), attempts))
 
 
 def retry_unapplied(tx: JournalTransaction, schema: StoreSchema) -> int:
-    """Project a store's unapplied entries once more; returns how many succeeded."""
+    """Project a store's unapplied entries once more, if their event is known; returns how many succeeded."""
     failed = {row.position: row for row in tx.unapplied_rows(tx.store_number(schema.name))}
+    rows = [row for row in tx.rows_at(list(failed)) if is_understood(schema, row.event)]
+    # All heads first, as for entries that arrive.
+    usable = [_as_version(tx, schema, row, failed[row.position]) for row in rows]
     succeeded = 0
-    for row in tx.rows_at(list(failed)):
+    for row in filter(None, usable):
         if _project_one(tx, schema, row, attempts=failed[row.position].attempts + 1):
             tx.drop_unapplied(row.position)
             tx.set_applied(row.position, applied=True)
             succeeded += 1
     return succeeded
+
+
+def _as_version(tx: JournalTransaction, schema: StoreSchema, row: EntryRow, failed: UnappliedRow) -> EntryRow | None:
+    """Let an entry count as a version of its key if its event has become a keyed one; nothing if it cannot be one."""
+    if row.keyed or row.event not in schema.keyed_events:
+        return row
+    try:
+        version = tx.version_from(schema, row)
+    except (MalformedMessageError, ValueError, TypeError) as error:
+        _note_failure(tx, schema, row, error, attempts=failed.attempts + 1)
+        return None
+    tx.set_keyed(row.position)
+    state = with_version(tx.key_state(row.store, row.primary_key) or NO_STATE, version)
+    tx.put_key_state(row.store, row.primary_key, state)
+    return row._replace(keyed=True)
 
 
 def conflict_of(schema: StoreSchema, primary_key: str, heads: Sequence[Version]) -> Conflict:

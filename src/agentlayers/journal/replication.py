@@ -1,16 +1,17 @@
 """
 What a journal keeps per remote: what came from it, what it has of ours, where to go on reading.
 
-Pending for a remote is every outbound entry above its *watermark* that is not noted as held by it. An
-acknowledgement of the next expected entries only moves the watermark; one out of turn leaves a note.
+What of the journal it has is kept by :mod:`agentlayers.journal.held_entries`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from agentlayers.errors import MalformedMessageError
+from agentlayers.journal import held_entries as held
 from agentlayers.journal import projection
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.entry import Entry, RemoteEntry, StoredEntry
@@ -18,12 +19,13 @@ from agentlayers.journal.entry_id import entry_id_millis
 from agentlayers.journal.event_journal import (
     Acknowledgement,
     QuarantinedEntry,
+    RelayMode,
     Remote,
     RemoteState,
     RemoteWriteResult,
     StoreSchema,
 )
-from agentlayers.journal.primitives import EntryRow, QuarantinedRow, RemoteRow
+from agentlayers.journal.primitives import EntryRow, HeldEntry, QuarantinedRow, RemoteRow
 from agentlayers.limits import ENTRY_ID_BYTES, PAYLOAD_BYTES_MAX
 from agentlayers.logs import get_logger
 
@@ -49,8 +51,6 @@ logger = get_logger(__name__)
 HORIZON_FLOOR = "horizon_floor:"
 """Setting per store: highest milliseconds of an id that was compacted and is remembered no longer."""
 
-_WALK_ROWS = 512
-
 
 # -- from a remote ------------------------------------------------------------------------------------------
 def write_from_remote(
@@ -67,7 +67,8 @@ def write_from_remote(
     arrival = _Arrival(tx, schema, remote)
     arrival.sort_out(entries)
     states = projection.apply_rows(tx, schema, arrival.rows, arrival.versions)
-    remote = _mark_held(tx, remote, arrival.returned)
+    remote = held.mark_own(tx, remote, arrival.returned)
+    remote = held.mark_received(tx, remote, arrival.seen)
     if through is None and entries:
         through = max(entry.sequence for entry in entries) + 1
     next_sequence = max(remote.next_sequence, through or 0)
@@ -85,6 +86,7 @@ class _Arrival:
         self.rows: list[EntryRow] = []
         self.versions: dict[bytes, Version] = {}
         self.returned: list[int] = []
+        self.seen: list[int] = []
         self.duplicates = 0
         self.quarantined: list[bytes] = []
 
@@ -92,15 +94,15 @@ class _Arrival:
         """Append what is new; note what came back; keep aside what cannot be used."""
         tx, store = self.tx, self.remote.store
         ids = [remote_entry.entry.id for remote_entry in entries]
-        held = tx.held(store, ids)
-        known = tx.compacted(store, [entry_id for entry_id in ids if entry_id not in held])
+        here = tx.held(store, ids)
+        known = tx.compacted(store, [entry_id for entry_id in ids if entry_id not in here])
         floor = _horizon_floor(tx, store)
         for sequence, entry in entries:
-            if entry.id in held or entry.id in known:
+            if entry.id in here or entry.id in known:
                 self.duplicates += 1
-                back = held.get(entry.id)
-                if back is not None and back.outbound:
-                    self.returned.append(back.position)
+                back = here.get(entry.id)
+                if back is not None:
+                    self._note_held(back)
             elif floor >= 0 and entry_id_millis(entry.id) <= floor:
                 self._set_aside(sequence, entry, "older than the compaction horizon")
                 known.add(entry.id)
@@ -109,7 +111,14 @@ class _Arrival:
                 self._take(sequence, entry)
         if self.rows:
             tx.written_stores.add(self.schema.name)
+            tx.sources.add((self.schema.name, self.remote.remote_id))
             tx.note_ids([row.id for row in self.rows])
+
+    def _note_held(self, back: HeldEntry) -> None:
+        if back.outbound:
+            self.returned.append(back.position)
+        elif held.is_relayable(self.remote, back.origin, back.position):
+            self.seen.append(back.position)
 
     def _take(self, sequence: int, entry: Entry) -> None:
         keyed = entry.event in self.schema.keyed_events
@@ -170,13 +179,28 @@ def uncommitted(
     after: int,
     entries_max: int,
     bytes_max: int,
+    relayed: bool | None,
 ) -> list[StoredEntry]:
-    """List what the remote has not acknowledged; see :meth:`EventJournal.uncommitted`."""
+    """List what the remote is not known to have; see :meth:`EventJournal.uncommitted`."""
     number = tx.store_number(store)
     remote = tx.find_remote(number, remote_id)
-    start = max(after, remote.watermark) if remote else after
-    rows = tx.pending_rows(number, remote.number if remote else 0, start, rows_max=entries_max, bytes_max=bytes_max)
+    rows: list[EntryRow] = []
+    if relayed is not True:
+        start = max(after, remote.watermark) if remote else after
+        rows = tx.pending_rows(number, remote.number if remote else 0, start, rows_max=entries_max, bytes_max=bytes_max)
+    if relayed is not False and remote is not None and held.relays(tx, remote):
+        start = max(after, remote.relay_watermark)
+        others = tx.relayable_rows(remote, start, rows_max=entries_max, bytes_max=bytes_max)
+        rows = _merged(rows, others, entries_max, bytes_max) if rows and others else rows or others
     return [tx.stored(row) for row in rows]
+
+
+def _merged(rows: list[EntryRow], others: list[EntryRow], entries_max: int, bytes_max: int) -> list[EntryRow]:
+    """Merge two lists within the bounds, up to where one of them ends, because it may go on there."""
+    end = min(rows[-1].position, others[-1].position)
+    merged = sorted(row for row in rows + others if row.position <= end)
+    total = accumulate(len(row.payload) for row in merged)
+    return merged[: max(1, min(entries_max, sum(size <= bytes_max for size in total)))]
 
 
 def acknowledge(
@@ -189,7 +213,7 @@ def acknowledge(
 ) -> None:
     """Note what the remote holds durably; see :meth:`EventJournal.acknowledge`."""
     remote = _contacted(tx, tx.store_number(store), remote_id)
-    remote = _mark_held(tx, remote, acknowledgement.positions)
+    remote = held.mark_acknowledged(tx, remote, acknowledgement.positions)
     cursor = remote.next_sequence
     if through is not None:
         cursor = max(cursor, through)
@@ -199,34 +223,6 @@ def acknowledge(
             if sequence == cursor:
                 cursor += 1
     tx.put_remote(remote._replace(next_sequence=cursor))
-
-
-def _mark_held(tx: JournalTransaction, remote: RemoteRow, positions: Sequence[int]) -> RemoteRow:
-    """Move the watermark over positions the remote has; note those beyond the first gap."""
-    fresh = sorted({position for position in positions if position > remote.watermark})
-    if not fresh:
-        return remote
-    expected = tx.outbound_positions(remote.store, remote.watermark, len(fresh))
-    if expected == fresh:
-        # The common case, an Ack in order, writes no note.
-        return _absorb_noted(tx, remote._replace(watermark=fresh[-1]))
-    real = {row.position for row in tx.rows_at(fresh) if row.store == remote.store and row.outbound}
-    tx.note(remote.number, [position for position in fresh if position in real])
-    return _absorb_noted(tx, remote)
-
-
-def _absorb_noted(tx: JournalTransaction, remote: RemoteRow) -> RemoteRow:
-    watermark, rows_max = remote.watermark, 1
-    while positions := tx.outbound_positions(remote.store, watermark, rows_max):
-        noted = tx.noted(remote.number, positions)
-        reached = next((at for at, position in enumerate(positions) if position not in noted), len(positions))
-        if reached:
-            watermark = positions[reached - 1]
-        if reached < len(positions):
-            break
-        rows_max = _WALK_ROWS
-    tx.forget_noted(remote.number, watermark)
-    return remote._replace(watermark=watermark)
 
 
 # -- the remote itself --------------------------------------------------------------------------------------
@@ -243,21 +239,37 @@ def remote_state(tx: JournalTransaction, store: str, remote_id: bytes) -> Remote
     remote = tx.find_remote(number, remote_id)
     if remote is None:
         return RemoteState(0, b"", tx.count_outbound(number, 0, 0))
-    pending = tx.count_outbound(number, remote.number, remote.watermark)
-    return RemoteState(remote.next_sequence, remote.incarnation, pending)
+    return _state(tx, remote)
+
+
+def _state(tx: JournalTransaction, remote: RemoteRow) -> RemoteState:
+    relayed = tx.count_relayable(remote, remote.relay_watermark) if held.relays(tx, remote) else 0
+    own = tx.count_outbound(remote.store, remote.number, remote.watermark)
+    return RemoteState(remote.next_sequence, remote.incarnation, own + relayed, relayed)
 
 
 def reset_remote(tx: JournalTransaction, store: str, remote_id: bytes, *, incarnation: bytes) -> None:
-    """Start over with a remote: cursor 0, everything local pending again."""
+    """Start over with a remote: cursor 0, everything pending again; see :meth:`EventJournal.reset_remote`."""
+    known = tx.find_remote(tx.store_number(store), remote_id)
     remote = _contacted(tx, tx.store_number(store), remote_id)
     tx.forget_noted(remote.number, None)
-    tx.put_remote(remote._replace(next_sequence=0, incarnation=incarnation, watermark=0))
+    tx.forget_noted(remote.number, None, received=True)
+    # What a remote sent that is met for the first time cannot be lost.
+    lost_up_to = 0 if known is None else tx.next_position() - 1
+    remote = remote._replace(next_sequence=0, incarnation=incarnation, watermark=0, relay_watermark=0)
+    tx.put_remote(remote._replace(lost_up_to=lost_up_to))
 
 
-def remember_remote(tx: JournalTransaction, store: str, remote_id: bytes, *, url: str | None) -> None:
+def remember_remote(
+    tx: JournalTransaction, store: str, remote_id: bytes, *, url: str | None, relay: RelayMode | None
+) -> None:
     """Note a remote's address and retire what was there before."""
     number = tx.store_number(store)
     remote = _contacted(tx, number, remote_id)
+    if relay is not None:
+        remote = remote._replace(relay=relay)
+    if held.relays(tx, remote):
+        remote = held.pass_over_held(tx, remote)
     tx.put_remote(remote._replace(url=url if url is not None else remote.url))
     for other in tx.list_remotes(number) if url is not None else ():
         if other.url == url and other.remote_id != remote_id and not other.is_retired:
@@ -276,16 +288,7 @@ def remotes(tx: JournalTransaction, store: str) -> list[Remote]:
     """List a store's remotes."""
     number = tx.store_number(store)
     return [
-        Remote(
-            remote.remote_id,
-            remote.url,
-            remote.is_retired,
-            RemoteState(
-                remote.next_sequence,
-                remote.incarnation,
-                tx.count_outbound(number, remote.number, remote.watermark),
-            ),
-        )
+        Remote(remote.remote_id, remote.url, remote.is_retired, _state(tx, remote), held.relays(tx, remote))
         for remote in tx.list_remotes(number)
     ]
 

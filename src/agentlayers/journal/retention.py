@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from agentlayers.errors import StorageError
 from agentlayers.journal.causality import NO_STATE
 from agentlayers.journal.compaction import Candidate, Selector
+from agentlayers.journal.consumer import awaited
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.entry_id import entry_id_millis
 from agentlayers.journal.event_journal import Observation, StoreSchema
+from agentlayers.journal.held_entries import lacking
 from agentlayers.journal.primitives import EntryRow
 from agentlayers.journal.projection import emit
 from agentlayers.journal.replication import HORIZON_FLOOR
@@ -97,7 +99,8 @@ def drop(tx: JournalTransaction, schema: StoreSchema, positions: Sequence[int]) 
     """
     Drop selected entries as far as it is allowed now, with their part of the read model.
 
-    What a current remote lacks stays, and so does every version of a key with such a one.
+    What a current remote lacks or a consumer has yet to handle stays, and so does every version of a key with such a
+    one.
     """
     number = tx.store_number(schema.name)
     rows = tx.rows_at(positions)
@@ -125,13 +128,8 @@ def _is_needed(tx: JournalTransaction, schema: StoreSchema, row: EntryRow) -> bo
 
 
 def _pending(tx: JournalTransaction, store: int, rows: Sequence[EntryRow]) -> set[int]:
-    """Return which of these positions a current remote lacks."""
-    lacking: set[int] = set()
-    for remote in tx.list_remotes(store):
-        if not remote.is_retired:
-            beyond = [row.position for row in rows if row.outbound and row.position > remote.watermark]
-            lacking.update(set(beyond) - tx.noted(remote.number, beyond) if beyond else ())
-    return lacking
+    """Return which of these positions a current remote lacks, or a consumer has yet to handle."""
+    return awaited(tx, tx.store_name(store), rows) | lacking(tx, store, rows)
 
 
 def _whole_key(tx: JournalTransaction, head: EntryRow) -> list[EntryRow]:

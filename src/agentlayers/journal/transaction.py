@@ -19,6 +19,7 @@ from agentlayers.journal.entry_id import entry_id_ceiling, next_entry_id
 from agentlayers.journal.event_journal import (
     Acknowledgement,
     QuarantinedEntry,
+    RelayMode,
     Remote,
     RemoteState,
     RemoteWriteResult,
@@ -47,6 +48,7 @@ class JournalTransaction(JournalPrimitives):
             :class:`~agentlayers.errors.StateError`.
         holds_far_id: An id too far ahead of the clock to count was seen; it may count later.
         written_stores: Stores that got entries.
+        sources: Where those that can be pending came from, as in a :class:`Commit`.
     """
 
     def __init__(self, registry: JournalRegistry, *, read_only: bool) -> None:
@@ -55,6 +57,7 @@ class JournalTransaction(JournalPrimitives):
         self._highest: bytes | None = None
         self.holds_far_id = False
         self.written_stores: set[str] = set()
+        self.sources: set[tuple[str, bytes]] = set()
 
     # -- writing -------------------------------------------------------------------------------------------
     def write(self, store: str, event: str, primary_key: str, payload: Mapping[str, Any]) -> Entry:
@@ -85,18 +88,23 @@ class JournalTransaction(JournalPrimitives):
         )  # fmt: skip
         self.append_row(row)
         self.written_stores.add(store)
+        if row.outbound:
+            self.sources.add((store, b""))
         version = self.version_from(schema, row) if keyed else None
         projection.apply_rows(self, schema, [row], {row.id: version} if version else {})
         return Entry(row.id, event, primary_key, encoded)
 
     def _next_id(self, floor: bytes) -> bytes:
         now_ms = self.registry.now_ms()
+        ceiling = entry_id_ceiling(now_ms)
         highest = self._highest
         if highest is None:
-            highest = self.highest_id(entry_id_ceiling(now_ms))
+            highest = self.highest_id(ceiling)
         made = next_entry_id(now_ms, max(highest, floor), self.registry.random.getrandbits(48))
-        self._highest = highest
-        self.note_ids([made])
+        if made < ceiling:
+            self._highest = made
+        else:
+            self._highest, self.holds_far_id = highest, True
         return made
 
     def note_ids(self, ids: Sequence[bytes]) -> None:
@@ -284,11 +292,18 @@ class JournalTransaction(JournalPrimitives):
         return replication.write_from_remote(self, store, remote_id, entries, through=through)
 
     def uncommitted(
-        self, store: str, remote_id: bytes, *, after: int = 0, entries_max: int, bytes_max: int
+        self,
+        store: str,
+        remote_id: bytes,
+        *,
+        after: int = 0,
+        entries_max: int,
+        bytes_max: int,
+        relayed: bool | None = None,
     ) -> list[StoredEntry]:
         """See :meth:`EventJournal.uncommitted`."""
         return replication.uncommitted(
-            self, store, remote_id, after=after, entries_max=entries_max, bytes_max=bytes_max
+            self, store, remote_id, after=after, entries_max=entries_max, bytes_max=bytes_max, relayed=relayed
         )
 
     def acknowledge(
@@ -316,14 +331,22 @@ class JournalTransaction(JournalPrimitives):
         """List the remotes a store was synced with, retired ones included."""
         return replication.remotes(self, store)
 
-    def remember_remote(self, store: str, remote_id: bytes, *, url: str | None = None) -> None:
+    def remember_remote(
+        self, store: str, remote_id: bytes, *, url: str | None = None, relay: RelayMode | None = None
+    ) -> None:
         """
         Note where a remote was reached; another remote seen at the same address before is retired.
 
         A retired remote no longer holds compaction back. Contact with it makes it current again.
+
+        Args:
+            store: The store.
+            remote_id: The remote, 16 bytes.
+            url: Its address, if known.
+            relay: Whether it is sent what came from other remotes; :obj:`None` leaves that as it was (never, at first).
         """
         self.require_writable()
-        replication.remember_remote(self, store, remote_id, url=url)
+        replication.remember_remote(self, store, remote_id, url=url, relay=relay)
 
     def retire_remote(self, store: str, remote_id: bytes) -> bool:
         """Let compaction disregard a remote; :obj:`False` when it is not known."""

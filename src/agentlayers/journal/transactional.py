@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random as random_module
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
 from typing import Final
 
@@ -74,6 +74,22 @@ class TransactionalJournal(EventJournal):
                     position = entry.position
                     yield entry
                 if _is_last(stored) and not follower.is_closed:
+                    await follower.wait()
+        finally:
+            self._hub.leave(follower)
+
+    def commits(self, store: str | None = None) -> AsyncGenerator[int]:
+        """Yield at once, and again after commits; see :meth:`EventJournal.commits`."""
+        self._require_open()
+        return self._commits(store)
+
+    async def _commits(self, store: str | None) -> AsyncGenerator[int]:
+        follower = self._hub.follow(store)
+        try:
+            while not follower.is_closed:
+                follower.look()
+                yield self._hub.last_position
+                if not follower.is_closed:
                     await follower.wait()
         finally:
             self._hub.leave(follower)

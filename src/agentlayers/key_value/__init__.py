@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentlayers.key_value.blocking_store import BlockingKeyValueStore
     from agentlayers.key_value.capabilities import KeyValueCapabilities
+    from agentlayers.key_value.expectation import Expectation
     from agentlayers.key_value.filesystem_store import FileSystemKeyValueStore
     from agentlayers.key_value.key_range import KeyRange
     from agentlayers.key_value.key_value_store import Delete, KeyValueStore, Put
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from agentlayers.key_value.sqlite_store import SQLiteKeyValueStore
 
 __all__ = [
+    "BlockingKeyValueStore",
     "Delete",
+    "Expectation",
     "FileSystemKeyValueStore",
     "KeyRange",
     "KeyValueCapabilities",
@@ -27,7 +31,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BlockingKeyValueStore": "blocking_store",
     "Delete": "key_value_store",
+    "Expectation": "expectation",
     "FileSystemKeyValueStore": "filesystem_store",
     "KeyRange": "key_range",
     "KeyValueCapabilities": "capabilities",

@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentlayers.errors import LayerError, UsageError
-from agentlayers.limits import KEY_VALUE_KEY_BYTES_MAX, KEY_VALUE_VALUE_BYTES_MAX
+from agentlayers.limits import (
+    KEY_VALUE_BATCH_BYTES_MAX,
+    KEY_VALUE_BATCH_OPERATIONS_MAX,
+    KEY_VALUE_KEY_BYTES_MAX,
+    KEY_VALUE_VALUE_BYTES_MAX,
+)
 
 __all__ = ["KeyValueCapabilities"]
 
 _IN_WORDS: Final = {
     "ordered_scans": "ordered scans",
     "atomic_batches": "atomic batches",
+    "conditional_batches": "conditional batches",
     "durable": "durable writes",
     "shared_between_processes": "way to be shared between processes",
 }
@@ -26,18 +32,24 @@ class KeyValueCapabilities:
     Attributes:
         ordered_scans: A scan yields keys in the order of their bytes.
         atomic_batches: Of a batch everything is there or nothing, for readers and after a crash.
+        conditional_batches: A batch can depend on what some keys hold at that moment, whoever else writes.
         durable: What was acknowledged survives the end of the process and a power failure.
         shared_between_processes: Several processes may have the same store open.
         key_bytes_max: Longest key.
         value_bytes_max: Longest value.
+        batch_bytes_max: Keys and values of one batch together.
+        batch_operations_max: Operations of one batch.
     """
 
     ordered_scans: bool
     atomic_batches: bool
+    conditional_batches: bool
     durable: bool
     shared_between_processes: bool
     key_bytes_max: int = KEY_VALUE_KEY_BYTES_MAX
     value_bytes_max: int = KEY_VALUE_VALUE_BYTES_MAX
+    batch_bytes_max: int = KEY_VALUE_BATCH_BYTES_MAX
+    batch_operations_max: int = KEY_VALUE_BATCH_OPERATIONS_MAX
 
     def missing(self, *needed: str) -> list[str]:
         """
@@ -47,7 +59,11 @@ class KeyValueCapabilities:
             UsageError: A name that is no promise.
 
         >>> some = KeyValueCapabilities(
-        ...     ordered_scans=True, atomic_batches=False, durable=True, shared_between_processes=True
+        ...     ordered_scans=True,
+        ...     atomic_batches=False,
+        ...     conditional_batches=False,
+        ...     durable=True,
+        ...     shared_between_processes=True,
         ... )
         >>> some.missing("ordered_scans", "atomic_batches")
         ['atomic_batches']

@@ -15,6 +15,7 @@ from typing import Final
 
 from agentlayers.durable_names import sync_directory
 from agentlayers.errors import StorageCorruptionError
+from agentlayers.key_value.expectation import NOTHING_EXPECTED, Expectation, check_expected
 from agentlayers.key_value.file_lock import locked
 from agentlayers.key_value.file_name import IS_NAME, key_of, prefix_of
 from agentlayers.key_value.file_operation import (
@@ -68,11 +69,14 @@ class FileSystemMedium:
         self._shards.clear()
 
     # -- writing ---------------------------------------------------------------------------------------
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, expected: Expectation = NOTHING_EXPECTED) -> None:
         """Replace one file, or several at once."""
         layout = self._layout
         with translated("write", layout.root), locked(layout.writer_lock, exclusive=True):
             self._finish_intent()
+            check_expected(expected, self._value, backend=BACKEND, path=layout.root)
+            if not changes:
+                return
             intent = Intent()
             try:
                 self._stage(changes, intent)

@@ -27,7 +27,11 @@ class FileSystemKeyValueStore(ThreadedKeyValueStore):
     """
 
     capabilities: ClassVar = KeyValueCapabilities(
-        ordered_scans=True, atomic_batches=True, durable=True, shared_between_processes=True
+        ordered_scans=True,
+        atomic_batches=True,
+        conditional_batches=True,
+        durable=True,
+        shared_between_processes=True,
     )
 
     def __init__(self, directory: str | Path) -> None:

@@ -1,13 +1,14 @@
 """
 The port of every key-value store.
 
-A store checks arguments, merges batches and bounds pages here, once; a medium implements :meth:`_read`,
-:meth:`_write` and :meth:`_pages` and nothing else.
+A store checks arguments and merges batches here, once; a medium implements :meth:`_read`, :meth:`_write` and
+:meth:`_pages`, and what it can do better than one by one or over the event loop.
 """
 
 from __future__ import annotations
 
 import abc
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
 from agentlayers.errors import UsageError
+from agentlayers.key_value.blocking_store import BlockingKeyValueStore, BridgedKeyValueStore
 from agentlayers.key_value.capabilities import KeyValueCapabilities
+from agentlayers.key_value.expectation import NOTHING_EXPECTED, Expectation
 from agentlayers.key_value.key_range import KeyRange
 
 if TYPE_CHECKING:
@@ -84,6 +87,19 @@ class KeyValueStore(abc.ABC):
         """
         return await self._read(self._checked_key(key))
 
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """
+        Return the values of several keys in their order, :obj:`None` for one that has none.
+
+        Cheaper than one after the other where the medium is far away, but not one look at the store.
+
+        Raises:
+            UsageError: A key is too long, or not bytes.
+        """
+        for key in keys:
+            self._checked_key(key)
+        return await self._read_many(keys)
+
     async def put(self, key: bytes, value: bytes) -> None:
         """
         Store a value; it replaces an earlier one, and nobody ever reads half of it.
@@ -91,7 +107,7 @@ class KeyValueStore(abc.ABC):
         Raises:
             UsageError: Key or value are too long, or not bytes.
         """
-        await self._write({self._checked_key(key): self._checked_value(value)})
+        await self._write({self._checked_key(key): self._checked_value(value)}, NOTHING_EXPECTED)
 
     async def delete(self, key: bytes) -> None:
         """
@@ -100,27 +116,46 @@ class KeyValueStore(abc.ABC):
         Raises:
             UsageError: The key is too long, or not bytes.
         """
-        await self._write({self._checked_key(key): None})
+        await self._write({self._checked_key(key): None}, NOTHING_EXPECTED)
 
-    async def batch(self, operations: Iterable[Operation]) -> None:
+    async def batch(self, operations: Iterable[Operation], *, expect: Expectation = NOTHING_EXPECTED) -> None:
         """
         Do several operations as if one after the other; all or none of them where the medium is able to.
 
-        Ask ``capabilities.atomic_batches``. A later operation on a key wins.
+        Ask ``capabilities.atomic_batches``. A later operation on a key wins. With ``expect`` the batch depends
+        on what keys hold at that moment: nobody, in this process or another, gets in between (ask
+        ``capabilities.conditional_batches``).
+
+        Args:
+            operations: What to do.
+            expect: Values by key, :obj:`None` for a key that must not be there.
 
         Raises:
-            UsageError: A key or value is too long, or something is no operation; nothing was done.
+            UsageError: A key or value is too long, there is too much of it, something is no operation, or the
+                medium cannot compare; nothing was done.
+            StorageConflictError: A key does not hold what ``expect`` says; nothing was done.
         """
         changes: dict[bytes, bytes | None] = {}
         for operation in operations:
             if isinstance(operation, Put):
-                changes[self._checked_key(operation.key)] = self._checked_value(operation.value)
+                # Checked here, where None is a mistake and not a deletion.
+                changes[operation.key] = self._checked_value(operation.value)
             elif isinstance(operation, Delete):
-                changes[self._checked_key(operation.key)] = None
+                changes[operation.key] = None
             else:
                 raise UsageError(f"a batch holds Put and Delete, not {type(operation).__name__}")
-        if changes:
-            await self._write(changes)
+        await self.write_changes(changes, expect)
+
+    async def write_changes(self, changes: Changes, expect: Expectation = NOTHING_EXPECTED) -> None:
+        """Do what :meth:`batch` does with operations that are merged already; raises the same."""
+        size = 0
+        for key, value in changes.items():
+            size += len(self._checked_key(key)) + (0 if value is None else len(self._checked_value(value)))
+        for key in expect:
+            self._checked_key(key)
+        self._check_batch(len(changes), size, is_conditional=bool(expect))
+        if changes or expect:
+            await self._write(changes, expect)
 
     def scan(
         self,
@@ -154,14 +189,30 @@ class KeyValueStore(abc.ABC):
             raise UsageError(f"scan: limit is {limit}; expected 0 or more")
         return self._pages(KeyRange.of(prefix, start=start, end=end, reverse=reverse), limit)
 
+    def blocking(self) -> BlockingKeyValueStore:
+        """
+        Return this store for threads that may wait; call it on the event loop, while the store is open.
+
+        It is good until the store is closed.
+        """
+        return BridgedKeyValueStore(self, asyncio.get_running_loop())
+
     # -- what a medium implements ----------------------------------------------------------------------
     @abc.abstractmethod
     async def _read(self, key: bytes) -> bytes | None:
         """Return one value."""
 
+    async def _read_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return several values."""
+        return [await self._read(key) for key in keys]
+
     @abc.abstractmethod
-    async def _write(self, changes: Changes) -> None:
-        """Make all changes (at least one), at once where batches are atomic; durable when it returns."""
+    async def _write(self, changes: Changes, expected: Expectation) -> None:
+        """
+        Make all changes, at once where batches are atomic; durable when it returns.
+
+        With an expectation, which a medium gets only if it promises conditional batches, there may be none to make.
+        """
 
     @abc.abstractmethod
     def _pages(self, key_range: KeyRange, limit: int | None) -> AsyncIterator[list[Pair]]:
@@ -183,6 +234,15 @@ class KeyValueStore(abc.ABC):
                 f"a value has {len(value)} bytes; {self!r} takes up to {self.capabilities.value_bytes_max}"
             )
         return value
+
+    def _check_batch(self, operations: int, size: int, *, is_conditional: bool) -> None:
+        limits = self.capabilities
+        if is_conditional and not limits.conditional_batches:
+            raise UsageError(f"{self!r} has no conditional batches; leave out expect, or choose another store")
+        if operations > limits.batch_operations_max:
+            raise UsageError(f"a batch has {operations} operations; {self!r} takes up to {limits.batch_operations_max}")
+        if size > limits.batch_bytes_max:
+            raise UsageError(f"a batch has {size} bytes; {self!r} takes up to {limits.batch_bytes_max}")
 
     # -- layers ----------------------------------------------------------------------------------------
     @staticmethod

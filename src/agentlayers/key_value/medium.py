@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from agentlayers.key_value.expectation import Expectation
 from agentlayers.key_value.key_range import KeyRange
 from agentlayers.key_value.key_value_store import Changes, Pair
 
@@ -27,8 +28,13 @@ class Medium(Protocol):
     def close(self) -> None:
         """Let go of everything; nobody reads any more."""
 
-    def write(self, changes: Changes) -> None:
-        """Make all changes durable, or none."""
+    def write(self, changes: Changes, expected: Expectation) -> None:
+        """
+        Make all changes durable, or none.
+
+        Raises:
+            StorageConflictError: The medium does not hold what is expected; nobody else writes in between.
+        """
 
     def read(self, key: bytes) -> bytes | None:
         """Return one value."""

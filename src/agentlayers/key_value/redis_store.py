@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
@@ -24,6 +24,7 @@ from agentlayers.errors import (
     StorageUnavailableError,
 )
 from agentlayers.key_value.capabilities import KeyValueCapabilities
+from agentlayers.key_value.expectation import Expectation, not_as_expected
 from agentlayers.key_value.key_range import KeyRange
 from agentlayers.key_value.key_value_store import Changes, KeyValueStore, Pair
 from agentlayers.key_value.redis_address import RedisAddress
@@ -64,6 +65,33 @@ Bounds memory by the sizes before it reads a value. The first item says whether 
 page; a key without a value comes back as false.
 """
 
+_CONDITIONAL_SCRIPT: Final = """
+local at = 4
+for _ = 1, ARGV[1] do
+    if redis.call('HGET', KEYS[1], ARGV[at + 1]) ~= ARGV[at + 2] then return ARGV[at + 1] end
+    at = at + 2
+end
+for _ = 1, ARGV[2] do
+    if redis.call('HEXISTS', KEYS[1], ARGV[at + 1]) == 1 then return ARGV[at + 1] end
+    at = at + 1
+end
+for _ = 1, ARGV[3] do
+    redis.call('HSET', KEYS[1], ARGV[at + 1], ARGV[at + 2])
+    redis.call('ZADD', KEYS[2], 0, ARGV[at + 1])
+    at = at + 2
+end
+for _ = 1, ARGV[4] do
+    redis.call('HDEL', KEYS[1], ARGV[at + 1])
+    redis.call('ZREM', KEYS[2], ARGV[at + 1])
+    at = at + 1
+end
+return false
+"""
+"""
+Four counts, then values expected, keys expected to be absent, values to put, keys to delete. Returns a key that
+is not as expected. Puts come first: a server without memory refuses the first write, and none after it.
+"""
+
 
 class RedisKeyValueStore(KeyValueStore):
     """
@@ -80,7 +108,11 @@ class RedisKeyValueStore(KeyValueStore):
     """
 
     capabilities: ClassVar = KeyValueCapabilities(
-        ordered_scans=True, atomic_batches=True, durable=False, shared_between_processes=True
+        ordered_scans=True,
+        atomic_batches=True,
+        conditional_batches=True,
+        durable=False,
+        shared_between_processes=True,
     )
 
     def __init__(self, url: str, *, password: str | None = None, namespace: str = "agentlayers") -> None:
@@ -140,7 +172,17 @@ class RedisKeyValueStore(KeyValueStore):
             value: bytes | None = await client.execute_command("HGET", self._values, key)
             return value
 
-    async def _write(self, changes: Changes) -> None:
+    async def _read_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        if not keys:
+            return []
+        async with self._command("read") as client:
+            values: list[bytes | None] = await client.execute_command("HMGET", self._values, *keys)
+            return values
+
+    async def _write(self, changes: Changes, expected: Expectation) -> None:
+        if expected:
+            await self._write_if(changes, expected)
+            return
         puts = [(key, value) for key, value in changes.items() if value is not None]
         deletes = [key for key, value in changes.items() if value is None]
         async with self._command("write") as client, client.pipeline(transaction=True) as transaction:
@@ -151,6 +193,20 @@ class RedisKeyValueStore(KeyValueStore):
                 transaction.execute_command("HDEL", self._values, *deletes)
                 transaction.execute_command("ZREM", self._keys, *deletes)
             await transaction.execute()
+
+    async def _write_if(self, changes: Changes, expected: Expectation) -> None:
+        present = {key: value for key, value in expected.items() if value is not None}
+        absent = [key for key, value in expected.items() if value is None]
+        puts = {key: value for key, value in changes.items() if value is not None}
+        deletes = [key for key, value in changes.items() if value is None]
+        parts = (*_flat(present), *absent, *_flat(puts), *deletes)
+        counts = (len(present), len(absent), len(puts), len(deletes))
+        async with self._command("write") as client:
+            other = await client.execute_command(
+                "EVAL", _CONDITIONAL_SCRIPT, 2, self._values, self._keys, *counts, *parts
+            )
+        if other is not None:
+            raise not_as_expected(other, backend=_BACKEND, path=self._address.url)
 
     async def _pages(self, key_range: KeyRange, limit: int | None) -> AsyncIterator[list[Pair]]:
         self._opened()
@@ -218,6 +274,10 @@ class RedisKeyValueStore(KeyValueStore):
 
     def __repr__(self) -> str:
         return f"RedisKeyValueStore({self._address.url!r}, namespace={self._namespace!r})"
+
+
+def _flat(pairs: dict[bytes, bytes]) -> Iterator[bytes]:
+    return (part for pair in pairs.items() for part in pair)
 
 
 def _load_driver() -> Any:

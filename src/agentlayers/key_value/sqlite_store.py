@@ -19,6 +19,7 @@ from typing import ClassVar, Final
 
 from agentlayers.errors import StorageCorruptionError
 from agentlayers.key_value.capabilities import KeyValueCapabilities
+from agentlayers.key_value.expectation import NOTHING_EXPECTED, Expectation, check_expected
 from agentlayers.key_value.key_range import KeyRange
 from agentlayers.key_value.key_value_store import Changes, Pair
 from agentlayers.key_value.sqlite_file import FILE_NAME, KEY_VALUE_FORMAT
@@ -40,7 +41,11 @@ class SQLiteKeyValueStore(ThreadedKeyValueStore):
     """
 
     capabilities: ClassVar = KeyValueCapabilities(
-        ordered_scans=True, atomic_batches=True, durable=True, shared_between_processes=True
+        ordered_scans=True,
+        atomic_batches=True,
+        conditional_batches=True,
+        durable=True,
+        shared_between_processes=True,
     )
 
     def __init__(self, directory: str | Path) -> None:
@@ -74,7 +79,7 @@ class SQLiteMedium:
             self._local = threading.local()
             self._writing.close()
 
-    def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes, expected: Expectation = NOTHING_EXPECTED) -> None:
         """Make all changes in one transaction."""
         puts: list[object] = []
         deletes: list[object] = []
@@ -84,13 +89,20 @@ class SQLiteMedium:
             else:
                 puts += (key, value, _checksum(key, value))
         with KEY_VALUE_FORMAT.translated("write", self._path), _transaction(self._writing, "BEGIN IMMEDIATE"):
+            check_expected(expected, self._read_writing, backend=KEY_VALUE_FORMAT.backend, path=self._path)
             _in_pieces(self._writing, _put_sql, puts, columns=3)
             _in_pieces(self._writing, _delete_sql, deletes, columns=1)
 
     def read(self, key: bytes) -> bytes | None:
         """Return one value."""
         with KEY_VALUE_FORMAT.translated("read", self._path):
-            row = self._reader().execute("SELECT value, checksum FROM pair WHERE key = ?", (key,)).fetchone()
+            return self._value(self._reader(), key)
+
+    def _read_writing(self, key: bytes) -> bytes | None:
+        return self._value(self._writing, key)
+
+    def _value(self, connection: sqlite3.Connection, key: bytes) -> bytes | None:
+        row = connection.execute("SELECT value, checksum FROM pair WHERE key = ?", (key,)).fetchone()
         return None if row is None else self._checked(key, *row)[1]
 
     def pages(self, key_range: KeyRange, limit: int | None) -> Iterator[list[Pair]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from agentlayers.errors import StateError
+from agentlayers.key_value.blocking_store import BlockingKeyValueStore
+from agentlayers.key_value.expectation import NOTHING_EXPECTED, Expectation
 from agentlayers.key_value.key_range import KeyRange
 from agentlayers.key_value.key_value_store import Changes, KeyValueStore, Pair
 from agentlayers.key_value.medium import Medium
@@ -59,13 +61,22 @@ class ThreadedKeyValueStore(KeyValueStore):
         if writer is not None:
             await writer.stop()
 
+    def blocking(self) -> BlockingKeyValueStore:
+        """Return this store for threads that may wait; they read the medium themselves."""
+        if self._writer is None:
+            raise self._not_open()
+        return _BlockingMedium(self._medium, self._writer)
+
     async def _read(self, key: bytes) -> bytes | None:
         return await self._run(self._medium.read, key)
 
-    async def _write(self, changes: Changes) -> None:
+    async def _read_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return await self._run(lambda: [self._medium.read(key) for key in keys])
+
+    async def _write(self, changes: Changes, expected: Expectation) -> None:
         if self._writer is None:
             raise self._not_open()
-        await self._writer.write(changes)
+        await self._writer.write(changes, expected)
 
     async def _pages(self, key_range: KeyRange, limit: int | None) -> AsyncIterator[list[Pair]]:
         if self._readers is None:
@@ -83,3 +94,19 @@ class ThreadedKeyValueStore(KeyValueStore):
 
     def _not_open(self) -> StateError:
         return StateError(f"{self!r} is not open; use it inside `async with`")
+
+
+class _BlockingMedium(BlockingKeyValueStore):
+    def __init__(self, medium: Medium, writer: WriterThread) -> None:
+        self._medium, self._writer = medium, writer
+
+    def read(self, key: bytes) -> bytes | None:
+        self._writer.require_running()
+        return self._medium.read(key)
+
+    def pages(self, key_range: KeyRange, limit: int | None = None) -> Iterator[Sequence[Pair]]:
+        self._writer.require_running()
+        return iter(()) if key_range.is_empty else self._medium.pages(key_range, limit)
+
+    def write(self, changes: Changes, expected: Expectation = NOTHING_EXPECTED) -> None:
+        self._writer.write_blocking(changes, expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import queue
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentlayers.errors import StateError
+from agentlayers.key_value.expectation import NOTHING_EXPECTED, Expectation
 from agentlayers.key_value.key_value_store import Changes
 from agentlayers.key_value.medium import Medium
 from agentlayers.limits import COMMIT_BATCH_MAX, KEY_VALUE_GROUP_BYTES_MAX
@@ -20,7 +22,8 @@ __all__ = ["WriterThread"]
 @dataclass(slots=True)
 class _Job:
     changes: Changes
-    future: asyncio.Future[None]
+    expected: Expectation
+    future: asyncio.Future[None] | concurrent.futures.Future[None]
     error: BaseException | None = None
 
     @property
@@ -40,6 +43,7 @@ class WriterThread:
     def __init__(self, medium: Medium, *, before_close: Callable[[], None]) -> None:
         self._medium, self._before_close = medium, before_close
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._taken: _Job | None = None
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="key-value-writer", daemon=True)
 
@@ -64,13 +68,29 @@ class WriterThread:
         await asyncio.shield(self._stopped)
         self._thread.join()
 
-    async def write(self, changes: Changes) -> None:
+    async def write(self, changes: Changes, expected: Expectation = NOTHING_EXPECTED) -> None:
         """Write; returns once it is durable."""
+        self.require_running()
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(_Job(changes, expected, future))
+        await future
+
+    def write_blocking(self, changes: Changes, expected: Expectation) -> None:
+        """Write from another thread than the event loop's; returns once it is durable."""
+        self.require_running()
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._queue.put(_Job(changes, expected, future))
+        future.result()
+
+    def require_running(self) -> None:
+        """
+        Refuse to work for a store that closes.
+
+        Raises:
+            StateError: It is closing, or closed.
+        """
         if self._is_stopping:
             raise StateError("the key-value store is closing")
-        job = _Job(changes, self._loop.create_future())
-        self._queue.put(job)
-        await job.future
 
     # -- in the thread ---------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -84,7 +104,7 @@ class WriterThread:
         self._call(_settle, self._started, None)
         while group := self._next_group():
             self._write(group)
-            self._call(_settle_all, group)
+            self._settle_group(group)
         failure: BaseException | None = None
         try:
             self._before_close()
@@ -98,13 +118,27 @@ class WriterThread:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
 
+    def _settle_group(self, group: list[_Job]) -> None:
+        awaited = []
+        for job in group:
+            if isinstance(job.future, asyncio.Future):
+                awaited.append((job.future, job.error))
+            elif job.error is None:
+                job.future.set_result(None)
+            else:
+                job.future.set_exception(job.error)
+        if awaited:
+            self._call(_settle_all, awaited)
+
     def _next_group(self) -> list[_Job]:
         """Wait for a write and take along what is queued behind it; empty when it is time to stop."""
-        job = self._queue.get()
+        job, self._taken = self._taken or self._queue.get(), None
         if job is None:
             return []
         group, size = [job], job.size
-        while self._medium.shares_commits and len(group) < COMMIT_BATCH_MAX and size < KEY_VALUE_GROUP_BYTES_MAX:
+        # What depends on the state is written alone, so that its failure is nobody else's.
+        shares = self._medium.shares_commits and not job.expected
+        while shares and len(group) < COMMIT_BATCH_MAX and size < KEY_VALUE_GROUP_BYTES_MAX:
             try:
                 job = self._queue.get_nowait()
             except queue.Empty:
@@ -112,6 +146,9 @@ class WriterThread:
             if job is None:
                 # Seen again when this group is done.
                 self._queue.put(None)
+                break
+            if job.expected:
+                self._taken = job
                 break
             group.append(job)
             size += job.size
@@ -122,7 +159,7 @@ class WriterThread:
         for job in group:
             changes |= job.changes
         try:
-            self._medium.write(changes)
+            self._medium.write(changes, group[0].expected)
         except Exception as error:  # noqa: BLE001  # handed to the callers
             if len(group) == 1:
                 group[0].error = error
@@ -141,6 +178,6 @@ def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
         future.set_exception(error)
 
 
-def _settle_all(group: list[_Job]) -> None:
-    for job in group:
-        _settle(job.future, job.error)
+def _settle_all(outcomes: list[tuple[asyncio.Future[None], BaseException | None]]) -> None:
+    for future, error in outcomes:
+        _settle(future, error)

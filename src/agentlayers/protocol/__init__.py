@@ -9,6 +9,7 @@ imported, so the same code runs behind WebSocket, TCP, in a simulator and in a w
 from agentlayers.protocol.chunking import Reassembler, split_message
 from agentlayers.protocol.client_session import ClientSession
 from agentlayers.protocol.codec import decode_message, encode_message
+from agentlayers.protocol.credit import CreditAccount, cost_of
 from agentlayers.protocol.entry_codec import decode_entry, encode_entry
 from agentlayers.protocol.events import (
     AckReceived,
@@ -17,6 +18,7 @@ from agentlayers.protocol.events import (
     ChangesRequested,
     ChangesStopped,
     ClientEvent,
+    CreditGranted,
     HelloReceived,
     PingReceived,
     PongReceived,
@@ -44,6 +46,8 @@ __all__ = [
     "ChangesStopped",
     "ClientEvent",
     "ClientSession",
+    "CreditAccount",
+    "CreditGranted",
     "HelloReceived",
     "PingReceived",
     "PongReceived",
@@ -54,6 +58,7 @@ __all__ = [
     "SessionState",
     "ValueReader",
     "WriteReceived",
+    "cost_of",
     "decode_entry",
     "decode_message",
     "decode_payload",

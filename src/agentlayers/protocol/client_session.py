@@ -10,6 +10,7 @@ AWAITING_HELLO  Hello of another tenant than      ignored: an open server greets
                 authenticated for, or of none     before it knows the tenant
 AWAITING_HELLO  any other message                 SessionFailed                   FAILED
 OPEN            Changes of a followed key         ChangesReceived                 OPEN
+OPEN            Changes past the key's credit     SessionFailed                   FAILED
 OPEN            Changes of another key            ignored, counted                OPEN
 OPEN            Ack of a write in flight          AckReceived                     OPEN
 OPEN            Ack of anything else              ignored, counted                OPEN
@@ -42,18 +43,21 @@ from agentlayers.errors import (
     AuthenticationError,
     AuthorizationError,
     ErrorCode,
+    LimitExceededError,
     LocalProtocolError,
     MalformedMessageError,
     RemoteProtocolError,
     UnexpectedMessageError,
 )
 from agentlayers.limits import (
+    CREDIT_BYTES_MAX,
     ENTRIES_PER_MESSAGE_MAX,
     ENTRY_ID_BYTES,
     PUBLIC_KEY_BYTES_MAX,
     SUBSCRIPTIONS_PER_CONNECTION_MAX,
 )
 from agentlayers.protocol.chunking import split_message
+from agentlayers.protocol.credit import CreditAccount, cost_of
 from agentlayers.protocol.encoder import encode_message
 from agentlayers.protocol.events import (
     AckReceived,
@@ -63,12 +67,14 @@ from agentlayers.protocol.events import (
     PongReceived,
 )
 from agentlayers.protocol.messages import (
+    CAPABILITY_CREDIT,
     CAPABILITY_DIGESTS,
     CAPABILITY_ENTRY_NONCES,
     Ack,
     Authenticate,
     Changes,
     ChunkedMessage,
+    Credit,
     EncryptedEntry,
     Extensions,
     Hello,
@@ -81,6 +87,7 @@ from agentlayers.protocol.messages import (
     WriteEntries,
 )
 from agentlayers.protocol.session import Session, SessionState
+from agentlayers.protocol.write_ledger import WriteLedger
 
 __all__ = ["ClientSession"]
 
@@ -107,7 +114,9 @@ class ClientSession(Session[ClientEvent]):
         self._unanswered_pings: set[int] = set()
         self._next_message_id = 0
         self._next_ping_id = 1
-        self._entry_nonces = self._digests = False
+        self._entry_nonces = self._digests = self._takes_credit = False
+        self._accounts: dict[str, CreditAccount] = {}
+        self._ledger = WriteLedger(None)
         if authenticate is not None:
             self._outgoing.append(encode_message(authenticate))
 
@@ -144,25 +153,68 @@ class ClientSession(Session[ClientEvent]):
         return self._digests
 
     @property
+    def takes_credit(self) -> bool:
+        """Whether changes may be requested with a credit, within which the server then keeps."""
+        return self._takes_credit
+
+    @property
     def unacknowledged(self) -> int:
         """How many WriteEntries wait for their Ack."""
         return len(self._unacknowledged)
 
+    def has_room(self, public_key: str) -> bool:
+        """Tell whether the server's window lets one more WriteEntries of a key be sent before an Ack."""
+        return self._ledger.has_room(public_key)
+
     # -- commands ----------------------------------------------------------------------------------
 
-    def request_changes(self, public_key: str, start_sequence: int) -> None:
+    def request_changes(self, public_key: str, start_sequence: int, credit: int | None = None) -> None:
         """
         Follow a public key from the first sequence not held yet.
 
+        Args:
+            public_key: What to follow.
+            start_sequence: Where to begin.
+            credit: Cost of what may be sent before :meth:`grant_credit`; :obj:`None` sets no bound.
+
         Raises:
             LocalProtocolError: Not open, too many keys, a second key on a stock server's
-                connection, or a key or sequence that cannot be expressed.
+                connection, a credit for a server that takes none, or something that cannot be expressed.
         """
         self._require_key(public_key, "request changes")
         if public_key not in self._following and len(self._following) >= SUBSCRIPTIONS_PER_CONNECTION_MAX:
             raise LocalProtocolError(f"cannot request changes: {len(self._following)} public keys are followed already")
-        self._outgoing.append(encode_message(RequestChanges(public_key, start_sequence)))
+        if credit is not None and not (self._takes_credit and 0 <= credit <= CREDIT_BYTES_MAX):
+            raise LocalProtocolError(
+                f"cannot request changes: a credit is 0 to {CREDIT_BYTES_MAX}, and only for a server that announced it"
+            )
+        self._outgoing.append(encode_message(RequestChanges(public_key, start_sequence, credit)))
         self._following.add(public_key)
+        before = self._accounts.pop(public_key, None)
+        if credit is not None:
+            # What was sent for an earlier request may still be under way; the server has forgotten its credit.
+            account = self._accounts[public_key] = CreditAccount(credit)
+            account.spend(-max(before.available, 0) if before else 0)
+
+    def grant_credit(self, public_key: str, amount: int) -> None:
+        """
+        Let the server send more of a key that is followed with a credit.
+
+        Args:
+            public_key: The key.
+            amount: Cost, in the sense of :func:`~agentlayers.protocol.credit.cost_of`, of what was taken over.
+
+        Raises:
+            LocalProtocolError: Not open, not followed with a credit, or not from 1 to what keeps it in bounds.
+        """
+        self._require_open("grant credit")
+        account = self._accounts.get(public_key)
+        if account is None or public_key not in self._following:
+            raise LocalProtocolError("cannot grant credit: the public key is not followed with one")
+        if not 0 < amount <= CREDIT_BYTES_MAX - max(account.available, 0):
+            raise LocalProtocolError(f"cannot grant credit: {amount}, where {account.available} is granted already")
+        account.grant(amount)
+        self._outgoing.append(encode_message(Credit(public_key, amount)))
 
     def stop_changes(self, public_key: str) -> None:
         """
@@ -183,9 +235,12 @@ class ClientSession(Session[ClientEvent]):
 
         Raises:
             LocalProtocolError: Not open; several entries to a server that reads one nonce per
-                message (send one in each); too many; or an entry that cannot be expressed.
+                message (send one in each); too many; no room in the server's window; or an entry that cannot be
+                expressed.
         """
         self._require_key(public_key, "write entries")
+        if not self._ledger.has_room(public_key):
+            raise LocalProtocolError("cannot write entries: as much as the server allows has no Ack; see has_room()")
         if len(entries) > ENTRIES_PER_MESSAGE_MAX:
             raise LocalProtocolError(f"cannot write {len(entries)} entries at once; at most {ENTRIES_PER_MESSAGE_MAX}")
         if not self._entry_nonces:
@@ -194,6 +249,7 @@ class ClientSession(Session[ClientEvent]):
         data = encode_message(WriteEntries(public_key, message_id, entries), entry_nonces=self._entry_nonces)
         self._outgoing += split_message(data, message_id)
         self._unacknowledged[message_id] = (public_key, tuple([entry[0] for entry in entries]))
+        self._ledger.add(message_id, public_key, sum([len(entry[2]) for entry in entries]))
         self._next_message_id += 1
         return message_id
 
@@ -245,10 +301,18 @@ class ClientSession(Session[ClientEvent]):
         capabilities = hello.extensions.capabilities if hello.extensions is not None else frozenset()
         self._entry_nonces = CAPABILITY_ENTRY_NONCES in capabilities
         self._digests = CAPABILITY_DIGESTS in capabilities
+        self._takes_credit = CAPABILITY_CREDIT in capabilities
+        self._ledger = WriteLedger(hello.extensions.write_window if hello.extensions is not None else None)
         self._state = SessionState.OPEN
         self._events.append(HelloReceived(hello.remote_id, hello.extensions))
 
     def _on_changes(self, changes: Changes) -> None:
+        account = self._accounts.get(changes.public_key)
+        if account is not None and changes.entries:
+            cost = cost_of(changes.entries)
+            if not account.covers(cost, len(changes.entries)):
+                raise LimitExceededError(limit="credit", allowed=max(account.available, 0), declared=cost)
+            account.spend(cost)
         if changes.public_key not in self._following:
             self._ignored += 1
             return
@@ -264,6 +328,7 @@ class ClientSession(Session[ClientEvent]):
         if len(numbers) > len(entry_ids) or (not self.is_stock and len(numbers) != len(entry_ids)):
             raise MalformedMessageError(f"Ack.sequenceNumbers: {len(numbers)} for a write of {len(entry_ids)} entries")
         del self._unacknowledged[ack.id]
+        self._ledger.settle(ack.id)
         self._events.append(AckReceived(ack.id, public_key, entry_ids, numbers, ack.through))
 
     def _on_pong(self, pong: Pong) -> None:
@@ -298,6 +363,8 @@ class ClientSession(Session[ClientEvent]):
     def _release(self) -> None:
         super()._release()
         self._unacknowledged.clear()
+        self._ledger.clear()
+        self._accounts.clear()
         self._unanswered_pings.clear()
 
 

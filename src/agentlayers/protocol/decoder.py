@@ -27,6 +27,7 @@ from agentlayers.protocol.messages import (
     Authenticate,
     Changes,
     ChunkedMessage,
+    Credit,
     EncryptedEntry,
     Extensions,
     HeadDigest,
@@ -39,6 +40,7 @@ from agentlayers.protocol.messages import (
     RequestChanges,
     StopChanges,
     WriteEntries,
+    WriteWindow,
 )
 from agentlayers.protocol.sequence_digest import DIGEST_BYTES
 from agentlayers.protocol.wire_form import INTEGER_MAX
@@ -87,7 +89,18 @@ def _extensions(fields: Fields) -> Extensions:
         capabilities=frozenset(capabilities),
         incarnation=fields.data("incarnation", size=_IDS_BYTES),
         tenant=fields.text("tenant", bytes_max=NAME_BYTES_MAX),
+        write_window=_write_window(fields),
     )
+
+
+def _write_window(fields: Fields) -> WriteWindow | None:
+    window = fields.optional_list("writeWindow")
+    if window is None:
+        return None
+    messages, ciphertext_bytes = (fields.integer("writeWindow", number) for number in window)
+    if not messages or not ciphertext_bytes:
+        raise MalformedMessageError(f"{fields.tag}.writeWindow: nothing could ever be written")
+    return WriteWindow(messages, ciphertext_bytes)
 
 
 def _authenticate(fields: Fields) -> Authenticate:
@@ -106,7 +119,14 @@ def _public_key(fields: Fields) -> str:
 
 
 def _request_changes(fields: Fields) -> RequestChanges:
-    return RequestChanges(_public_key(fields), fields.number("startSequence"))
+    return RequestChanges(_public_key(fields), fields.number("startSequence"), fields.optional_number("credit"))
+
+
+def _credit(fields: Fields) -> Credit:
+    amount = fields.number("amount")
+    if not amount:
+        raise MalformedMessageError("Credit.amount: 0 grants nothing; expected at least 1")
+    return Credit(_public_key(fields), amount)
 
 
 def _stop_changes(fields: Fields) -> StopChanges:
@@ -226,6 +246,7 @@ _DECODERS: Final[dict[str, Callable[[Fields], Message]]] = {
     "Authenticate": _authenticate,
     "Rejected": _rejected,
     "RequestChanges": _request_changes,
+    "Credit": _credit,
     "StopChanges": _stop_changes,
     "WriteEntries": _write_entries,
     "Ack": _ack,

@@ -18,6 +18,7 @@ from agentlayers.protocol.messages import (
     Authenticate,
     Changes,
     ChunkedMessage,
+    Credit,
     Extensions,
     Hello,
     Message,
@@ -77,20 +78,23 @@ def _encode_hello(message: Hello) -> bytes:
 
 def _encode_extensions(extensions: Extensions) -> bytes:
     capabilities = sorted(extensions.capabilities)
-    return b"".join(
-        (
-            map_header(4),
-            b"\xa7version",
-            pack_number(extensions.version, field="Hello.agentlayers.version"),
-            b"\xaccapabilities",
-            array_header(len(capabilities)),
-            *(pack_str(name, field="Hello.agentlayers.capabilities") for name in capabilities),
-            b"\xabincarnation",
-            pack_bin(extensions.incarnation),
-            b"\xa6tenant",
-            pack_str(extensions.tenant, field="Hello.agentlayers.tenant"),
-        )
-    )
+    window = extensions.write_window
+    parts = [
+        map_header(4 if window is None else 5),
+        b"\xa7version",
+        pack_number(extensions.version, field="Hello.agentlayers.version"),
+        b"\xaccapabilities",
+        array_header(len(capabilities)),
+        *(pack_str(name, field="Hello.agentlayers.capabilities") for name in capabilities),
+        b"\xabincarnation",
+        pack_bin(extensions.incarnation),
+        b"\xa6tenant",
+        pack_str(extensions.tenant, field="Hello.agentlayers.tenant"),
+    ]
+    if window is not None:
+        parts += (b"\xabwriteWindow", array_header(2))
+        parts += (pack_number(number, field="Hello.agentlayers.writeWindow") for number in window)
+    return b"".join(parts)
 
 
 def _encode_authenticate(message: Authenticate) -> bytes:
@@ -104,16 +108,23 @@ def _encode_rejected(message: Rejected) -> bytes:
 
 
 def _encode_request_changes(message: RequestChanges) -> bytes:
-    return b"".join(
-        (
-            map_header(3),
-            b"\xa9publicKey",
-            pack_str(message.public_key, field="RequestChanges.publicKey"),
-            b"\xadstartSequence",
-            pack_number(message.start_sequence, field="RequestChanges.startSequence"),
-            b"\xa4_tag\xaeRequestChanges",
-        )
-    )
+    parts = [
+        map_header(3 if message.credit is None else 4),
+        b"\xa9publicKey",
+        pack_str(message.public_key, field="RequestChanges.publicKey"),
+        b"\xadstartSequence",
+        pack_number(message.start_sequence, field="RequestChanges.startSequence"),
+    ]
+    if message.credit is not None:
+        parts += (b"\xa6credit", pack_number(message.credit, field="RequestChanges.credit"))
+    parts.append(b"\xa4_tag\xaeRequestChanges")
+    return b"".join(parts)
+
+
+def _encode_credit(message: Credit) -> bytes:
+    public_key = pack_str(message.public_key, field="Credit.publicKey")
+    amount = pack_number(message.amount, field="Credit.amount")
+    return b"".join((map_header(3), b"\xa9publicKey", public_key, b"\xa6amount", amount, b"\xa4_tag\xa6Credit"))
 
 
 def _encode_stop_changes(message: StopChanges) -> bytes:
@@ -243,6 +254,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     Authenticate: _encode_authenticate,
     Rejected: _encode_rejected,
     RequestChanges: _encode_request_changes,
+    Credit: _encode_credit,
     StopChanges: _encode_stop_changes,
     Ack: _encode_ack,
     Changes: _encode_changes,

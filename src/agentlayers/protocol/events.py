@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agentlayers.errors import AgentLayersError
+from agentlayers.protocol.credit import CreditAccount
 from agentlayers.protocol.messages import EncryptedEntry, Extensions, HeadDigest, RemoteEncryptedEntry
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ChangesRequested",
     "ChangesStopped",
     "ClientEvent",
+    "CreditGranted",
     "HelloReceived",
     "PingReceived",
     "PongReceived",
@@ -113,10 +115,26 @@ class WriteReceived:
 
 @dataclass(frozen=True, slots=True)
 class ChangesRequested:
-    """Server: send everything of the key from ``start_sequence`` on, and go on doing so."""
+    """
+    Server: send everything of the key from ``start_sequence`` on, and go on doing so.
+
+    Attributes:
+        public_key: What is followed.
+        start_sequence: Where to begin.
+        credit: What may be sent; whoever sends takes it off. The session adds what the client grants, and says so by
+            :class:`CreditGranted`. :obj:`None` sets no bound.
+    """
 
     public_key: str
     start_sequence: int
+    credit: CreditAccount | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreditGranted:
+    """Server: the account of a followed key holds more; go on sending."""
+
+    public_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +152,12 @@ class PingReceived:
     cursors: Mapping[str, int]
 
 
-ServerEvent = AuthenticateReceived | WriteReceived | ChangesRequested | ChangesStopped | PingReceived | SessionFailed
+ServerEvent = (
+    AuthenticateReceived
+    | WriteReceived
+    | ChangesRequested
+    | CreditGranted
+    | ChangesStopped
+    | PingReceived
+    | SessionFailed
+)

@@ -121,6 +121,10 @@ class Fields:
             raise self.wrong(name, "a list", value)
         return value
 
+    def optional_list(self, name: str) -> list[Any] | None:
+        """Return a list, or None if the field is absent."""
+        return self.listed(name) if name in self._values else None
+
     def nested(self, name: str) -> Fields | None:
         """Return the fields of a map, or None if the field is absent."""
         if name not in self._values:
@@ -247,6 +251,13 @@ def _read_head_digest(unpacker: msgpack.Unpacker) -> list[Any]:
     return [unpacker.unpack() for _ in range(count)]
 
 
+def _read_window(unpacker: msgpack.Unpacker) -> list[Any]:
+    count = unpacker.read_array_header()
+    if count != 2:
+        raise MalformedMessageError(f"a write window of the message has {count} items, not [messages, bytes]")
+    return [unpacker.unpack(), unpacker.unpack()]
+
+
 def _read_value(unpacker: msgpack.Unpacker) -> Any:
     return unpacker.unpack()
 
@@ -274,6 +285,7 @@ _EXTENSION_READERS: Final[dict[str, Callable[[msgpack.Unpacker], Any]]] = {
     "capabilities": _read_names,
     "incarnation": _read_value,
     "tenant": _read_value,
+    "writeWindow": _read_window,
 }
 _READERS: Final[dict[str, Callable[[msgpack.Unpacker], Any]]] = {
     **dict.fromkeys(
@@ -289,6 +301,8 @@ _READERS: Final[dict[str, Callable[[msgpack.Unpacker], Any]]] = {
             "tenant",
             "token",
             "code",
+            "credit",
+            "amount",
         ),
         _read_value,
     ),

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "CAPABILITY_ACK_THROUGH",
+    "CAPABILITY_CREDIT",
     "CAPABILITY_DIGESTS",
     "CAPABILITY_ENTRY_NONCES",
     "EXTENSION_VERSION",
@@ -20,6 +21,7 @@ __all__ = [
     "Authenticate",
     "Changes",
     "ChunkedMessage",
+    "Credit",
     "EncryptedEntry",
     "Extensions",
     "HeadDigest",
@@ -32,6 +34,7 @@ __all__ = [
     "RequestChanges",
     "StopChanges",
     "WriteEntries",
+    "WriteWindow",
 ]
 
 EXTENSION_VERSION: Final = 1
@@ -41,6 +44,9 @@ CAPABILITY_ACK_THROUGH: Final = "through"
 """Acks and Changes carry ``through``; the cursor moves only by it."""
 CAPABILITY_DIGESTS: Final = "digests"
 """Ping may carry cursors; Pong then says where the server is, and what it has below each of them."""
+
+CAPABILITY_CREDIT: Final = "credit"
+"""RequestChanges may carry ``credit``, and Credit adds to it; the server sends Changes of that key only within it."""
 
 
 class EncryptedEntry(NamedTuple):
@@ -67,6 +73,19 @@ class RemoteEncryptedEntry(NamedTuple):
     ciphertext: bytes
 
 
+class WriteWindow(NamedTuple):
+    """
+    How much of one public key a client may have written without an Ack.
+
+    Attributes:
+        messages: WriteEntries, empty ones too.
+        ciphertext_bytes: Of their entries; one larger message may go alone.
+    """
+
+    messages: int
+    ciphertext_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Extensions:
     """
@@ -77,12 +96,14 @@ class Extensions:
         capabilities: Names of what the sender understands.
         incarnation: Changes when the server's data was replaced (restored, emptied); 16 bytes.
         tenant: The tenant this connection was let into.
+        write_window: What may be unacknowledged; :obj:`None` from a server that does not say.
     """
 
     version: int
     capabilities: frozenset[str]
     incarnation: bytes
     tenant: str
+    write_window: WriteWindow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +127,33 @@ class Authenticate:
 
 @dataclass(frozen=True, slots=True)
 class RequestChanges:
-    """Client: follow a public key from ``start_sequence`` (the first sequence it does not have)."""
+    """
+    Client: follow a public key from ``start_sequence`` (the first sequence it does not have).
+
+    Attributes:
+        public_key: What to follow.
+        start_sequence: Where to begin.
+        credit: Cost of the Changes that may be sent until a :class:`Credit` adds to it; :obj:`None` sets no bound. Only
+            to a server that announced ``credit``.
+    """
 
     public_key: str
     start_sequence: int
+    credit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """
+    Client: so much more may be sent of a followed key; only to a server that announced ``credit``.
+
+    Attributes:
+        public_key: Requested with a credit.
+        amount: Cost in the sense of :func:`agentlayers.protocol.credit.cost_of`; at least 1.
+    """
+
+    public_key: str
+    amount: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +281,7 @@ Message = (
     | Authenticate
     | Rejected
     | RequestChanges
+    | Credit
     | StopChanges
     | WriteEntries
     | Ack

@@ -16,7 +16,14 @@ OPEN            Authenticate as the first         AuthenticateReceived          
                 message of a stream
 OPEN            Authenticate otherwise            SessionFailed                   FAILED
 OPEN            WriteEntries                      WriteReceived                   OPEN
-OPEN            RequestChanges (again, too)       ChangesRequested                OPEN
+OPEN            WriteEntries past the window,     SessionFailed                   FAILED
+                from a client that gave credit
+OPEN            RequestChanges (again, too)       ChangesRequested, with an       OPEN
+                                                  account if it gave a credit
+OPEN            Credit of a key with an account   the account grows;              OPEN
+                                                  CreditGranted
+OPEN            Credit of a key without one       SessionFailed                   FAILED
+OPEN            Credit of a key not followed      ignored, counted                OPEN
 OPEN            StopChanges of a followed key     ChangesStopped                  OPEN
 OPEN            StopChanges of another key        ignored, counted                OPEN
 OPEN            Ping                              queue Pong                      OPEN
@@ -37,6 +44,9 @@ AWAITING is short for AWAITING_AUTHENTICATION.
 A stock client stops for good on Changes for a key it does not follow, and dies of an unknown
 message: so Changes are only sent while a key is followed, and Rejected only to a client that sent
 Authenticate.
+
+The Acks of a followed key wait behind its Changes, and those for credit. So a client that gives credit has to keep to
+the write window: a server that stopped reading because too many Acks are owed would never read the credit.
 """
 
 from __future__ import annotations
@@ -51,13 +61,21 @@ from agentlayers.errors import (
     LocalProtocolError,
     UnexpectedMessageError,
 )
-from agentlayers.limits import CHUNK_BYTES, FRAME_BYTES_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX
+from agentlayers.limits import (
+    CHUNK_BYTES,
+    FRAME_BYTES_MAX,
+    SUBSCRIPTIONS_PER_CONNECTION_MAX,
+    WRITE_WINDOW_BYTES,
+    WRITE_WINDOW_MESSAGES,
+)
 from agentlayers.protocol.chunking import split_message
+from agentlayers.protocol.credit import CreditAccount, cost_of
 from agentlayers.protocol.encoder import encode_message
 from agentlayers.protocol.events import (
     AuthenticateReceived,
     ChangesRequested,
     ChangesStopped,
+    CreditGranted,
     PingReceived,
     ServerEvent,
     WriteReceived,
@@ -67,6 +85,7 @@ from agentlayers.protocol.messages import (
     Authenticate,
     Changes,
     ChunkedMessage,
+    Credit,
     HeadDigest,
     Hello,
     Message,
@@ -77,8 +96,10 @@ from agentlayers.protocol.messages import (
     RequestChanges,
     StopChanges,
     WriteEntries,
+    WriteWindow,
 )
 from agentlayers.protocol.session import Session, SessionState
+from agentlayers.protocol.write_ledger import WriteLedger
 
 __all__ = ["ServerSession", "encode_changes_frames"]
 
@@ -124,6 +145,9 @@ class ServerSession(Session[ServerEvent]):
         super().__init__(is_stream=is_stream, state=state)
         self._chunk_id = chunk_id or itertools.count().__next__
         self._following: set[str] = set()
+        self._accounts: dict[str, CreditAccount] = {}
+        self._owed = WriteLedger(WriteWindow(WRITE_WINDOW_MESSAGES, WRITE_WINDOW_BYTES))
+        self._gives_credit = self._is_ours = False
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._may_authenticate = is_stream or hello is None
@@ -135,6 +159,11 @@ class ServerSession(Session[ServerEvent]):
     def following(self) -> frozenset[str]:
         """Public keys this client follows now."""
         return frozenset(self._following)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the client has used anything that a stock one does not know."""
+        return self._is_ours
 
     # -- commands ----------------------------------------------------------------------------------
 
@@ -173,12 +202,25 @@ class ServerSession(Session[ServerEvent]):
                 None if the key is not followed.
         """
         if not self._is_over():
+            self._owed.settle(message_id)
             self._outgoing.append(encode_message(Ack(message_id, sequence_numbers, through)))
 
     def send_changes(self, public_key: str, entries: Sequence[RemoteEncryptedEntry], through: int | None) -> None:
-        """Send entries of a key, if the client (still) follows it."""
-        if not self._is_over() and public_key in self._following:
-            self._outgoing += encode_changes_frames(public_key, entries, through, self._chunk_id)
+        """
+        Send entries of a key, if the client (still) follows it.
+
+        Raises:
+            LocalProtocolError: They cost more than the client's credit, or cannot be expressed.
+        """
+        if self._is_over() or public_key not in self._following:
+            return
+        account = self._accounts.get(public_key)
+        if account is not None and entries:
+            cost = cost_of(entries)
+            if not account.covers(cost, len(entries)):
+                raise LocalProtocolError(f"cannot send changes that cost {cost}: the credit is {account.available}")
+            account.spend(cost)
+        self._outgoing += encode_changes_frames(public_key, entries, through, self._chunk_id)
 
     def send_pong(self, ping_id: int, digests: Mapping[str, HeadDigest]) -> None:
         """Answer a Ping that asked about followed keys."""
@@ -187,7 +229,7 @@ class ServerSession(Session[ServerEvent]):
 
     def send_encoded(self, frames: Sequence[bytes], *, public_key: str | None = None) -> None:
         """
-        Send frames that :func:`encode_changes_frames` made.
+        Send frames that :func:`encode_changes_frames` made; whoever made them took them off the credit.
 
         Args:
             frames: All frames of one message.
@@ -229,7 +271,7 @@ class ServerSession(Session[ServerEvent]):
     def _on_authenticate(self, message: Authenticate) -> None:
         if not self._may_authenticate:
             raise UnexpectedMessageError("Authenticate: only as the first message, and only over a stream")
-        self._authenticated = True
+        self._authenticated = self._is_ours = True
         self._state = SessionState.AUTHENTICATING
         self._events.append(AuthenticateReceived(message.tenant, message.token))
 
@@ -242,16 +284,42 @@ class ServerSession(Session[ServerEvent]):
                     declared=len(self._following) + 1,
                 )
             self._following.add(message.public_key)
-        self._events.append(ChangesRequested(message.public_key, message.start_sequence))
+        account = None if message.credit is None else CreditAccount(message.credit)
+        if account is None:
+            self._accounts.pop(message.public_key, None)
+        else:
+            self._accounts[message.public_key] = account
+            self._gives_credit = self._is_ours = True
+        self._events.append(ChangesRequested(message.public_key, message.start_sequence, account))
+
+    def _on_credit(self, message: Credit) -> None:
+        self._is_ours = True
+        if message.public_key not in self._following:
+            self._ignored += 1
+            return
+        account = self._accounts.get(message.public_key)
+        if account is None:
+            raise UnexpectedMessageError("Credit: this public key was requested without a credit to add to")
+        account.grant(message.amount)
+        self._events.append(CreditGranted(message.public_key))
 
     def _on_stop_changes(self, message: StopChanges) -> None:
         if message.public_key not in self._following:
             self._ignored += 1
             return
         self._following.discard(message.public_key)
+        self._accounts.pop(message.public_key, None)
         self._events.append(ChangesStopped(message.public_key))
 
     def _on_write_entries(self, message: WriteEntries) -> None:
+        # A stock client knows no window; who gives credit knows it, and could block itself without it.
+        if self._gives_credit and not self._owed.has_room(message.public_key):
+            raise LimitExceededError(
+                limit="WRITE_WINDOW_MESSAGES", allowed=WRITE_WINDOW_MESSAGES, declared=WRITE_WINDOW_MESSAGES + 1
+            )
+        self._owed.add(message.id, message.public_key)
+        entries = message.entries
+        self._is_ours = self._is_ours or (len(entries) > 1 and entries[1].iv != entries[0].iv)
         self._events.append(WriteReceived(message.id, message.public_key, tuple(message.entries)))
 
     def _on_ping(self, message: Ping) -> None:
@@ -259,6 +327,7 @@ class ServerSession(Session[ServerEvent]):
             self._outgoing.append(encode_message(Pong(message.id)))
             return
         # What this client does not follow is nothing to it, here too.
+        self._is_ours = True
         cursors = {key: cursor for key, cursor in message.cursors.items() if key in self._following}
         self._events.append(PingReceived(message.id, cursors))
 
@@ -272,6 +341,8 @@ class ServerSession(Session[ServerEvent]):
     def _release(self) -> None:
         super()._release()
         self._following.clear()
+        self._accounts.clear()
+        self._owed.clear()
         self._held.clear()
         self._held_bytes = 0
 
@@ -279,6 +350,7 @@ class ServerSession(Session[ServerEvent]):
 _HANDLERS: Final[dict[type, Callable[[ServerSession, Any], None]]] = {
     Authenticate: ServerSession._on_authenticate,
     RequestChanges: ServerSession._on_request_changes,
+    Credit: ServerSession._on_credit,
     StopChanges: ServerSession._on_stop_changes,
     WriteEntries: ServerSession._on_write_entries,
     Ping: ServerSession._on_ping,

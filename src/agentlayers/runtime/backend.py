@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import abc
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from agentlayers.errors import UsageError
 from agentlayers.runtime.message import AgentMessage
 from agentlayers.runtime.options import QueryOptions
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
 
-__all__ = ["AgentBackend", "BackendQuery", "Prompt"]
+__all__ = ["AgentBackend", "BackendQuery", "Control", "Prompt"]
 
 Prompt = str | AsyncIterable[Mapping[str, Any]] | None
 """
@@ -27,6 +28,12 @@ What a query is asked: one text, or user messages as they come (*streaming input
 :obj:`None` is streaming input without a first message: everything comes through ``send``.
 """
 
+Control = Literal[
+    "initialization_result", "mcp_server_status", "rewind_files", "set_max_thinking_tokens", "set_mcp_servers",
+    "stop_task",
+]  # fmt: skip
+"""Requests that only some backends know; see :class:`~agentlayers.runtime.query_controls.QueryControls`."""
+
 
 class BackendQuery(abc.ABC):
     """
@@ -34,7 +41,13 @@ class BackendQuery(abc.ABC):
 
     Iterating yields each message once, in order, and ends after the result of the last turn: for a text
     prompt that is its only result; with streaming input the input has to be closed first.
+
+    Attributes:
+        reads_ahead: It keeps what the agent says until it is read, however much that is. Then the agent is never
+            made to wait for a slow reader: that would save no memory, and leave unrecorded what it said.
     """
+
+    reads_ahead: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __aiter__(self) -> AsyncIterator[AgentMessage]:
@@ -74,6 +87,15 @@ class BackendQuery(abc.ABC):
         Raises:
             UsageError: No such mode.
         """
+
+    async def control(self, request: Control, **arguments: Any) -> Any:  # noqa: ARG002
+        """
+        Ask something that not every backend knows.
+
+        Raises:
+            UsageError: This one does not.
+        """
+        raise UsageError(f"{request} is nothing this backend can do")
 
     @abc.abstractmethod
     async def aclose(self) -> None:

@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 from agentlayers.errors import AgentLayersError, BackendError, StateError, UsageError
 from agentlayers.logs import get_logger
-from agentlayers.runtime.backend import BackendQuery, Prompt
+from agentlayers.runtime.backend import BackendQuery, Control, Prompt
+from agentlayers.runtime.claude_controls import claude_control
 from agentlayers.runtime.claude_errors import ClaudeExitError, ClaudeLoginError, translate_error
 from agentlayers.runtime.claude_process import ClaudeProcess
 from agentlayers.runtime.claude_progress import ClaudeProgress
@@ -27,6 +28,8 @@ from agentlayers.runtime.query_input import QueryInput
 __all__ = ["ClaudeQuery", "StderrTail"]
 
 logger = get_logger(__name__)
+
+T = TypeVar("T")
 
 STDERR_LINES_KEPT: Final = 50
 """Of what the command wrote to stderr; often the only place where the reason of a failure stands."""
@@ -64,6 +67,8 @@ class ClaudeQuery(BackendQuery):
         process: Watches over the command's process.
         stderr: What the command writes there.
     """
+
+    reads_ahead = True
 
     def __init__(self, prompt: Prompt, *, client: Any, process: ClaudeProcess, stderr: StderrTail) -> None:
         self._prompt = prompt
@@ -259,9 +264,13 @@ class ClaudeQuery(BackendQuery):
             raise UsageError(f"permission mode {mode!r} is unknown; it is one of {', '.join(PERMISSION_MODES)}")
         await self._control(self._client.set_permission_mode(mode))
 
-    async def _control(self, request: Awaitable[None]) -> None:
+    async def control(self, request: Control, **arguments: Any) -> Any:
+        """Ask the command something else; see :mod:`agentlayers.runtime.claude_controls`."""
+        return await self._control(claude_control(self._client, request, arguments))
+
+    async def _control(self, request: Awaitable[T]) -> T:
         try:
-            await request
+            return await request
         except AgentLayersError:
             raise
         except Exception as error:

@@ -12,13 +12,18 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Self, final
 
-from agentlayers.errors import QueryTimeoutError, StateError
+from agentlayers.errors import QueryTimeoutError, StateError, UsageError
 from agentlayers.logs import get_logger
 from agentlayers.runtime.backend import BackendQuery, Prompt
+from agentlayers.runtime.broadcast import Subscription
 from agentlayers.runtime.late_tap import LateTap
 from agentlayers.runtime.message import AgentMessage, user_message
+from agentlayers.runtime.query_controls import QueryControls
 from agentlayers.runtime.query_status import QueryState, QueryStatus
+from agentlayers.runtime.settings import QueueStrategy
+from agentlayers.runtime.shared_messages import SharedMessages
 from agentlayers.runtime.tap import MessageTap, QueryEnd, Receipt
+from agentlayers.runtime.telemetry import QueryTelemetry
 
 __all__ = ["QueryHandle", "QueryStatus"]
 
@@ -27,14 +32,17 @@ logger = get_logger(__name__)
 MESSAGES_BUFFERED_MAX: Final = 1024
 """Messages kept for a caller that does not read; past it the agent waits, until it is interrupted or closed."""
 
+READER_MESSAGES_BUFFERED: Final = 16
+"""Messages kept for one of several readers that is behind the others, as in the reference."""
+
 
 @final
-class QueryHandle:
+class QueryHandle(QueryControls):
     """
     A running query; made by the supervisor, used inside ``async with runtime.query(...)``.
 
-    Iterate over it for its messages (one task at a time). Attributes and control methods may be used from
-    any task of the event loop.
+    Iterate over it for its messages (one task at a time; :meth:`share` is for several). Attributes and control
+    methods may be used from any task of the event loop.
 
     Attributes:
         query_id: Names the query in events, errors and logs.
@@ -47,12 +55,14 @@ class QueryHandle:
         *,
         prompt: Prompt = None,
         taps: Iterable[MessageTap] = (),
+        telemetry: QueryTelemetry | None = None,
         interrupt_grace_seconds: float = 2.0,
     ) -> None:
         self.query_id = query_id
         self.result: AgentMessage | None = None
         self._prompt = prompt
         self._taps = list(taps)
+        self._telemetry = telemetry
         self._grace = interrupt_grace_seconds
         self._query: BackendQuery | None = None
         self._state: QueryState = "starting"
@@ -65,6 +75,7 @@ class QueryHandle:
         self._unbounded = False
         self._discarding = False
         self._reading = False
+        self._shared: SharedMessages | None = None
         self._gone = False
         self._interrupting = False
         self._ending = False
@@ -87,13 +98,54 @@ class QueryHandle:
             BackendError: The agent broke down.
             StorageError: A message could not be recorded, in strict mode only.
         """
+        if self._shared is not None:
+            raise StateError("the messages of this query are shared; iterate over what share() returned")
         if self._reading:
-            raise StateError("the messages of a query are read by one task at a time")
+            raise StateError("the messages of a query are read by one task at a time; share() is for several")
         self._reading = True
         try:
             return await self._next()
         finally:
             self._reading = False
+
+    def share(
+        self, *, capacity: int = READER_MESSAGES_BUFFERED, strategy: QueueStrategy = "suspend", replay: int = 0
+    ) -> SharedMessages:
+        """
+        Let several readers have every message from here on; each ``async for`` over the result is one.
+
+        Args:
+            capacity: Messages kept for a reader that is behind the others.
+            strategy: What happens past that: the others wait (``suspend``), or that reader loses the newest
+                (``dropping``) or the oldest (``sliding``). Recording never waits for a reader.
+            replay: Messages shown again to a reader that comes later.
+
+        Raises:
+            StateError: It is shared already, or somebody reads it at the moment.
+            UsageError: A number or a strategy that cannot be right.
+        """
+        if self._shared is not None or self._reading:
+            raise StateError("the messages of this query are shared or read already; share it once, before reading it")
+        self._shared = SharedMessages(self._next, capacity=capacity, strategy=strategy, replay=replay)
+        return self._shared
+
+    def broadcast(
+        self, count: int, *, capacity: int = READER_MESSAGES_BUFFERED, strategy: QueueStrategy = "suspend"
+    ) -> list[Subscription[AgentMessage]]:
+        """
+        Give ``count`` readers every message from here on, so that none misses one though it begins later.
+
+        With ``suspend`` no reader gets further ahead of the slowest than ``capacity`` messages, not even of one that
+        never reads; close the one you do not need.
+
+        Raises:
+            StateError: As :meth:`share`.
+            UsageError: As :meth:`share`, or less than one reader.
+        """
+        if count < 1:
+            raise UsageError(f"a broadcast needs at least one reader, got {count!r}")
+        shared = self.share(capacity=capacity, strategy=strategy)
+        return [shared.subscribe() for _ in range(count)]
 
     async def _next(self) -> AgentMessage:
         while not self._buffer:
@@ -149,14 +201,6 @@ class QueryHandle:
         self._unbounded = True
         self._room.set()
         await self._query.interrupt()
-
-    async def set_model(self, model: str | None = None) -> None:
-        """Use another model from the next turn on."""
-        await self._running().set_model(model)
-
-    async def set_permission_mode(self, mode: str) -> None:
-        """Decide about tools in another way from now on."""
-        await self._running().set_permission_mode(mode)
 
     def attach(self, tap: MessageTap) -> None:
         """
@@ -279,8 +323,11 @@ class QueryHandle:
             started.cancel()
             raise
         self._query = query
+        self._unbounded = query.reads_ahead
         self._state = "running"
         try:
+            if self._telemetry is not None:
+                self._telemetry.started()
             if on_started is not None:
                 await on_started()
             started.set_result(None)
@@ -305,6 +352,8 @@ class QueryHandle:
             self._error = self._error or error
         self._state = self._final_state()
         try:
+            if self._telemetry is not None:
+                self._telemetry.gone(self._state, self._error)
             await on_gone(self._state)
             end = QueryEnd(self._state, self._session_id)
             # Together, because each may wait a while for a store that does not answer.
@@ -334,6 +383,8 @@ class QueryHandle:
             receipt = await _quietly(tap.received(message), "received", self.query_id)
             if receipt is not None:
                 receipts.append(receipt)
+        if self._telemetry is not None:
+            await self._tell(self._telemetry, message, receipts)
         if self._discarding:
             return
         self._buffer.append((message, receipts))
@@ -342,6 +393,10 @@ class QueryHandle:
         while len(self._buffer) >= MESSAGES_BUFFERED_MAX and not (self._unbounded or self._discarding):
             self._room.clear()
             await self._room.wait()
+
+    async def _tell(self, telemetry: QueryTelemetry, message: AgentMessage, receipts: list[Receipt]) -> None:
+        telemetry.recording(receipts)
+        await _quietly(telemetry.received(message), "telemetry", self.query_id)
 
     async def _shut_down(self) -> None:
         """Ask nicely, then insist."""
@@ -358,6 +413,8 @@ class QueryHandle:
             owner.cancel()
         # Past this point only the backend's own closing and the taps are waited for; both are bounded by themselves.
         await asyncio.wait({owner})
+        if self._shared is not None:
+            await self._shared.aclose()
         await self._end_late_taps()
         self._buffer.clear()
 

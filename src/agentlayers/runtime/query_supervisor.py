@@ -13,6 +13,7 @@ import random as random_module
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
@@ -37,6 +38,7 @@ from agentlayers.runtime.query_event import (
 from agentlayers.runtime.query_handle import QueryHandle
 from agentlayers.runtime.settings import SupervisorSettings
 from agentlayers.runtime.tap import MessageTap
+from agentlayers.runtime.telemetry import QueryTelemetry, Telemetry, find_telemetry
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
@@ -116,6 +118,8 @@ class QuerySupervisor:
 
     Args:
         settings: Limits; the defaults if :obj:`None`. A mapping is checked (as it comes from YAML).
+        telemetry: Told what queries do. Without it OpenTelemetry is, if ``metrics_enabled`` or ``tracing_enabled``
+            is set and the extra ``otel`` installed.
         clock: Wall-clock seconds, for events.
         random: Source of query ids; :obj:`None` is the system's.
     """
@@ -124,11 +128,15 @@ class QuerySupervisor:
         self,
         settings: SupervisorSettings | None = None,
         *,
+        telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.time,
         random: random_module.Random | None = None,
     ) -> None:
         self.settings = SupervisorSettings.of(settings)
         self.metrics = QueryMetrics()
+        self._telemetry = find_telemetry(
+            telemetry, metrics=self.settings.metrics_enabled, tracing=self.settings.tracing_enabled
+        )
         self._clock = clock
         self._random = random
         self._slots_taken = 0
@@ -193,24 +201,29 @@ class QuerySupervisor:
             BackendError: The agent could not be started.
         """
         query_id = new_uuid(self._random)
-        await self._take_slot(query_id)
+        watch = None if self._telemetry is None else self._telemetry.query(query_id)
+        await self._take_slot(query_id, watch)
         handle = QueryHandle(
             query_id,
             prompt=prompt,
             taps=taps,
+            telemetry=watch,
             interrupt_grace_seconds=self.settings.interrupt_grace_seconds,
         )
         begun = time.monotonic()
         self._active[query_id] = handle
         try:
-            owner = await handle.open(
-                start,
-                on_started=lambda: self._running(query_id),
-                on_gone=lambda state: self._gone(query_id, state, begun),
-            )
+            with nullcontext() if watch is None else watch.current():
+                owner = await handle.open(
+                    start,
+                    on_started=lambda: self._running(query_id),
+                    on_gone=lambda state: self._gone(query_id, state, begun),
+                )
         except BaseException as error:
             if self._active.pop(query_id, None) is not None:
                 self._free_slot()
+            if watch is not None:
+                watch.refused(error)
             if isinstance(error, Exception):
                 self._failed += 1
                 code = str(getattr(error, "code", type(error).__name__))
@@ -237,7 +250,18 @@ class QuerySupervisor:
         await self._emit(QueryCompleted(query_id, self._clock(), _STATUS.get(state, "failure")))
 
     # -- slots ------------------------------------------------------------------------------------------
-    async def _take_slot(self, query_id: str) -> None:
+    async def _take_slot(self, query_id: str, watch: QueryTelemetry | None) -> None:
+        if watch is None:
+            return await self._wait_for_slot(query_id)
+        watch.queued()
+        try:
+            await self._wait_for_slot(query_id)
+        except BaseException as error:
+            watch.refused(error)
+            raise
+        return watch.granted()
+
+    async def _wait_for_slot(self, query_id: str) -> None:
         if self._closed:
             raise StateError("the query supervisor is closed")
         if self._slots_taken < self.settings.concurrency_limit and not self._pending and not self._suspended:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, final
 
 from agentlayers.errors import BackendError, StateError, UsageError
-from agentlayers.runtime.backend import BackendQuery, Prompt
+from agentlayers.runtime.backend import BackendQuery, Control, Prompt
 from agentlayers.runtime.frames import Frames
 from agentlayers.runtime.hooks import run_hooks
 from agentlayers.runtime.message import AgentMessage, text_of, user_message
@@ -173,6 +173,15 @@ class ScriptedQuery(BackendQuery):
         if mode not in PERMISSION_MODES:
             raise UsageError(f"permission mode {mode!r} is unknown; it is one of {', '.join(PERMISSION_MODES)}")
         self._mode = mode
+
+    async def control(self, request: Control, **arguments: Any) -> Any:
+        """Answer as an agent without commands, MCP servers and account."""
+        if request == "initialization_result":
+            models = [{"value": self._model, "displayName": self._model, "description": "Plays a script."}]
+            return {"commands": [], "agents": [], "models": models, "account": {}}
+        if request == "mcp_server_status":
+            return []
+        return await super().control(request, **arguments)
 
     async def aclose(self) -> None:
         """Stop everything and remove the temporary directory."""

@@ -12,12 +12,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from agentlayers.errors import AccessError, LimitExceededError, StorageError
-from agentlayers.limits import CONNECT_TIMEOUT_SECONDS, KIB, MESSAGE_BYTES_MAX, OUTBOX_BYTES_MAX
+from agentlayers.limits import (
+    CONNECT_TIMEOUT_SECONDS,
+    KIB,
+    MESSAGE_BYTES_MAX,
+    OUTBOX_BYTES_MAX,
+    SUBSCRIPTIONS_PER_CONNECTION_MAX,
+    WRITE_WINDOW_MESSAGES,
+)
 from agentlayers.logs import get_logger
 from agentlayers.protocol.events import (
     AuthenticateReceived,
     ChangesRequested,
     ChangesStopped,
+    CreditGranted,
     PingReceived,
     ServerEvent,
     SessionFailed,
@@ -45,8 +53,9 @@ WRITE_BYTES_IN_FLIGHT_MAX: Final = 16 * 1024 * 1024
 ENTRY_BYTES_MAX: Final = MESSAGE_BYTES_MAX - 64 * KIB
 """Ciphertext of one entry. One that no Changes could carry would stop its key for every subscriber."""
 
-ACKS_OWED_MAX: Final = 4096
-"""Writes without an Ack, most of them waiting until their writer has read its backlog."""
+ACKS_OWED_MAX: Final = 2 * SUBSCRIPTIONS_PER_CONNECTION_MAX * WRITE_WINDOW_MESSAGES
+"""Writes without an Ack, most of them waiting until their writer has read its backlog; more than a client that keeps to
+its write windows can have, because its credit is not read either while this is reached."""
 
 LIVE_BYTES_MAX: Final = OUTBOX_BYTES_MAX // 2
 """Queued past this, a live subscriber goes back to reading from storage, and no more is read from its socket."""
@@ -162,7 +171,10 @@ class Connection:
         if isinstance(event, WriteReceived):
             self._write(event)
         elif isinstance(event, ChangesRequested):
-            await self._hub.subscribe(self, self._key(event.public_key), event.start_sequence)
+            await self._hub.subscribe(self, self._key(event.public_key), event.start_sequence, event.credit)
+        elif isinstance(event, CreditGranted):
+            if self._hub.lags(self):
+                self.must_catch_up()
         elif isinstance(event, ChangesStopped):
             self._hub.unsubscribe(self, self._key(event.public_key))
         elif isinstance(event, PingReceived):

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import Final
 
+from agentlayers.limits import WRITE_WINDOW_BYTES, WRITE_WINDOW_MESSAGES
 from agentlayers.protocol.messages import (
     CAPABILITY_ACK_THROUGH,
+    CAPABILITY_CREDIT,
     CAPABILITY_DIGESTS,
     CAPABILITY_ENTRY_NONCES,
     EXTENSION_VERSION,
     Extensions,
     Hello,
+    WriteWindow,
 )
 from agentlayers.server.storage import ServerStorage
 
 __all__ = ["CAPABILITIES", "greeting_of"]
 
-CAPABILITIES: Final = frozenset({CAPABILITY_ENTRY_NONCES, CAPABILITY_ACK_THROUGH, CAPABILITY_DIGESTS})
+CAPABILITIES: Final = frozenset(
+    {CAPABILITY_ENTRY_NONCES, CAPABILITY_ACK_THROUGH, CAPABILITY_DIGESTS, CAPABILITY_CREDIT}
+)
 """All that this release's server understands."""
+
+_WRITE_WINDOW: Final = WriteWindow(WRITE_WINDOW_MESSAGES, WRITE_WINDOW_BYTES)
 
 
 async def greeting_of(storage: ServerStorage, tenant: str) -> Hello:
@@ -28,4 +35,5 @@ async def greeting_of(storage: ServerStorage, tenant: str) -> Hello:
         StorageError: The storage cannot be read, or the tenant not be created.
     """
     info = await storage.tenant(tenant)
-    return Hello(info.remote_id, Extensions(EXTENSION_VERSION, CAPABILITIES, info.incarnation, tenant))
+    extensions = Extensions(EXTENSION_VERSION, CAPABILITIES, info.incarnation, tenant, _WRITE_WINDOW)
+    return Hello(info.remote_id, extensions)

@@ -13,17 +13,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from agentlayers.errors import StorageCorruptionError, StorageError
-from agentlayers.limits import CHANGES_BATCH_BYTES_MAX, CHANGES_BATCH_ENTRIES_MAX
 from agentlayers.logs import get_logger
+from agentlayers.protocol.credit import CreditAccount
 from agentlayers.protocol.messages import EncryptedEntry, HeadDigest, RemoteEncryptedEntry
 from agentlayers.protocol.server_session import encode_changes_frames
 from agentlayers.server.broadcast import Broadcast
+from agentlayers.server.fan_out import FanOut, Write
 from agentlayers.server.storage import Appended, ServerStorage
-from agentlayers.server.subscription import Peer, PendingAck, Subscription
+from agentlayers.server.subscription import Encode, Peer, PendingAck, Subscription
 
 __all__ = ["Hub", "Key"]
 
@@ -46,31 +47,28 @@ class Key(NamedTuple):
     public_key: str
 
 
-class _Write(NamedTuple):
-    peer: Peer
-    message_id: int
-    entries: Sequence[EncryptedEntry]
-    size: int
-
-
 class _Channel:
     """One key: who follows it, what waits to be stored, and the first sequence that is not committed."""
 
-    __slots__ = ("head", "key", "lock", "pending", "subscriptions", "task", "users")
+    __slots__ = ("fan_out", "head", "key", "lock", "pending", "task", "users")
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, fan_out: FanOut) -> None:
         self.key = key
+        self.fan_out = fan_out
         self.head: int | None = None
-        self.subscriptions: dict[Peer, Subscription] = {}
-        self.pending: deque[_Write] = deque()
+        self.pending: deque[Write] = deque()
         self.task: asyncio.Task[None] | None = None
-        # Held by an append until it is published, so that a head that is read never runs ahead of it.
+        # Held by an append until it is in the fan-out, so that a head that is read never runs ahead of it.
         self.lock = asyncio.Lock()
         self.users = 0
 
     @property
+    def subscriptions(self) -> dict[Peer, Subscription]:
+        return self.fan_out.subscriptions
+
+    @property
     def is_idle(self) -> bool:
-        return not (self.subscriptions or self.pending or self.task or self.users)
+        return not (self.subscriptions or self.pending or self.task or self.fan_out.task or self.users)
 
 
 class Hub:
@@ -99,12 +97,12 @@ class Hub:
         """
         size = sum(len(entry.ciphertext) for entry in entries)
         channel = self._channel(key)
-        channel.pending.append(_Write(peer, message_id, entries, size))
+        channel.pending.append(Write(peer, message_id, entries, size))
         if channel.task is None:
             channel.task = asyncio.create_task(self._drain(channel))
         return size
 
-    async def subscribe(self, peer: Peer, key: Key, start: int) -> None:
+    async def subscribe(self, peer: Peer, key: Key, start: int, credit: CreditAccount | None = None) -> None:
         """
         Send a peer everything of a key from ``start`` on, now and later.
 
@@ -123,14 +121,14 @@ class Hub:
             channel.users -= 1
             self._rest(channel)
         start = 0 if start == 1 else max(start, 0)
-        subscription = Subscription(peer, min(start, head))
+        subscription = Subscription(peer, min(start, head), credit)
         replaced = channel.subscriptions.get(peer)
         if replaced is not None:
             replaced.is_closed = True
             subscription.acks = replaced.acks
         self._channel(key).subscriptions[peer] = subscription
         self._followed.setdefault(peer, {})[key] = subscription
-        self._settle(channel, subscription)
+        channel.fan_out.settle(subscription)
 
     def unsubscribe(self, peer: Peer, key: Key) -> None:
         """End a subscription; Acks that waited for their place are sent at once."""
@@ -165,7 +163,7 @@ class Hub:
             StorageError: The storage cannot be read.
         """
         followed = self._followed.get(peer, {})
-        key = next((key for key, found in followed.items() if not found.is_live), None)
+        key = next((key for key, found in followed.items() if found.lags), None)
         if key is None:
             return False
         subscription = followed.pop(key)
@@ -175,13 +173,13 @@ class Hub:
         entries = await self._read(channel, subscription)
         if not subscription.is_closed:
             if subscription.next == start:
-                subscription.advance(entries, self._encoder(key))
-            self._settle(channel, subscription, wake=False)
-        return any(not found.is_live for found in self._followed.get(peer, {}).values())
+                subscription.advance(entries, channel.fan_out.encode)
+            channel.fan_out.settle(subscription, wake=False)
+        return any(found.lags for found in self._followed.get(peer, {}).values())
 
     def lags(self, peer: Peer) -> bool:
-        """Whether a peer reads any key from storage."""
-        return any(not found.is_live for found in self._followed.get(peer, {}).values())
+        """Whether a peer is to be read any key from storage for now; not one for which it has given no credit."""
+        return any(found.lags for found in self._followed.get(peer, {}).values())
 
     async def digest(self, key: Key, cursor: int) -> HeadDigest:
         """
@@ -200,9 +198,8 @@ class Hub:
             self._rest(channel)
 
     async def close(self) -> None:
-        """Wait until every write that was accepted is stored and acknowledged."""
-        tasks = [channel.task for channel in self._channels.values() if channel.task]
-        if tasks:
+        """Wait until every write that was accepted is stored, acknowledged and on its way to all who follow."""
+        while tasks := [task for found in self._channels.values() for task in (found.task, found.fan_out.task) if task]:
             await asyncio.wait(tasks)
 
     # -- writing --------------------------------------------------------------------------------------------
@@ -216,57 +213,30 @@ class Hub:
             self._rest(channel)
 
     async def _append(self, channel: _Channel) -> None:
-        """Store the writes that are waiting with one append, and publish them."""
+        """Store the writes that are waiting with one append, acknowledge them, and hand them to the fan-out."""
         writes = _take(channel.pending)
         entries = [entry for write in writes for entry in write.entries]
+        appended = Appended((), ())
         try:
-            appended = Appended((), ())
             if entries:
                 appended = await self._storage.append(*channel.key, entries)
-            self._publish(channel, writes, appended)
+            self._acknowledge(channel, writes, appended)
         except StorageError as error:
             logger.error("append_failed", tenant=channel.key.tenant, error=str(error))  # noqa: TRY400 - says it all
             _fail(writes, error)
         except Exception as error:  # one key's trouble is its writers', and stays there
             logger.exception("append_failed", tenant=channel.key.tenant)
             _fail(writes, error)
-        finally:
-            for write in writes:
-                write.peer.write_settled(write.size)
-
-    def _publish(self, channel: _Channel, writes: list[_Write], appended: Appended) -> None:
-        new = appended.new
-        if new:
-            channel.head = max(channel.head or 0, new[-1].sequence + 1)
-        self._register_acks(channel, writes, appended)
-        shared: list[Broadcast] | None = None
-        encode = self._encoder(channel.key)
-        for subscription in channel.subscriptions.values():
-            if subscription.acks or not new or not self._can_follow(subscription, new):
-                self._publish_alone(channel, subscription, new)
-                continue
-            if shared is None:
-                shared = [encode(batch, batch[-1].sequence + 1) for batch in _batches(new)]
-            for broadcast in shared:
-                subscription.peer.send_changes(broadcast)
-            subscription.next = new[-1].sequence + 1
-
-    def _can_follow(self, subscription: Subscription, new: Sequence[RemoteEncryptedEntry]) -> bool:
-        return subscription.is_live and subscription.next == new[0].sequence and not subscription.peer.is_congested
-
-    def _publish_alone(
-        self, channel: _Channel, subscription: Subscription, new: Sequence[RemoteEncryptedEntry]
-    ) -> None:
-        """Bring one subscriber forward that cannot share the frames of the others."""
-        encode = self._encoder(channel.key)
-        if new and self._can_follow(subscription, new):
-            for batch in _batches(new):
-                subscription.advance(batch, encode)
+        if appended.new:
+            channel.fan_out.offer(appended.new, writes)
         else:
-            subscription.advance((), encode)
-        self._settle(channel, subscription)
+            for write in writes:
+                write.settle()
 
-    def _register_acks(self, channel: _Channel, writes: list[_Write], appended: Appended) -> None:
+    def _acknowledge(self, channel: _Channel, writes: list[Write], appended: Appended) -> None:
+        """Give each write its Ack: at once, or where its writer has not everything below it yet, a place in line."""
+        if appended.new:
+            channel.head = appended.new[0].sequence + len(appended.new)
         own = appended.new[0].sequence if appended.new else channel.head or 0
         position = 0
         for peer, message_id, entries, _ in writes:
@@ -280,13 +250,14 @@ class Hub:
                 peer.send_ack(message_id, sequences, None)
             else:
                 subscription.acks.append(PendingAck(message_id, sequences, own_start, own))
+                channel.fan_out.acknowledge(subscription)
 
     # -- reading --------------------------------------------------------------------------------------------
     async def _head(self, channel: _Channel) -> int:
         if channel.head is None:
             async with channel.lock:
                 if channel.head is None:
-                    channel.head = await self._storage.head(*channel.key)
+                    channel.head = channel.fan_out.published = await self._storage.head(*channel.key)
         return channel.head
 
     async def _read(self, channel: _Channel, subscription: Subscription) -> list[RemoteEncryptedEntry]:
@@ -296,25 +267,19 @@ class Hub:
         stop = head if own_start is None or own_start <= start else min(own_start, head)
         if start >= stop:
             return []
+        entries_max, bytes_max = subscription.batch_max()
         entries = await self._storage.read(
             *channel.key,
             start,
-            entries_max=min(stop - start, CHANGES_BATCH_ENTRIES_MAX),
-            bytes_max=CHANGES_BATCH_BYTES_MAX,
+            entries_max=min(stop - start, entries_max),
+            bytes_max=bytes_max,
         )
         if not entries or entries[0].sequence != start:
             reason = f"sequence {start} is missing below the head {head}; restore the storage from a backup"
             raise StorageCorruptionError(backend="server", operation="read", reason=reason)
         return entries
 
-    def _settle(self, channel: _Channel, subscription: Subscription, *, wake: bool = True) -> None:
-        """Decide whether a subscriber is live, and release the Acks whose place it has reached."""
-        subscription.advance((), self._encoder(channel.key))
-        subscription.is_live = subscription.next >= (channel.head or 0)
-        if wake and not subscription.is_live:
-            subscription.peer.must_catch_up()
-
-    def _encoder(self, key: Key) -> Callable[[Sequence[RemoteEncryptedEntry], int], Broadcast]:
+    def _encoder(self, key: Key) -> Encode:
         def encode(entries: Sequence[RemoteEncryptedEntry], through: int) -> Broadcast:
             return Broadcast(encode_changes_frames(key.public_key, entries, through, self._chunk_ids))
 
@@ -324,8 +289,17 @@ class Hub:
     def _channel(self, key: Key) -> _Channel:
         channel = self._channels.get(key)
         if channel is None:
-            channel = self._channels[key] = _Channel(key)
+            channel = self._channels[key] = self._new_channel(key)
         self._idle.pop(key, None)
+        return channel
+
+    def _new_channel(self, key: Key) -> _Channel:
+        channel: _Channel
+
+        def rest() -> None:
+            self._rest(channel)
+
+        channel = _Channel(key, FanOut(self._encoder(key), rest))
         return channel
 
     def _rest(self, channel: _Channel) -> None:
@@ -338,12 +312,12 @@ class Hub:
             del self._channels[key]
 
 
-def _fail(writes: list[_Write], error: Exception) -> None:
+def _fail(writes: list[Write], error: Exception) -> None:
     for write in writes:
         write.peer.write_failed(error)
 
 
-def _take(pending: deque[_Write]) -> list[_Write]:
+def _take(pending: deque[Write]) -> list[Write]:
     writes = [pending.popleft()]
     count, size = len(writes[0].entries), writes[0].size
     while pending and count < APPEND_ENTRIES_MAX and size < APPEND_BYTES_MAX:
@@ -361,18 +335,3 @@ def _after_own(own: int, sequences: Sequence[int]) -> int:
         if sequence == own:
             own += 1
     return own
-
-
-def _batches(
-    entries: Sequence[RemoteEncryptedEntry],
-) -> Iterator[Sequence[RemoteEncryptedEntry]]:
-    """Cut entries into Changes of bounded size."""
-    start = size = 0
-    for index, entry in enumerate(entries):
-        size += len(entry.ciphertext)
-        too_many = index - start >= CHANGES_BATCH_ENTRIES_MAX
-        if index > start and (too_many or size > CHANGES_BATCH_BYTES_MAX):
-            yield entries[start:index]
-            start, size = index, len(entry.ciphertext)
-    if start < len(entries):
-        yield entries[start:]

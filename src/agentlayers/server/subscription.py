@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agentlayers.limits import CHANGES_BATCH_BYTES_MAX, CHANGES_BATCH_ENTRIES_MAX, CREDIT_ENTRY_BYTES
+from agentlayers.protocol.credit import CreditAccount, cost_of
 from agentlayers.protocol.messages import RemoteEncryptedEntry
 from agentlayers.server.broadcast import Broadcast
 
@@ -85,25 +87,50 @@ class Subscription:
         next: First sequence neither sent to it nor written by it; its ``through``.
         is_live: New entries are sent as they are committed; otherwise they are read from storage.
         is_closed: Replaced or ended; nothing may be sent through it any more.
+        credit: What the peer still takes; :obj:`None` if it sets no bound.
     """
 
-    __slots__ = ("acks", "is_closed", "is_live", "next", "peer")
+    __slots__ = ("acks", "credit", "is_closed", "is_live", "next", "peer")
 
-    def __init__(self, peer: Peer, start: int) -> None:
+    def __init__(self, peer: Peer, start: int, credit: CreditAccount | None = None) -> None:
         self.peer = peer
+        self.credit = credit
         self.next = start
         self.is_live = False
         self.is_closed = False
         self.acks: deque[PendingAck] = deque()
 
+    @property
+    def lags(self) -> bool:
+        """Whether it is to be read for now: it is behind, and the peer has credit left."""
+        return not self.is_live and (self.credit is None or self.credit.available > 0)
+
+    def claim(self, cost: int) -> bool:
+        """Take Changes that are encoded for everybody off the credit; :obj:`False` if it does not cover them."""
+        credit = self.credit
+        if credit is not None:
+            if cost > credit.available:
+                return False
+            credit.available -= cost
+        return True
+
+    def batch_max(self) -> tuple[int, int]:
+        """Return how many entries, and how many ciphertext bytes, are worth reading for the peer at once."""
+        if self.credit is None:
+            return CHANGES_BATCH_ENTRIES_MAX, CHANGES_BATCH_BYTES_MAX
+        left = max(self.credit.available, 1)
+        return min(CHANGES_BATCH_ENTRIES_MAX, left // CREDIT_ENTRY_BYTES + 1), min(CHANGES_BATCH_BYTES_MAX, left)
+
     def advance(self, entries: Sequence[RemoteEncryptedEntry], encode: Encode) -> None:
         """
-        Send what is new of ``entries`` and every Ack whose place is reached, in sequence order.
+        Send what is new of ``entries``, as far as the credit goes, and every Ack whose place is reached, in order.
 
         Args:
             entries: Contiguous and ascending; what lies below :attr:`next` is left out. May be empty.
             encode: Makes the messages.
         """
+        if entries and entries[0].sequence > self.next:
+            entries = ()  # the credit did not reach so far
         index = max(self.next - entries[0].sequence, 0) if entries else 0
         while True:
             before = self.next
@@ -114,10 +141,20 @@ class Subscription:
             stop = len(entries)
             if self.acks:
                 stop = min(stop, index + self.acks[0].due - self.next)
-            some = entries[index:stop]
+            some = self._within_credit(entries[index:stop])
+            if not some:
+                return
             self.next = some[-1].sequence + 1
             self.peer.send_changes(encode(some, self.next))
-            index = stop
+            index += len(some)
+
+    def _within_credit(self, entries: Sequence[RemoteEncryptedEntry]) -> Sequence[RemoteEncryptedEntry]:
+        """Return the first entries that the credit covers, taken off it."""
+        if self.credit is None:
+            return entries
+        some = entries[: self.credit.affordable(entries)]
+        self.credit.spend(cost_of(some))
+        return some
 
     def own_start(self) -> int | None:
         """Return the first sequence ahead that this connection wrote itself, and so is not to be read for it."""

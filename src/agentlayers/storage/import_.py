@@ -345,6 +345,7 @@ def _take_over(tx: JournalTransaction, *, store: str, entries: list[Entry]) -> S
         known.add(entry.id)
     if rows:
         tx.written_stores.add(store)
+        tx.sources.add((store, b""))
         tx.note_ids([row.id for row in rows])
         apply_rows(tx, schema, rows, versions)
     done.imported = len(rows)

@@ -20,7 +20,7 @@ _BYTES_MAX: Final = 8 * limits.MIB
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Changes of this store, still sealed; ``size`` is that of their ciphertext."""
+    """Changes of this store, still sealed; ``size`` is what they cost of the credit."""
 
     entries: Sequence[RemoteEncryptedEntry]
     through: int | None
@@ -40,9 +40,15 @@ class Acknowledged:
 
 
 class Inbox:
-    """A queue bounded in messages and in bytes."""
+    """
+    A queue bounded in messages and in bytes, or by the credit the server was given.
 
-    def __init__(self) -> None:
+    Args:
+        has_credit: The server sends no more than there is room for, so nobody ever waits to put something in.
+    """
+
+    def __init__(self, *, has_credit: bool = False) -> None:
+        self._has_credit = has_credit
         self._messages: deque[Received | Acknowledged] = deque()
         self._size = 0
         self._changed = Signal()
@@ -53,6 +59,8 @@ class Inbox:
     @property
     def is_full(self) -> bool:
         """Whether nothing more may be put in."""
+        if self._has_credit:
+            return False
         return len(self._messages) >= limits.PULL_QUEUE_MESSAGES_MAX or self._size >= _BYTES_MAX
 
     async def put(self, message: Received | Acknowledged) -> None:

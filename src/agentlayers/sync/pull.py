@@ -68,6 +68,15 @@ class Pull:
     """
     The receiving half of a replication.
 
+    Args:
+        registration: The store.
+        encryption: Opens entries.
+        remote_id: The server's id.
+        is_stock: Whether it is a stock server.
+        clock: Wall-clock time.
+        changed: Notified when the status may have changed.
+        grant: Lets the server send so much more; :obj:`None` where it takes no credit.
+
     Attributes:
         cursor: First sequence of the server not yet taken over.
         known: What the server is believed to have below the cursor (not kept towards a stock server).
@@ -84,6 +93,7 @@ class Pull:
         is_stock: bool,
         clock: Callable[[], float],
         changed: Signal,
+        grant: Callable[[int], None] | None = None,
     ) -> None:
         self.cursor = 0
         self.known = KnownEntries()
@@ -92,7 +102,8 @@ class Pull:
         self._registration, self._log = registration, registration.log
         self._encryption, self._remote_id, self._is_stock = encryption, remote_id, is_stock
         self._clock, self._changed = clock, changed
-        self._inbox = Inbox()
+        self._grant, self._owed_credit = grant, 0
+        self._inbox = Inbox(has_credit=grant is not None)
         self._runs = SequenceRuns()
         self._is_applying = False
 
@@ -108,11 +119,11 @@ class Pull:
 
     @property
     def queued(self) -> int:
-        """Messages received and not yet in the journal; never more than the bound."""
+        """Messages received and not yet in the journal; never more than the bound, or than the credit covers."""
         return len(self._inbox)
 
     async def put(self, message: Received | Acknowledged) -> None:
-        """Queue a message; while there is no room the socket is not read."""
+        """Queue a message; while there is no room the socket is not read, unless the server keeps to a credit."""
         if isinstance(message, Received):
             self.arrived_at = asyncio.get_running_loop().time()
         await self._inbox.put(message)
@@ -194,9 +205,18 @@ class Pull:
         if step.entries or step.unreadable or step.positions or step.moves_cursor:
             result = await self._log.journal.transact(lambda tx: self._apply(tx, step))
             self._note(step, result)
+        self._return_credit(step.size)
         for barrier in step.barriers:
             if not barrier.done():
                 barrier.set_result(None)
+
+    def _return_credit(self, size: int) -> None:
+        """Let the server send as much again as the journal has taken over."""
+        self._owed_credit += size
+        # By halves: few messages, and the server has the other half to send from meanwhile.
+        if self._grant is not None and self._owed_credit >= limits.PULL_CREDIT_BYTES // 2:
+            amount, self._owed_credit = self._owed_credit, 0
+            self._grant(amount)
 
     def _apply(self, tx: JournalTransaction, step: _Step) -> RemoteWriteResult | None:
         """Runs in the journal's writer thread: touches nothing but ``tx`` and ``step``."""

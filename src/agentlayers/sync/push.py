@@ -135,4 +135,5 @@ class Push:
     async def _room(self) -> None:
         """Wait until the window has room for one more message."""
         window = 1 if self._session.has_to_take_turns else limits.PUSH_WINDOW_MESSAGES
-        await self.progress.until(lambda: len(self._in_flight) < window)
+        public_key, has_room = self._log.public_key, self._session.has_room
+        await self.progress.until(lambda: len(self._in_flight) < window and has_room(public_key))

@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, NoReturn
 
+from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import ConnectionLostError
 from agentlayers.journal.event_journal import RemoteState
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.logs import get_logger
 from agentlayers.protocol.client_session import ClientSession
+from agentlayers.protocol.credit import cost_of
 from agentlayers.protocol.events import AckReceived, ChangesReceived
 from agentlayers.protocol.messages import HeadDigest
+from agentlayers.protocol.session import SessionState
 from agentlayers.sync.inbox import Acknowledged, Received
 from agentlayers.sync.known_entries import KnownEntries
 from agentlayers.sync.pull import Pull
@@ -68,6 +71,7 @@ class Replication:
             is_stock=session.is_stock,
             clock=clock,
             changed=changed,
+            grant=self._grant if session.takes_credit else None,
         )
         self._session, self._remote_id, self._url = session, remote_id, url
         self._flush, self._changed, self._patience = flush, changed, patience
@@ -129,7 +133,8 @@ class Replication:
         self.pull.cursor = registration.next_sequence = state.next_sequence
         self.pull.arrived_at = asyncio.get_running_loop().time()
         self._resumed_at = state.next_sequence
-        self._session.request_changes(log.public_key, state.next_sequence)
+        credit = limits.PULL_CREDIT_BYTES if self._session.takes_credit else None
+        self._session.request_changes(log.public_key, state.next_sequence, credit)
         self.has_resumed = True
         # The answer says where the server is, even if nothing else is said on this connection.
         if self._session.compares_digests:
@@ -138,6 +143,12 @@ class Replication:
             self._session.write_entries(log.public_key, ())
         self._flush()
         self._changed.notify()
+
+    def _grant(self, amount: int) -> None:
+        """Let the server send more of this store."""
+        if self._session.state is SessionState.OPEN:
+            self._session.grant_credit(self.registration.public_key, amount)
+            self._flush()
 
     async def _check_head(self, through: int | None) -> None:
         """Start over when the server holds less than it once had: it was restored from a backup."""
@@ -220,8 +231,7 @@ class Replication:
         await self._check_head(event.through)
         message: Received | Acknowledged
         if isinstance(event, ChangesReceived):
-            size = sum([len(entry.ciphertext) for entry in event.entries])
-            message = Received(event.entries, self._through(event), size)
+            message = Received(event.entries, self._through(event), cost_of(event.entries))
         else:
             message = Acknowledged(
                 self.push.acknowledge(event.message_id),
@@ -282,6 +292,7 @@ class Replication:
                 await asyncio.get_running_loop().create_future()
             return
         # The Ack of an empty message comes behind every Changes below the server's head.
+        await self.push.progress.until(lambda: self._session.has_room(self.registration.public_key))
         barrier = asyncio.get_running_loop().create_future()
         message_id = self._session.write_entries(self.registration.public_key, ())
         self._barriers[message_id] = barrier

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentlayers.journal import replication
+from agentlayers.journal import held_entries
 from agentlayers.journal.entry import Entry, RemoteEntry
 from agentlayers.journal.event_journal import Acknowledgement, EventJournal
 from agentlayers.journal.memory import MemoryJournal
@@ -127,7 +127,8 @@ def _forgetful(tx: object, remote: object, positions: list[int]) -> object:
 
 @pytest.mark.parametrize("fault", [_watermark_to_the_last, _forgetful])
 def test_faulty_bookkeeping_is_found(fault: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replication, "_mark_held", fault)
+    monkeypatch.setattr(held_entries, "mark_own", fault)
+    monkeypatch.setattr(held_entries, "mark_acknowledged", fault)
     chance = random.Random(1)
     kinds = ["write", "ack", "ack_prefix", "echo", "receive", "restart", "reset", "observe"]
 

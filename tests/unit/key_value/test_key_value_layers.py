@@ -47,7 +47,9 @@ async def test_a_store_in_redis_is_a_layer() -> None:
         await works(KeyValueStore.layer_redis(server.url, namespace="layer"), RedisKeyValueStore)
 
 
-WEAK = KeyValueCapabilities(ordered_scans=True, atomic_batches=False, durable=False, shared_between_processes=True)
+WEAK = KeyValueCapabilities(
+    ordered_scans=True, atomic_batches=False, conditional_batches=False, durable=False, shared_between_processes=True
+)
 
 
 class WeakStore(MemoryKeyValueStore):

@@ -13,6 +13,7 @@ import pytest
 
 from agentlayers.errors import MigrationError, StorageCorruptionError, StorageError, StorageUnavailableError
 from agentlayers.key_value import Put, SQLiteKeyValueStore
+from agentlayers.key_value.expectation import Expectation
 from agentlayers.key_value.key_value_store import Changes
 from agentlayers.key_value.sqlite_file import FILE_NAME, KEY_VALUE_FORMAT
 from agentlayers.testing.contracts.key_value_store import numbered, read_all
@@ -68,9 +69,9 @@ async def test_concurrent_writes_share_commits(tmp_path: Path, monkeypatch: pyte
         sizes: list[int] = []
         write = medium.write
 
-        def counted(changes: Changes) -> None:
+        def counted(changes: Changes, expected: Expectation) -> None:
             sizes.append(len(changes))
-            write(changes)
+            write(changes, expected)
 
         monkeypatch.setattr(medium, "write", counted)
         await asyncio.gather(*(store.put(key, value) for key, value in numbered(400).items()))

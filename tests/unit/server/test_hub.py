@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from agentlayers.errors import StorageUnavailableError
 from agentlayers.protocol.codec import decode_message
 from agentlayers.protocol.messages import Changes, EncryptedEntry
+from agentlayers.server import fan_out
 from agentlayers.server.broadcast import Broadcast
+from agentlayers.server.fan_out import SLICE_SUBSCRIBERS
 from agentlayers.server.hub import IDLE_CHANNELS_MAX, Hub, Key
 from agentlayers.server.memory_storage import MemoryServerStorage
 from agentlayers.testing.contracts.server_storage import sealed_entries
@@ -94,6 +97,14 @@ class GatedStorage(MemoryServerStorage):
 async def settle() -> None:
     for _ in range(12):
         await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it did not happen")
 
 
 async def catch_up(hub: Hub, *peers: RecordingPeer) -> None:
@@ -333,6 +344,41 @@ async def test_a_write_that_is_not_stored_is_not_acknowledged(
     assert peer.acks == [("ack", 2, (0,), 1)]
 
 
+async def test_a_writer_has_its_ack_before_a_long_fan_out_is_finished(hub: Hub) -> None:
+    """So the next entries are stored meanwhile; to whom they go too, they go together."""
+    writer, readers = RecordingPeer(), [RecordingPeer() for _ in range(5 * SLICE_SUBSCRIBERS)]
+    for reader in readers:
+        await hub.subscribe(reader, KEY, 0)
+    last = readers[-1]
+    for number in range(3):
+        hub.write(writer, KEY, number, sealed_entries(1, first=number))
+        await until(partial(lambda done: len(writer.acks) == done, number + 1))
+        assert last.sent == []
+    assert writer.settled == 0
+    await hub.close()
+
+    assert last.log == [("changes", "key", (0,), 1), ("changes", "key", (1, 2), 3)]
+    assert all(reader.log == last.log for reader in readers)
+    assert writer.settled == 3 * 40
+
+
+async def test_whoever_leaves_or_comes_during_a_fan_out_gets_what_is_his(hub: Hub) -> None:
+    readers = [RecordingPeer() for _ in range(3 * SLICE_SUBSCRIBERS)]
+    for reader in readers:
+        await hub.subscribe(reader, KEY, 0)
+    writer, late = RecordingPeer(), RecordingPeer()
+    hub.write(writer, KEY, 1, sealed_entries(1))
+    await until(lambda: bool(readers[0].log))
+    hub.leave(readers[-1])
+    hub.unsubscribe(readers[-2], KEY)
+    await hub.subscribe(late, KEY, 0)
+    await hub.close()
+    await catch_up(hub, late)
+
+    assert [reader.sent for reader in readers] == [[0]] * (len(readers) - 2) + [[], []]
+    assert late.sent == [0]
+
+
 async def test_idle_keys_are_forgotten(hub: Hub) -> None:
     """A client that writes under ever new keys does not grow the server's memory."""
     peer = RecordingPeer()
@@ -519,10 +565,15 @@ actions = st.tuples(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(actions, min_size=8, max_size=60))
 @example([("write", 0, KEY, [1]), ("subscribe", 0, KEY, [0]), ("write", 0, KEY, [1, 2])])
+@pytest.mark.parametrize("subscribers", [1, 32])
 def test_any_interleaving_gives_every_subscriber_everything_once_and_in_order(
-    steps: list[tuple[Any, ...]],
+    subscribers: int, steps: list[tuple[Any, ...]]
 ) -> None:
-    """Each sequence once, ascending, own entries as Acks in their place, ``through`` exact."""
+    """
+    Each sequence once, ascending, own entries as Acks in their place, ``through`` exact.
+
+    With slices of one subscriber everything else may also happen in the middle of a fan-out.
+    """
 
     async def run() -> None:
         world = World()
@@ -532,4 +583,6 @@ def test_any_interleaving_gives_every_subscriber_everything_once_and_in_order(
         await world.finish()
         world.check()
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fan_out, "SLICE_SUBSCRIBERS", subscribers)
+        asyncio.run(run())

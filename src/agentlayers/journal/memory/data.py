@@ -24,12 +24,13 @@ class MemoryData:
         self.ids: Any = SortedList()  # (id, store)
         self.by_store: dict[int, Any] = {}
         self.outbound: dict[int, Any] = {}
+        self.received: dict[int, Any] = {}
         self.versions: dict[tuple[int, str], Any] = {}
         self.states: dict[tuple[int, str], KeyState] = {}
         self.values: Any = SortedDict()
         self.texts: dict[int, tuple[int, str, str]] = {}  # position -> (store, scope, text)
         self.remotes: dict[tuple[int, bytes], RemoteRow] = {}
-        self.noted: dict[int, Any] = {}
+        self.noted: dict[tuple[int, bool], Any] = {}  # (remote, received) -> positions
         self.unapplied: dict[int, UnappliedRow] = {}
         self.quarantined: dict[tuple[int, bytes], QuarantinedRow] = {}
         self.horizon: dict[tuple[int, bytes], int] = {}
@@ -47,6 +48,8 @@ class MemoryData:
         self.by_store.setdefault(row.store, SortedList()).add(row.position)
         if row.outbound:
             self.outbound.setdefault(row.store, SortedList()).add(row.position)
+        elif row.origin:
+            self.received.setdefault(row.store, SortedList()).add(row.position)
         if row.keyed:
             self.versions.setdefault((row.store, row.primary_key), SortedSet()).add(row.id)
 
@@ -58,5 +61,7 @@ class MemoryData:
         self.by_store[row.store].remove(row.position)
         if row.outbound:
             self.outbound[row.store].remove(row.position)
+        elif row.origin:
+            self.received[row.store].remove(row.position)
         if row.keyed:
             self.versions[row.store, row.primary_key].discard(row.id)

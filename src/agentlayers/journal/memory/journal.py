@@ -62,7 +62,7 @@ class MemoryJournal(TransactionalJournal):
             raise
         tx.release_savepoint(savepoint)
         if tx.written_stores:
-            self._hub.publish(Commit(frozenset(tx.written_stores), self._data.last_position))
+            self._hub.publish(Commit(frozenset(tx.written_stores), self._data.last_position, frozenset(tx.sources)))
         # A caller that writes in a loop must let others run, as it does with a journal on disk.
         await asyncio.sleep(0)
         return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 from agentlayers.journal.causality import KeyState
@@ -116,7 +116,8 @@ class MemoryTransaction(JournalTransaction):
         for entry_id in ids:
             position = self._data.positions.get((store, entry_id))
             if position is not None:
-                found[entry_id] = HeldEntry(position, self._data.row(position).outbound)
+                row = self._data.row(position)
+                found[entry_id] = HeldEntry(position, row.outbound, row.origin)
         return found
 
     def rows_after(
@@ -154,6 +155,16 @@ class MemoryTransaction(JournalTransaction):
     def set_applied(self, position: int, *, applied: bool) -> None:
         """Note whether an entry's projection ran."""
         self._set(self._data.rows, position, self._data.row(position)._replace(applied=applied))
+
+    def set_keyed(self, position: int) -> None:
+        """Note that an entry is a version of its key."""
+        held = self._data.row(position)
+        for change, undo, row in (
+            (self._data.remove_row, self._data.add_row, held),
+            (self._data.add_row, self._data.remove_row, held._replace(keyed=True)),
+        ):
+            change(row)
+            self._undo.append((undo, (row,)))
 
     def delete_rows(self, rows: Sequence[EntryRow]) -> None:
         """Drop entries."""
@@ -255,9 +266,12 @@ class MemoryTransaction(JournalTransaction):
 
     def pending_rows(self, store: int, remote: int, after: int, *, rows_max: int, bytes_max: int) -> list[EntryRow]:
         """List outbound entries a remote is not noted to have."""
+        return self._bounded(self._pending(store, remote, after), rows_max, bytes_max)
+
+    def _bounded(self, positions: Iterator[int], rows_max: int, bytes_max: int) -> list[EntryRow]:
         rows: list[EntryRow] = []
         size = 0
-        for position in self._pending(store, remote, after):
+        for position in positions:
             row = self._data.row(position)
             size += len(row.payload)
             if rows and (size > bytes_max or len(rows) >= rows_max):
@@ -266,7 +280,7 @@ class MemoryTransaction(JournalTransaction):
         return rows
 
     def _pending(self, store: int, remote: int, after: int) -> Iterator[int]:
-        noted = self._data.noted.get(remote, ())
+        noted = self._data.noted.get((remote, False), ())
         positions = _after(self._data.outbound.get(store, ()), after, None)
         return (position for position in positions if position not in noted)
 
@@ -278,22 +292,45 @@ class MemoryTransaction(JournalTransaction):
         """Count what is pending."""
         return sum(1 for _ in self._pending(store, remote, after))
 
-    def noted(self, remote: int, positions: Sequence[int]) -> set[int]:
+    def relayable_rows(self, remote: RemoteRow, after: int, *, rows_max: int, bytes_max: int) -> list[EntryRow]:
+        """List entries from other remotes that a remote is not noted to have."""
+        return self._bounded(self._unheld(remote, after), rows_max, bytes_max)
+
+    def _unheld(self, remote: RemoteRow, after: int) -> Iterator[int]:
+        noted = self._data.noted.get((remote.number, True), ())
+        return (position for position in self._relayable(remote, after) if position not in noted)
+
+    def _relayable(self, remote: RemoteRow, after: int) -> Iterator[int]:
+        return (
+            position
+            for position in _after(self._data.received.get(remote.store, ()), after, None)
+            if position <= remote.lost_up_to or self._data.row(position).origin != remote.number
+        )
+
+    def relayable_positions(self, remote: RemoteRow, after: int, rows_max: int) -> list[int]:
+        """List the positions of entries from other remotes after a position."""
+        return list(islice(self._relayable(remote, after), rows_max))
+
+    def count_relayable(self, remote: RemoteRow, after: int) -> int:
+        """Count what there is to relay."""
+        return sum(1 for _ in self._unheld(remote, after))
+
+    def noted(self, remote: int, positions: Sequence[int], *, received: bool = False) -> set[int]:
         """Return which positions the remote is noted to have."""
-        noted = self._data.noted.get(remote, ())
+        noted = self._data.noted.get((remote, received), ())
         return {position for position in positions if position in noted}
 
-    def note(self, remote: int, positions: Iterable[int]) -> None:
+    def note(self, remote: int, positions: Iterable[int], *, received: bool = False) -> None:
         """Note that the remote has positions."""
-        noted = self._data.noted.get(remote, frozenset())
-        self._set(self._data.noted, remote, noted | frozenset(positions))
+        noted = self._data.noted.get((remote, received), frozenset())
+        self._set(self._data.noted, (remote, received), noted | frozenset(positions))
 
-    def forget_noted(self, remote: int, up_to: int | None) -> None:
+    def forget_noted(self, remote: int, up_to: int | None, *, received: bool = False) -> None:
         """Drop the notes up to a position, or all."""
-        noted = self._data.noted.get(remote)
+        noted = self._data.noted.get((remote, received))
         if noted:
             kept = frozenset(position for position in noted if up_to is not None and position > up_to)
-            self._set(self._data.noted, remote, kept)
+            self._set(self._data.noted, (remote, received), kept)
 
     # -- exceptions ----------------------------------------------------------------------------------------
     def put_unapplied(self, row: UnappliedRow) -> None:

@@ -92,6 +92,10 @@ class BufferedTransaction(JournalTransaction):
             )
         if self._texts:
             self._flush_texts()
+        if self._values:
+            self._flush_values()
+
+    def _flush_values(self) -> None:
         # In key order, so that neighbours land on the same page.
         changed = sorted(self._values)
         puts = [(key, value) for key in changed if (value := self._values[key]) is not None]

@@ -13,7 +13,8 @@ from agentlayers.journal.sqlite.statements import batches, marks
 
 __all__ = ["RemoteTables"]
 
-_REMOTE: Final = "number, store, remote_id, url, next_sequence, incarnation, watermark, is_retired"
+_RELAYABLE: Final = "store = ?1 AND NOT outbound AND position > ?4 AND origin <> 0 AND (origin <> ?2 OR position <= ?3)"
+_NOTED: Final = "EXISTS (SELECT 1 FROM remote_has_received h WHERE h.remote = ?2 AND h.position = entry.position)"
 
 
 class RemoteTables(BufferedTransaction):
@@ -22,18 +23,19 @@ class RemoteTables(BufferedTransaction):
     # -- remotes -------------------------------------------------------------------------------------------
     def find_remote(self, store: int, remote_id: bytes) -> RemoteRow | None:
         """Look up one remote of one store."""
-        query = f"SELECT {_REMOTE} FROM remote WHERE store = ? AND remote_id = ?"
-        return _remote(self.sql.one(query, (store, remote_id)))
+        found = self.sql.one("SELECT * FROM remote WHERE store = ? AND remote_id = ?", (store, remote_id))
+        return None if found is None else _remote(found)
 
     def list_remotes(self, store: int) -> list[RemoteRow]:
         """List a store's remotes."""
-        query = f"SELECT {_REMOTE} FROM remote WHERE store = ? ORDER BY number"
-        return [_whole_remote(found) for found in self.sql.all(query, (store,))]
+        return [
+            _remote(found) for found in self.sql.all("SELECT * FROM remote WHERE store = ? ORDER BY number", (store,))
+        ]
 
     def put_remote(self, remote: RemoteRow) -> RemoteRow:
         """Write a remote."""
         number = remote.number or None
-        cursor = self._write("INSERT OR REPLACE INTO remote VALUES (?,?,?,?,?,?,?,?)", (number, *remote[1:]))
+        cursor = self._write("INSERT OR REPLACE INTO remote VALUES (?,?,?,?,?,?,?,?,?,?,?)", (number, *remote[1:]))
         return remote if number else remote._replace(number=int(cursor.lastrowid or 0))
 
     def pending_rows(self, store: int, remote: int, after: int, *, rows_max: int, bytes_max: int) -> list[EntryRow]:
@@ -44,7 +46,9 @@ class RemoteTables(BufferedTransaction):
             "AND NOT EXISTS (SELECT 1 FROM remote_has h WHERE h.remote = ? AND h.position = entry.position) "
             "ORDER BY position LIMIT ?"
         )
-        sized = self.sql.sizes(source, (store, after, remote, rows_max))
+        return self._fitting(self.sql.sizes(source, (store, after, remote, rows_max)), bytes_max)
+
+    def _fitting(self, sized: list[tuple[int, int]], bytes_max: int) -> list[EntryRow]:
         total = list(accumulate(size for _, size in sized))
         fitting = max(1, bisect_right(total, bytes_max))
         return [row for rows in self.sql.rows_sized(sized[:fitting]) for row in rows]
@@ -65,26 +69,48 @@ class RemoteTables(BufferedTransaction):
         (count,) = self.sql.one(query, (store, after, remote, after))
         return int(count)
 
-    def noted(self, remote: int, positions: Sequence[int]) -> set[int]:
+    def relayable_rows(self, remote: RemoteRow, after: int, *, rows_max: int, bytes_max: int) -> list[EntryRow]:
+        """List entries from other remotes that a remote is not noted to have."""
+        self._write_rows()
+        source = (
+            f"SELECT position, length(payload) AS size FROM entry WHERE {_RELAYABLE} AND NOT {_NOTED} "
+            "ORDER BY position LIMIT ?5"
+        )
+        return self._fitting(self.sql.sizes(source, (*_relaying(remote), after, rows_max)), bytes_max)
+
+    def relayable_positions(self, remote: RemoteRow, after: int, rows_max: int) -> list[int]:
+        """List the positions of entries from other remotes after a position."""
+        self._write_rows()
+        source = f"SELECT position FROM entry WHERE {_RELAYABLE} ORDER BY position LIMIT ?5"
+        return [int(at) for (at,) in self.sql.gather("position", source, (*_relaying(remote), after, rows_max))]
+
+    def count_relayable(self, remote: RemoteRow, after: int) -> int:
+        """Count what there is to relay."""
+        self._write_rows()
+        query = f"SELECT count(*) FROM entry WHERE {_RELAYABLE} AND NOT {_NOTED}"
+        (count,) = self.sql.one(query, (*_relaying(remote), after))
+        return int(count)
+
+    def noted(self, remote: int, positions: Sequence[int], *, received: bool = False) -> set[int]:
         """Return which positions the remote is noted to have."""
         noted: set[int] = set()
         for some in batches(positions):
-            source = f"SELECT position FROM remote_has WHERE remote = ? AND position IN ({marks(len(some))})"
+            source = f"SELECT position FROM {_notes(received)} WHERE remote = ? AND position IN ({marks(len(some))})"
             noted.update(int(at) for (at,) in self.sql.gather("position", source, (remote, *some)))
         return noted
 
-    def note(self, remote: int, positions: Iterable[int]) -> None:
+    def note(self, remote: int, positions: Iterable[int], *, received: bool = False) -> None:
         """Note that the remote has positions."""
         self._write_through()
         pairs = [(remote, position) for position in positions]
-        self.sql.insert("INSERT OR IGNORE INTO remote_has", pairs)
+        self.sql.insert(f"INSERT OR IGNORE INTO {_notes(received)}", pairs)
 
-    def forget_noted(self, remote: int, up_to: int | None) -> None:
+    def forget_noted(self, remote: int, up_to: int | None, *, received: bool = False) -> None:
         """Drop the notes up to a position, or all."""
         if up_to is None:
-            self._write("DELETE FROM remote_has WHERE remote = ?", (remote,))
+            self._write(f"DELETE FROM {_notes(received)} WHERE remote = ?", (remote,))
         else:
-            self._write("DELETE FROM remote_has WHERE remote = ? AND position <= ?", (remote, up_to))
+            self._write(f"DELETE FROM {_notes(received)} WHERE remote = ? AND position <= ?", (remote, up_to))
 
     # -- exceptions ----------------------------------------------------------------------------------------
     def put_unapplied(self, row: UnappliedRow) -> None:
@@ -142,9 +168,15 @@ class RemoteTables(BufferedTransaction):
         return ids
 
 
-def _whole_remote(found: tuple[Any, ...]) -> RemoteRow:
-    return RemoteRow._make((*found[:-1], bool(found[-1])))
+def _remote(found: tuple[Any, ...]) -> RemoteRow:
+    # A file of an older release that is only read has fewer columns; the missing ones have their defaults.
+    row = RemoteRow(*found)
+    return row._replace(is_retired=bool(row.is_retired))
 
 
-def _remote(found: tuple[Any, ...] | None) -> RemoteRow | None:
-    return None if found is None else _whole_remote(found)
+def _notes(received: bool) -> str:  # noqa: FBT001  # two tables, told apart by nothing else
+    return "remote_has_received" if received else "remote_has"
+
+
+def _relaying(remote: RemoteRow) -> tuple[int, int, int]:
+    return remote.store, remote.number, remote.lost_up_to

@@ -137,11 +137,29 @@ _VERSION_3: Final = (
     "INSERT INTO text_index (text_index, rank) VALUES ('crisismerge', 64)",
 )
 
+_VERSION_4: Final = (
+    # What came from one remote may be sent to the others: where it came from is found without looking at the entry,
+    # whose payload may be large and lies before it.
+    "DROP INDEX entry_other",
+    "CREATE INDEX entry_other ON entry (store, position, origin) WHERE NOT outbound",
+    "ALTER TABLE remote ADD COLUMN relay INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE remote ADD COLUMN relay_watermark INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE remote ADD COLUMN lost_up_to INTEGER NOT NULL DEFAULT 0",
+    # As remote_has, of received entries: above the relay_watermark.
+    """
+    CREATE TABLE remote_has_received (
+        remote INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        PRIMARY KEY (remote, position)
+    ) WITHOUT ROWID
+    """,
+)
+
 JOURNAL_FORMAT: Final = SQLiteFormat(
     what="journal",
     backend="sqlite",
     application_id=_APPLICATION_ID,
-    migrations=(_VERSION_1, _VERSION_2, _VERSION_3),
+    migrations=(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4),
     ends=(
         "SELECT min(position) + max(position) FROM entry",
         "SELECT max(id) FROM entry",

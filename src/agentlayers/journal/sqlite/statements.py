@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -66,12 +67,11 @@ class Statements:
 
     def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
         """Insert many rows; ``into`` is a statement up to its values."""
-        if not rows:
+        if len(rows) == 1:
+            self.run(_insertion(into, len(rows[0]), 1), rows[0])
             return
-        row_marks = f"({marks(len(rows[0]))})"
         for some in _powers_of_two(rows):
-            values = list(chain.from_iterable(some))
-            self.run(f"{into} VALUES {','.join([row_marks] * len(some))}", values)
+            self.run(_insertion(into, len(some[0]), len(some)), list(chain.from_iterable(some)))
 
     def delete(self, where: str, keys: Sequence[Any], *before: Any) -> None:
         """Delete by one column; ``where`` is a statement up to the list of its values."""
@@ -146,6 +146,11 @@ def _parse(row: list[str]) -> EntryRow:
         int(position), int(store), unhex(entry_id), unhex(event).decode(), unhex(primary_key).decode(),
         unhex(payload), outbound == "1", int(origin), keyed == "1", applied == "1",
     )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _insertion(into: str, columns: int, rows: int) -> str:
+    return f"{into} VALUES {','.join([f'({marks(columns)})'] * rows)}"
 
 
 def marks(count: int) -> str:

@@ -112,10 +112,10 @@ class SQLiteTransaction(TextTables):
         self._write_rows()
         found: dict[bytes, HeldEntry] = {}
         for some in batches(ids):
-            source = f"SELECT id, position, outbound FROM entry WHERE store = ? AND id IN ({marks(len(some))})"
-            text = "hex(id) || ',' || position || ',' || outbound"
-            for entry_id, position, outbound in self.sql.gather(text, source, (store, *some)):
-                found[bytes.fromhex(entry_id)] = HeldEntry(int(position), outbound == "1")
+            source = f"SELECT id, position, outbound, origin FROM entry WHERE store = ? AND id IN ({marks(len(some))})"
+            text = "hex(id) || ',' || position || ',' || outbound || ',' || origin"
+            for entry_id, position, outbound, origin in self.sql.gather(text, source, (store, *some)):
+                found[bytes.fromhex(entry_id)] = HeldEntry(int(position), outbound == "1", int(origin))
         return found
 
     def _select(self, source: str, values: Sequence[Any], bytes_max: int | None = None) -> list[EntryRow]:
@@ -174,6 +174,10 @@ class SQLiteTransaction(TextTables):
     def set_applied(self, position: int, *, applied: bool) -> None:
         """Note whether an entry's projection ran."""
         self._write("UPDATE entry SET applied = ? WHERE position = ?", (applied, position))
+
+    def set_keyed(self, position: int) -> None:
+        """Note that an entry is a version of its key."""
+        self._write("UPDATE entry SET keyed = 1 WHERE position = ?", (position,))
 
     def delete_rows(self, rows: Sequence[EntryRow]) -> None:
         """Drop entries."""

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from agentlayers.errors import StateError
 from agentlayers.journal.event_journal import Commit
@@ -29,6 +29,9 @@ from agentlayers.sqlite_file import Durability
 __all__ = ["WriterThread"]
 
 T = TypeVar("T")
+
+_ROOM_AFTER_COMMITS: Final = 32
+"""Whoever commits so often is going to commit more often."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class WriterThread:
         self._data_version = 0
         self._tail = Tail(None, None)
         self._has_foreign_news = False
+        self._commits = 0
 
     async def start(self) -> None:
         """Open the file in the thread; raises what opening raises."""
@@ -111,6 +115,9 @@ class WriterThread:
     def _run(self) -> None:
         try:
             self._connection = JOURNAL_FORMAT.open(self._path, durability=self._durability)
+            # What is there at the start is no news, and need not be looked through at the first commit.
+            (last,) = self._connection.execute("SELECT max(position) FROM entry").fetchone()
+            self._last_position = last or 0
         except BaseException as error:  # noqa: BLE001  # handed to whoever awaits the start
             self._call(_fail, self._started, error)
             self._call(_succeed, self._stopped)
@@ -161,24 +168,17 @@ class WriterThread:
         commit = None
         stores = dict(self._stores)
         try:
-            with JOURNAL_FORMAT.translated("write", self._path):
-                self._connection.execute("BEGIN IMMEDIATE")
-                tx = SQLiteTransaction(
-                    self._registry,
-                    self._connection,
-                    path=self._path,
-                    read_only=False,
-                    stores=stores,
-                )
-                if self._was_written_by_others():
-                    self._registry.load_replica_id(tx)
-                else:
-                    tx.resume(self._tail)
-                for job in batch:
-                    self._work(tx, job)
-                tx.flush()
-                commit = self._news(tx)
-                self._connection.execute("COMMIT")
+            self._connection.execute("BEGIN IMMEDIATE")
+            tx = SQLiteTransaction(self._registry, self._connection, path=self._path, read_only=False, stores=stores)
+            if self._was_written_by_others():
+                self._registry.load_replica_id(tx)
+                self._work_each(tx, batch)
+            else:
+                tx.resume(self._tail)
+                (self._work_alone if len(batch) == 1 else self._work_each)(tx, batch)
+            tx.flush()
+            commit = self._news(tx)
+            self._connection.execute("COMMIT")
             self._stores, self._tail = stores, tx.tail()
             if commit is not None:
                 self._last_position, self._has_foreign_news = commit.last_position, False
@@ -187,11 +187,21 @@ class WriterThread:
             if self._connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
-            for job in batch:
-                job.error = job.error or error
+            self._fail_all(batch, error)
         self._call(self._deliver, batch, commit)
         if self._has_foreign_news:
             self._look_for_foreign()
+        self._commits += 1
+        if self._commits == _ROOM_AFTER_COMMITS:
+            JOURNAL_FORMAT.make_log_room(self._connection, self._path)
+
+    def _fail_all(self, batch: list[_Job], error: BaseException) -> None:
+        if isinstance(error, (sqlite3.Error, OSError)):
+            translated = JOURNAL_FORMAT.error(error, operation="write", path=self._path)
+            translated.__cause__ = error
+            error = translated
+        for job in batch:
+            job.error = job.error or error
 
     def _was_written_by_others(self) -> bool:
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
@@ -202,38 +212,53 @@ class WriterThread:
         self._has_foreign_news = True
         return True
 
-    def _work(self, tx: SQLiteTransaction, job: _Job) -> None:
-        if job.future.cancelled():
-            return
-        stores = tx.written_stores.copy()
-        savepoint = tx.open_savepoint()
-        try:
-            job.value = job.work(tx)
-        except BaseException as error:
-            job.error = error
-            if not self._connection.in_transaction:
-                # SQLite has given the whole transaction up, as it does on a full disk.
+    def _work_alone(self, tx: SQLiteTransaction, batch: list[_Job]) -> None:
+        # Undone with the whole transaction if it fails, so it needs no savepoint.
+        (job,) = batch
+        if not job.future.cancelled():
+            try:
+                job.value = job.work(tx)
+            except BaseException as error:
+                job.error = error
                 raise
-            tx.rollback_savepoint(savepoint)
-            tx.written_stores = stores
-        else:
-            tx.release_savepoint(savepoint)
+
+    def _work_each(self, tx: SQLiteTransaction, batch: list[_Job]) -> None:
+        for job in batch:
+            if job.future.cancelled():
+                continue
+            stores = tx.written_stores.copy()
+            savepoint = tx.open_savepoint()
+            try:
+                job.value = job.work(tx)
+            except BaseException as error:
+                job.error = error
+                if not self._connection.in_transaction:
+                    # SQLite has given the whole transaction up, as it does on a full disk.
+                    raise
+                tx.rollback_savepoint(savepoint)
+                tx.written_stores = stores
+            else:
+                tx.release_savepoint(savepoint)
 
     def _news(self, tx: SQLiteTransaction) -> Commit | None:
         if not tx.written_stores:
             return None
-        last, stores = tx.next_position() - 1, frozenset(tx.written_stores)
+        last = tx.next_position() - 1
+        commit = Commit(frozenset(tx.written_stores), last, frozenset(tx.sources))
         if last - tx.rows_added > self._last_position:
             # Since our last commit another process has added entries.
-            stores |= self._stores_between(self._last_position, last)
-        return Commit(stores, last)
+            commit = self._commit_between(self._last_position, last)
+        return commit
 
-    def _stores_between(self, after: int, last: int) -> set[str]:
+    def _commit_between(self, after: int, last: int) -> Commit:
         query = (
-            "SELECT DISTINCT name FROM store JOIN entry ON entry.store = store.number "
+            "SELECT DISTINCT store.name, entry.outbound, remote.remote_id FROM entry "
+            "JOIN store ON store.number = entry.store LEFT JOIN remote ON remote.number = entry.origin "
             "WHERE entry.position > ? AND entry.position <= ?"
         )
-        return {name for (name,) in self._connection.execute(query, (after, last))}
+        found = self._connection.execute(query, (after, last)).fetchall()
+        sources = {(name, b"" if outbound else remote) for name, outbound, remote in found if outbound or remote}
+        return Commit(frozenset(name for name, _, _ in found), last, frozenset(sources))
 
     def _look_for_foreign(self) -> None:
         try:
@@ -247,9 +272,9 @@ class WriterThread:
         # Positions tell what is news, so a second look publishes nothing twice.
         (last,) = self._connection.execute("SELECT max(position) FROM entry").fetchone()
         if last is not None and last > self._last_position:
-            stores = self._stores_between(self._last_position, last)
+            commit = self._commit_between(self._last_position, last)
             self._last_position = last
-            self._call(self._publish, Commit(frozenset(stores), last))
+            self._call(self._publish, commit)
         self._has_foreign_news = False
 
     def _deliver(self, batch: list[_Job], commit: Commit | None) -> None:

@@ -374,7 +374,9 @@ class EventJournalContract(EventJournalRemoteContract, EventJournalRetentionCont
             stop()
             await journal.write("notes", "line", "b", {})
 
-        assert [Commit(frozenset({"notes"}), stored.position)] == commits
+        assert [(frozenset({"notes"}), stored.position)] == [
+            (commit.stores, commit.last_position) for commit in commits
+        ]
 
     # -- restarts ------------------------------------------------------------------------------------------
     async def test_everything_is_found_again(self, medium: Medium) -> None:
