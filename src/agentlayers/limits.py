@@ -30,6 +30,12 @@ PENDING_CHUNKED_MESSAGES_MAX: Final = 4
 PENDING_CHUNK_BYTES_MAX: Final = 48 * MIB
 """Bytes held for half-received messages of one connection."""
 
+FETCH_ENTRIES_MAX: Final = 64
+"""Entries asked for by id in one message; the server answers as many of them as fit a message."""
+
+FETCHES_IN_FLIGHT_MAX: Final = 4
+"""FetchEntries of one connection without an answer."""
+
 ENTRIES_PER_MESSAGE_MAX: Final = 100_000
 """Entries in one WriteEntries or Changes; above any backlog a stock client fits into one message."""
 
@@ -73,6 +79,9 @@ PUSH_BATCH_BYTES_MAX: Final = 256 * KIB
 
 PUSH_WINDOW_MESSAGES: Final = 8
 """WriteEntries on their way without an Ack; bounds what a lost connection sends again."""
+
+RELAY_DELAY_SECONDS: Final = 0.25
+"""What came from another server waits about this long before it is relayed: a server that has it anyway says so meanwhile."""
 
 PULL_QUEUE_MESSAGES_MAX: Final = 16
 """Received Changes waiting for the journal; when full the socket is not read, so the sender feels it. Only where the

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -33,8 +32,6 @@ Durability = Literal["full", "normal"]
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _PRIMARY_CODE_MASK: Final = 0xFF
-_ROOM_SHARE: Final = 16
-"""Room for a log is only made where it takes at most one part in so many of what is free on the disk."""
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 _ADVICE: Final = {
     sqlite3.SQLITE_BUSY: "another process holds the file; stop it or try again later",
@@ -111,7 +108,7 @@ class SQLiteFormat:
             return self._error(StorageUnavailableError, operation, path, reason)
         code = (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE_MASK
         if code in _CORRUPT or (code == sqlite3.SQLITE_ERROR and operation == "open"):
-            return self._damage(operation, path, f"{error}; the file is damaged or no {self.what}")
+            return self.damage(f"{error}; the file is damaged or no {self.what}", operation=operation, path=path)
         advice = _ADVICE.get(code)
         if advice is None:
             return self._error(StorageError, operation, path, f"{error}; unexpected error of the database")
@@ -120,7 +117,8 @@ class SQLiteFormat:
     def _error(self, kind: type[StorageError], operation: str, path: Path, reason: str) -> StorageError:
         return kind(backend=self.backend, operation=operation, path=path, reason=reason)
 
-    def _damage(self, operation: str, path: Path, found: str) -> StorageError:
+    def damage(self, found: str, *, operation: str, path: Path) -> StorageError:
+        """Return the error for a file that holds something never written, with what to do about it."""
         reason = f"{found}. Nothing was changed: restore it from a backup, or move it aside to start anew"
         return self._error(StorageCorruptionError, operation, path, reason)
 
@@ -190,31 +188,6 @@ class SQLiteFormat:
             raise
         return connection
 
-    def make_log_room(self, connection: sqlite3.Connection, path: Path) -> None:
-        """
-        Let the write-ahead log reach its full length at once; nothing happens where that is not possible.
-
-        A commit that makes a file longer costs the file system a second write to the disk, and takes twice as long as
-        one that overwrites. While it is open, a log is never shortened, so this is worth it once, for whoever is going
-        to commit often. Pages that do not fit into the cache go to the log before they are committed; these never are.
-        Takes the write lock for some 20 ms.
-        """
-        with contextlib.suppress(sqlite3.Error, OSError):
-            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
-            room = page_bytes * self.checkpoint_pages
-            log = path.with_name(f"{path.name}-wal")
-            if log.stat().st_size >= room or shutil.disk_usage(path.parent).free < _ROOM_SHARE * room:
-                return
-            (cache,) = connection.execute("PRAGMA cache_size").fetchone()
-            connection.execute("PRAGMA cache_size = 16")
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute("CREATE TABLE room (bytes BLOB)")
-                connection.execute("INSERT INTO room VALUES (zeroblob(?))", (room,))
-            finally:
-                connection.execute(f"PRAGMA cache_size = {cache}")
-                connection.execute("ROLLBACK")
-
     def check_header(self, connection: sqlite3.Connection, path: Path) -> None:
         """
         Check that the file is of this kind, and of a version this release knows.
@@ -264,7 +237,7 @@ class SQLiteFormat:
             head = file.read(len(_MAGIC))
         if head != _MAGIC:
             found = "the file is empty" if size == 0 else "the file is no SQLite database"
-            raise self._damage("open", path, found)
+            raise self.damage(found, operation="open", path=path)
 
     def _create(self, path: Path) -> None:
         fresh = path.with_name(f"{path.name}.new-{os.getpid()}-{os.urandom(4).hex()}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,3 +122,18 @@ async def run_receiver(directory: Path, port: int, count: int, backlog: bool) ->
                 await asyncio.to_thread(insert, connection, plain)
                 count -= len(rows)
     print(time.monotonic(), flush=True)
+
+
+async def run(role: str, directory: str, *numbers: str) -> None:
+    """Be one of its processes: ``server DIR``, ``sender DIR PORT`` or ``receiver DIR PORT ENTRIES BACKLOG``."""
+    port, count, backlog = (*map(int, numbers), 0, 0, 0)[:3]
+    if role == "server":
+        await run_server(Path(directory))
+    elif role == "sender":
+        await run_sender(Path(directory), port)
+    else:
+        await run_receiver(Path(directory), port, count, bool(backlog))
+
+
+if __name__ == "__main__":
+    asyncio.run(run(*sys.argv[1:]))

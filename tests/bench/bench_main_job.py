@@ -131,11 +131,12 @@ class Replica:
         await sync.connect()
 
     async def await_entries(self, log: EventLog, sync: SyncService, count: int) -> None:
-        seen = 0
-        async for _ in log.changes(after=0):
-            seen += 1
-            if seen == count:
-                break
+        """Tell when so many entries are durable and in the read model; nothing else is in this journal."""
+        complete = asyncio.Event()
+        stop = log.journal.on_commit(lambda commit: complete.set() if commit.last_position >= count else None)
+        if await log.journal.read(lambda tx: tx.next_position()) <= count:
+            await complete.wait()
+        stop()
         say(complete=time.monotonic(), rss_mb=rss_mb(), cpu=time.process_time())
 
     async def follow(self, log: EventLog, sync: SyncService, count: int) -> None:

@@ -105,6 +105,19 @@ def children() -> set[int]:
     return found
 
 
+def processes_of(world: ClaudeWorld) -> list[str]:
+    """Whatever runs with the home of this world, or in its directory; zombies among our children are in `children`."""
+    needles = (f"HOME={world.home}".encode(), f"ANTHROPIC_BASE_URL={world.api.url}".encode())
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and int(entry.name) != os.getpid():
+                variables = (entry / "environ").read_bytes().split(b"\x00")
+                if any(needle in variables for needle in needles):
+                    found.append((entry / "cmdline").read_bytes().replace(b"\x00", b" ").decode()[:100])
+    return found
+
+
 def foreign_connections(pids: set[int]) -> list[str]:
     """Addresses of TCP connections of these processes that leave this machine, as the kernel writes them."""
     inodes = set()

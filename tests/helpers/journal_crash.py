@@ -143,7 +143,7 @@ class Work:
     async def append(self, replica: Replica, at: int) -> None:
         """Append one and tell when it is durable."""
         with self.doing(f"append{at}"):
-            entry_id = await append_one(replica, self.chance.randrange(1000), "x" * self.chance.randrange(2000))
+            entry_id = await append_one(replica, self.chance.randrange(1000), "x" * self.chance.randrange(1, 2000))
         self.note("durable", entry_id.hex())
 
     async def append_many(self, replica: Replica) -> None:
@@ -354,9 +354,11 @@ def check(world: World, told: Told) -> None:
         here = {*held, *compacted}
         lost = told.durable - here
         assert not lost, f"{len(lost)} of {len(told.durable)} acknowledged entries are lost"
-        texts = snapshot.connection.execute("SELECT rowid FROM text_index UNION ALL SELECT position FROM text_waiting")
-        messages = [position for _, position, event in rows if event == "chat_event"]
-        assert sorted(position for (position,) in texts) == sorted(messages), "the text index is not what is there"
+        found = snapshot.connection.execute("SELECT rowid FROM text_index UNION ALL SELECT position FROM text_waiting")
+        texts = sorted(position for (position,) in found)
+        messages = sorted(position for _, position, event in rows if event == "chat_event")
+        wrong = set(texts) ^ set(messages)
+        assert texts == messages, f"texts of {sorted(wrong)} are not what is there"
         for store in STORES:
             check_remote(world, snapshot.tx, store, told, here)
 

@@ -18,6 +18,8 @@ from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
 from agentlayers.storage.digest import is_synced
+from agentlayers.storage.event_groups import ARTIFACT_CHUNK_EVENTS
+from agentlayers.storage.replica_store import with_parts
 from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.storage_config import StorageConfig
 
@@ -25,6 +27,7 @@ __all__ = ["IDENTITY", "STORES", "Clock", "Replica", "open_replica"]
 
 IDENTITY = Identity("test", bytes(32))
 STORES = ("chat_history", "artifacts", "audit_log")
+CHUNK_EVENTS = {event.tag for event in ARTIFACT_CHUNK_EVENTS.events}
 
 
 @dataclass
@@ -54,14 +57,17 @@ class Replica:
         return hashlib.sha256(self.journal.replica_id.encode()).digest()[:16]
 
     async def synced(self, store: str) -> list[Entry]:
-        """Return the entries of one store that are synced, received ones included."""
-        stored = await self.journal.entries(store, entries_max=100_000)
-        return [one.entry for one in stored if is_synced(one)]
+        """Return the entries of one store that are synced, received ones and those of its parts included."""
+        stored = await self.journal.entries(entries_max=100_000)
+        return [one.entry for one in stored if is_synced(one) and one.store in with_parts(store)]
 
     async def take(self, source: Replica, store: str, entries: Sequence[Entry]) -> None:
         """Receive entries from another replica, in this order, in one batch."""
-        remote = [RemoteEntry(sequence, entry) for sequence, entry in enumerate(entries)]
-        await self.journal.write_from_remote(store, source.remote_id, remote, through=0)
+        whole, *parts = with_parts(store)
+        for name in (whole, *parts):
+            taken = [entry for entry in entries if not parts or (entry.event in CHUNK_EVENTS) == (name in parts)]
+            remote = [RemoteEntry(sequence, entry) for sequence, entry in enumerate(taken)]
+            await self.journal.write_from_remote(name, source.remote_id, remote, through=0)
 
     async def take_all(self, source: Replica, *, reverse: bool = False) -> None:
         """Receive everything another replica has, oldest or newest first, one at a time."""
@@ -71,12 +77,19 @@ class Replica:
 
     async def meet_remote(self, store: str, remote_id: bytes = b"r" * 16) -> None:
         """Have a remote that holds nothing of ours yet, so that everything is pending for it."""
-        await self.journal.write_from_remote(store, remote_id, [], through=0)
+        for name in with_parts(store):
+            await self.journal.write_from_remote(name, remote_id, [], through=0)
 
     async def acknowledge_all(self, store: str, remote_id: bytes = b"r" * 16) -> None:
         """Let the remote acknowledge everything."""
-        pending = await self.journal.uncommitted(store, remote_id, entries_max=100_000, bytes_max=1 << 30)
-        await self.journal.acknowledge(store, remote_id, Acknowledgement([stored.position for stored in pending]))
+        for name in with_parts(store):
+            pending = await self.journal.uncommitted(name, remote_id, entries_max=100_000, bytes_max=1 << 30)
+            await self.journal.acknowledge(name, remote_id, Acknowledgement([stored.position for stored in pending]))
+
+    async def compact(self, store: str, strategy: CompactionStrategy) -> None:
+        """Compact a store and its parts."""
+        for name in with_parts(store):
+            await self.journal.compact(name, strategy)
 
 
 @asynccontextmanager

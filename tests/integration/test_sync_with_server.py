@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentlayers import limits
-from agentlayers.errors import AuthenticationError, ConnectError, ErrorCode
+from agentlayers.errors import AuthenticationError, ConnectError, ErrorCode, StateError
 from agentlayers.journal import MemoryJournal, SQLiteJournal
 from agentlayers.server import (
     Authenticator,
@@ -220,20 +220,29 @@ async def test_one_replica_may_use_tcp_and_the_other_websocket() -> None:
         await one.until_ids({await other.write("over tcp")})
 
 
-async def test_connecting_elsewhere_by_hand_replaces_the_server(connect: Connect) -> None:
-    """``connect_websocket`` and ``connect_tcp`` leave the present server first."""
+async def test_connecting_by_hand_adds_a_server_and_one_can_be_left(connect: Connect) -> None:
+    """``connect_websocket`` and ``connect_tcp`` leave the others alone; ``disconnect(url)`` closes one of them."""
     async with serving() as first, serving() as second, replica(connect(first)) as one:
+        address = one.sync.url
         await one.write("for both")
         await one.sync.sync_now()
         await one.sync.connect_websocket(second.websocket_url, TOKEN)
-        report = await one.sync.sync_now()
-        assert report.sent == {"chat_history": 1}
+        await one.sync.sync_now()
+        counts = first.connection_count, second.connection_count
+        await one.sync.disconnect(address)
         await one.sync.connect_tcp("127.0.0.1", second.tcp_port or 0, TOKEN)
         report = await one.sync.sync_now()
+        async with replica(websocket(second)) as late:
+            await late.sync.sync_now()
 
+            assert await late.ids() == await one.ids()
+        with pytest.raises(StateError, match="no server"):
+            await one.sync.disconnect(address)
+
+        assert counts == (1, 1)
         assert report.sent == {"chat_history": 0}
-        assert first.connection_count == 0
-        assert second.connection_count == 1
+        assert len(report.remotes) == 2
+        assert (first.connection_count, address in one.sync.status.remotes) == (0, False)
 
 
 async def test_a_long_entry_is_cut_and_put_together_again(connect: Connect) -> None:

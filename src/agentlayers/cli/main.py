@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from agentlayers.cli import check, demo, graph, identity, journal, run, schema, serve, status, sync
+from agentlayers.cli import import_ as import_group
 from agentlayers.cli.exit_status import ExitStatus, exit_status_of, root_fault
 from agentlayers.cli.logs import LogFormat, configure_logs
 from agentlayers.errors import AgentLayersError
@@ -57,6 +58,7 @@ app.command("graph")(graph.command)
 app.command("schema")(schema.command)
 app.command("sync")(sync.command)
 app.command("status")(status.command)
+app.add_typer(import_group.app, name="import")
 app.add_typer(journal.app, name="journal")
 app.add_typer(identity.app, name="identity")
 

@@ -7,14 +7,15 @@ Read-only, from one snapshot of each file, so it is safe beside a running replic
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
-from agentlayers.storage.journal_file import journal_files, open_journal_file
+from agentlayers.journal.event_journal import Remote
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.storage.journal_file import journal_files
+from agentlayers.storage.snapshot import open_snapshot
 from agentlayers.sync.known_entries import SETTING, contact_ms
 
 __all__ = ["RemoteSummary", "ReplicaState", "StoreSummary", "read_replica_state"]
@@ -29,7 +30,9 @@ class RemoteSummary:
         remote_id: The server's id in hexadecimal.
         url: Where it was last reached, without credentials.
         next_sequence: First of its sequences that is not here.
-        pending: Local entries it has not acknowledged.
+        pending: Entries to be sent that it is not known to have.
+        relayed: How many of them came from other servers.
+        relays: Whether it is sent what came from other servers.
         is_retired: Another one took its place.
         last_contact: When it was last connected to, or something was exchanged, as ISO 8601.
     """
@@ -38,6 +41,8 @@ class RemoteSummary:
     url: str | None
     next_sequence: int
     pending: int
+    relayed: int
+    relays: bool
     is_retired: bool
     last_contact: str | None
 
@@ -90,49 +95,39 @@ def read_replica_state(directory: Path) -> ReplicaState:
     """
     replica, stores = "", []
     for path in journal_files(directory):
-        with JOURNAL_FORMAT.translated("read", path), closing(open_journal_file(path)) as connection:
-            row = connection.execute("SELECT value FROM setting WHERE name = 'replica_id'").fetchone()
-            replica = replica or ("" if row is None else bytes(row[0]).decode("utf-8", "replace"))
-            names = connection.execute("SELECT number, name FROM store ORDER BY number").fetchall()
-            stores += [_store(connection, path, number, name) for number, name in names]
+        with open_snapshot(path) as snapshot:
+            replica = replica or snapshot.replica_id
+            names = snapshot.store_names.values()
+            stores += [_store(snapshot.connection, snapshot.tx, path, name) for name in names]
     return ReplicaState(str(directory), replica, tuple(stores))
 
 
-def _store(connection: sqlite3.Connection, path: Path, number: int, name: str) -> StoreSummary:
-    remotes = connection.execute(
-        "SELECT number, remote_id, url, next_sequence, watermark, is_retired FROM remote WHERE store = ?"
-        " ORDER BY is_retired, number",
-        (number,),
-    ).fetchall()
+def _store(connection: sqlite3.Connection, tx: JournalTransaction, path: Path, name: str) -> StoreSummary:
+    number = tx.store_number(name)
+    remotes = sorted(tx.remotes(name), key=lambda remote: remote.is_retired)
     return StoreSummary(
         store=name,
         journal=path.name,
         entries=_count(connection, "SELECT count(*) FROM entry WHERE store = ?", number),
-        unsent=0 if remotes else _outbound(connection, number, 0),
+        unsent=0 if remotes else tx.count_outbound(number, 0, 0),
         quarantined=_count(connection, "SELECT count(*) FROM quarantine WHERE store = ?", number),
         unapplied=_count(connection, "SELECT count(*) FROM unapplied WHERE store = ?", number),
-        remotes=tuple(_remote(connection, name, number, remote) for remote in remotes),
+        remotes=tuple(_remote(tx, name, remote) for remote in remotes),
     )
 
 
-def _remote(connection: sqlite3.Connection, name: str, store: int, row: tuple[Any, ...]) -> RemoteSummary:
-    number, remote_id, url, next_sequence, watermark, is_retired = row
-    noted = "SELECT count(*) FROM remote_has JOIN entry USING (position) WHERE remote = ? AND position > ?"
-    setting = f"{SETTING}{name}:{remote_id.hex()}"
-    kept = connection.execute("SELECT value FROM setting WHERE name = ?", (setting,)).fetchone()
-    contact = contact_ms(None if kept is None else bytes(kept[0]))
+def _remote(tx: JournalTransaction, name: str, remote: Remote) -> RemoteSummary:
+    contact = contact_ms(tx.get_setting(f"{SETTING}{name}:{remote.remote_id.hex()}"))
     return RemoteSummary(
-        remote_id=remote_id.hex(),
-        url=url,
-        next_sequence=next_sequence,
-        pending=_outbound(connection, store, watermark) - _count(connection, noted, number, watermark),
-        is_retired=bool(is_retired),
+        remote_id=remote.remote_id.hex(),
+        url=remote.url,
+        next_sequence=remote.state.next_sequence,
+        pending=remote.state.pending,
+        relayed=remote.state.relayed,
+        relays=remote.relays,
+        is_retired=remote.is_retired,
         last_contact=None if contact is None else datetime.fromtimestamp(contact / 1000, UTC).isoformat("T", "seconds"),
     )
-
-
-def _outbound(connection: sqlite3.Connection, store: int, after: int) -> int:
-    return _count(connection, "SELECT count(*) FROM entry WHERE store = ? AND outbound AND position > ?", store, after)
 
 
 def _count(connection: sqlite3.Connection, query: str, *values: int) -> int:

@@ -39,6 +39,15 @@ def command(
         str | None, typer.Option(help="Token clients must show. Others may see it here: prefer --token-file.")
     ] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the token.")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Serve wss:// and tls://: PEM file with the certificate and its chain.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file with its private key, if that does not stand in --tls-cert.")
+    ] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="Let in who shows a client certificate signed by an authority in this PEM file.")
+    ] = None,
     open_: Annotated[
         bool, typer.Option("--open", help="Listen beyond loopback without a token, on a network you trust.")
     ] = False,
@@ -49,16 +58,22 @@ def command(
     Replicas reach it at /event-log (the tenant "default") or /event-log/TENANT. It cannot read what it keeps.
     When ready it prints a line "listening on ..." for each address; SIGTERM and SIGINT stop it cleanly.
 
-    The token may also come from AGENTLAYERS_TOKEN. Beyond loopback a token is required unless --open is given.
+    The token may also come from AGENTLAYERS_TOKEN. Beyond loopback a token or --client-ca is required unless --open is
+    given. With both, a client shows either; with --client-ca alone it has to show a certificate.
 
     For instance:
 
       agentlayers serve --data ./server-data
 
       agentlayers serve --data /var/lib/agentlayers --host 0.0.0.0 --token-file /etc/agentlayers/token --tcp-port 8788
+
+      agentlayers serve --data ./server-data --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --client-ca ca.pem
     """
     found = read_token(token, token_file, variable="AGENTLAYERS_TOKEN")
-    layer = _layer(preset, data, found, {"host": host, "port": port, "tcp_port": tcp_port}, open_)
+    files = {"tls_cert": tls_cert, "tls_key": tls_key, "client_ca": client_ca}
+    given: dict[str, str | int | None] = {"host": host, "port": port, "tcp_port": tcp_port}
+    given |= {name: None if path is None else str(path) for name, path in files.items()}
+    layer = _layer(preset, data, found, given, open_)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     asyncio.run(_serve(layer))
 
@@ -67,7 +82,7 @@ def _layer(
     preset: str,
     data: Path | None,
     token: str | None,
-    addresses: dict[str, str | int | None],
+    options: dict[str, str | int | None],
     is_open: bool,
 ) -> Layer:
     """Read the graph and lay what the command line says over it."""
@@ -75,7 +90,7 @@ def _layer(
     from agentlayers.server import Authenticator, ServerContainer, ServerStorage, SyncServer
 
     container = load_layers(preset, container=ServerContainer, containers={"server": ServerContainer})
-    given = {name: value for name, value in addresses.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     if is_open:
         given["open"] = True
     slots: dict[str, Layer] = {}

@@ -36,6 +36,16 @@ def command(
     ] = None,
     token_file: Annotated[Path | None, typer.Option(help="File that holds the token.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Tenant of the server. (default: the URL's, or 'default')")] = None,
+    ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the authorities to trust with wss:// and tls://. (default: system)")
+    ] = None,
+    client_cert: Annotated[
+        Path | None,
+        typer.Option(help="PEM file with the certificate this replica shows to a server that asks for one."),
+    ] = None,
+    client_key: Annotated[
+        Path | None, typer.Option(help="PEM file with its private key, if that does not stand in --client-cert.")
+    ] = None,
     store: Annotated[
         list[str] | None, typer.Option(help=f"Only this store ({', '.join(STORES)}); may be repeated.")
     ] = None,
@@ -49,10 +59,12 @@ def command(
     Safe beside an application that uses the same directory. With --once (the default) it ends when both sides hold
     the same and says how much went each way; with --watch it goes on, and connects again after any interruption.
 
-    The token may also come from SYNC_TOKEN. Replicas share data only if they share an identity: the file "identity"
-    in their directories.
+    The token may also come from SYNC_TOKEN, and a client certificate may stand for it. Replicas share data only if
+    they share an identity: the file "identity" in their directories.
     """
-    layer = _layer(directory, to, read_token(token, token_file, variable="SYNC_TOKEN"), tenant, store)
+    files = {"ca": ca, "client_cert": client_cert, "client_key": client_key}
+    tls = {name: str(path) for name, path in files.items() if path is not None}
+    layer = _layer(directory, to, read_token(token, token_file, variable="SYNC_TOKEN"), tenant, store, tls)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
@@ -64,7 +76,14 @@ def command(
     typer.echo(f"in {report.seconds:.2f} s with {to.split('?')[0]}")
 
 
-def _layer(directory: Path, to: str, token: str | None, tenant: str | None, stores: list[str] | None) -> Layer:
+def _layer(
+    directory: Path,
+    to: str,
+    token: str | None,
+    tenant: str | None,
+    stores: list[str] | None,
+    tls: dict[str, Any],
+) -> Layer:
     from agentlayers.layer import Layer
     from agentlayers.runtime.containers import IDENTITY_FILE, AgentRuntimeContainer
     from agentlayers.storage.artifacts import ArtifactStore
@@ -88,17 +107,17 @@ def _layer(directory: Path, to: str, token: str | None, tenant: str | None, stor
     return AgentRuntimeContainer.layer(
         outputs=(SyncService, AuditEventStore, ChatHistoryStore, ArtifactStore),
         storage_config=StorageConfig.layer_of(config),
-        transport=Layer.succeed(Transport, _transport(to, token, tenant)),
+        transport=Layer.succeed(Transport, _transport(to, token, tenant, tls)),
         sync=SyncService.layer(stores=flags),
     )
 
 
-def _transport(to: str, token: str | None, tenant: str | None) -> Any:
+def _transport(to: str, token: str | None, tenant: str | None, tls: dict[str, Any]) -> Any:
     from agentlayers.transport.tcp import TCPTransport
     from agentlayers.transport.websocket import WebSocketTransport
 
     kind = TCPTransport if to.startswith(("tcp://", "tls://")) else WebSocketTransport
-    return kind(to, token, tenant)
+    return kind(to, token, tenant, **tls)
 
 
 async def _once(layer: Layer) -> SyncReport:

@@ -18,7 +18,7 @@ from agentlayers.eventlog.subscription import KeyView, key_view, key_views, watc
 from agentlayers.eventlog.typed_event import TypedEntry, TypedEvent
 from agentlayers.journal.consumer import Consumer, consumers_of, forget_consumer
 from agentlayers.journal.entry import Entry, StoredEntry
-from agentlayers.journal.event_journal import EventJournal, StoreSchema
+from agentlayers.journal.event_journal import EventJournal, StoreSchema, UnappliedEntry
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.logs import get_logger
 from agentlayers.schedule import Schedule
@@ -128,6 +128,14 @@ class EventLog:
         Follow this store's entries in local arrival order, from position ``after`` or from now on.
         """
         return self.journal.changes(self.store, after=after)
+
+    async def unapplied(self) -> list[UnappliedEntry]:
+        """
+        List the entries that are in no read model: of an event or version not known here, or whose projection failed.
+
+        They are kept and handed on all the same, and tried again whenever the store is opened.
+        """
+        return await self.read(lambda tx: tx.unapplied(self.store))
 
     # -- what is shown of a key -----------------------------------------------------------------------------
     async def view(self, primary_key: str) -> KeyView:

@@ -104,4 +104,3 @@ async def watched(
             if last is _NOTHING or found != last:
                 last = found
                 yield found
-

@@ -184,23 +184,27 @@ def uncommitted(
     """List what the remote is not known to have; see :meth:`EventJournal.uncommitted`."""
     number = tx.store_number(store)
     remote = tx.find_remote(number, remote_id)
-    rows: list[EntryRow] = []
+    own: list[EntryRow] = []
     if relayed is not True:
         start = max(after, remote.watermark) if remote else after
-        rows = tx.pending_rows(number, remote.number if remote else 0, start, rows_max=entries_max, bytes_max=bytes_max)
-    if relayed is not False and remote is not None and held.relays(tx, remote):
-        start = max(after, remote.relay_watermark)
-        others = tx.relayable_rows(remote, start, rows_max=entries_max, bytes_max=bytes_max)
-        rows = _merged(rows, others, entries_max, bytes_max) if rows and others else rows or others
-    return [tx.stored(row) for row in rows]
+        own = tx.pending_rows(number, remote.number if remote else 0, start, rows_max=entries_max, bytes_max=bytes_max)
+    if remote is None or relayed is False or not held.relays(tx, remote):
+        return [tx.stored(row) for row in own]
+    start = max(after, remote.relay_watermark)
+    others = tx.relayable_rows(remote, start, rows_max=entries_max, bytes_max=bytes_max)
+    if own and others:
+        # Each list may have been cut by the bounds; what lies behind the end of one is for the next call.
+        own_goes_on = tx.pending_rows(number, remote.number, own[-1].position, rows_max=1, bytes_max=0)
+        others_go_on = tx.relayable_rows(remote, others[-1].position, rows_max=1, bytes_max=0)
+        ends = [rows[-1].position for rows, goes_on in ((own, own_goes_on), (others, others_go_on)) if goes_on]
+        return [tx.stored(row) for row in _bounded(sorted(own + others), ends, entries_max, bytes_max)]
+    return [tx.stored(row) for row in own or others]
 
 
-def _merged(rows: list[EntryRow], others: list[EntryRow], entries_max: int, bytes_max: int) -> list[EntryRow]:
-    """Merge two lists within the bounds, up to where one of them ends, because it may go on there."""
-    end = min(rows[-1].position, others[-1].position)
-    merged = sorted(row for row in rows + others if row.position <= end)
-    total = accumulate(len(row.payload) for row in merged)
-    return merged[: max(1, min(entries_max, sum(size <= bytes_max for size in total)))]
+def _bounded(rows: list[EntryRow], ends: list[int], entries_max: int, bytes_max: int) -> list[EntryRow]:
+    rows = [row for row in rows if not ends or row.position <= min(ends)][:entries_max]
+    total = accumulate(len(row.payload) for row in rows)
+    return rows[: max(1, sum(size <= bytes_max for size in total))]
 
 
 def acknowledge(

@@ -83,9 +83,10 @@ class BridgedKeyValueStore(BlockingKeyValueStore):
         self._wait(self._store.write_changes(changes, expected))
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop.is_closed():
+        # Waiting on the loop for the loop would be for ever.
+        if self._loop.is_closed() or asyncio._get_running_loop() is self._loop:
             work.close()
-            raise StateError(f"the event loop of {self._store!r} is closed")
+            raise StateError(f"{self._store!r} blocks only other threads than that of its event loop, while that runs")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 

@@ -14,6 +14,10 @@ OPEN            Changes past the key's credit     SessionFailed                 
 OPEN            Changes of another key            ignored, counted                OPEN
 OPEN            Ack of a write in flight          AckReceived                     OPEN
 OPEN            Ack of anything else              ignored, counted                OPEN
+OPEN            FetchedEntries that were asked    EntriesFetched                  OPEN
+                for
+OPEN            FetchedEntries of anything else   ignored, counted                OPEN
+OPEN            FetchedEntries with other ids     SessionFailed                   FAILED
 OPEN            Pong of a Ping in flight          PongReceived                    OPEN
 OPEN            Pong of anything else             ignored, counted                OPEN
 OPEN            Hello, the same remote id         ignored, counted                OPEN
@@ -53,6 +57,9 @@ from agentlayers.limits import (
     CREDIT_BYTES_MAX,
     ENTRIES_PER_MESSAGE_MAX,
     ENTRY_ID_BYTES,
+    FETCH_ENTRIES_MAX,
+    FETCHES_IN_FLIGHT_MAX,
+    MESSAGE_BYTES_MAX,
     PUBLIC_KEY_BYTES_MAX,
     SUBSCRIPTIONS_PER_CONNECTION_MAX,
 )
@@ -63,6 +70,7 @@ from agentlayers.protocol.events import (
     AckReceived,
     ChangesReceived,
     ClientEvent,
+    EntriesFetched,
     HelloReceived,
     PongReceived,
 )
@@ -70,6 +78,7 @@ from agentlayers.protocol.messages import (
     CAPABILITY_CREDIT,
     CAPABILITY_DIGESTS,
     CAPABILITY_ENTRY_NONCES,
+    CAPABILITY_FETCH,
     Ack,
     Authenticate,
     Changes,
@@ -77,6 +86,8 @@ from agentlayers.protocol.messages import (
     Credit,
     EncryptedEntry,
     Extensions,
+    FetchedEntries,
+    FetchEntries,
     Hello,
     Message,
     Ping,
@@ -112,9 +123,10 @@ class ClientSession(Session[ClientEvent]):
         self._stock_key: str | None = None
         self._unacknowledged: dict[int, tuple[str, tuple[bytes, ...]]] = {}
         self._unanswered_pings: set[int] = set()
+        self._fetching: dict[int, FetchEntries] = {}
         self._next_message_id = 0
         self._next_ping_id = 1
-        self._entry_nonces = self._digests = self._takes_credit = False
+        self._entry_nonces = self._digests = self._takes_credit = self._fetches = False
         self._accounts: dict[str, CreditAccount] = {}
         self._ledger = WriteLedger(None)
         if authenticate is not None:
@@ -158,6 +170,16 @@ class ClientSession(Session[ClientEvent]):
         return self._takes_credit
 
     @property
+    def fetches(self) -> bool:
+        """Whether entries may be asked for by id."""
+        return self._fetches
+
+    @property
+    def can_fetch_now(self) -> bool:
+        """Whether one more :meth:`fetch_entries` is allowed before the next answer."""
+        return self._fetches and len(self._fetching) < FETCHES_IN_FLIGHT_MAX
+
+    @property
     def unacknowledged(self) -> int:
         """How many WriteEntries wait for their Ack."""
         return len(self._unacknowledged)
@@ -192,9 +214,10 @@ class ClientSession(Session[ClientEvent]):
         self._following.add(public_key)
         before = self._accounts.pop(public_key, None)
         if credit is not None:
-            # What was sent for an earlier request may still be under way; the server has forgotten its credit.
             account = self._accounts[public_key] = CreditAccount(credit)
-            account.spend(-max(before.available, 0) if before else 0)
+            if before is not None and before.available > 0:
+                # What was sent for the earlier request may still be under way: up to its credit, and an entry.
+                account.spend(-before.available - MESSAGE_BYTES_MAX)
 
     def grant_credit(self, public_key: str, amount: int) -> None:
         """
@@ -253,6 +276,29 @@ class ClientSession(Session[ClientEvent]):
         self._next_message_id += 1
         return message_id
 
+    def fetch_entries(self, public_key: str, entry_ids: Sequence[bytes]) -> int:
+        """
+        Ask for entries by id, and return the id that the answer will have.
+
+        Args:
+            public_key: Theirs; it need not be followed.
+            entry_ids: From 1 to ``FETCH_ENTRIES_MAX`` of them.
+
+        Raises:
+            LocalProtocolError: Not open, a server that does not announce it, none or too many ids, or too many
+                questions without an answer.
+        """
+        self._require_key(public_key, "fetch entries")
+        if not self.can_fetch_now:
+            raise LocalProtocolError("cannot fetch entries: this server does not offer it, or too many are under way")
+        if not 1 <= len(entry_ids) <= FETCH_ENTRIES_MAX:
+            raise LocalProtocolError(f"cannot fetch {len(entry_ids)} entries at once; 1 to {FETCH_ENTRIES_MAX}")
+        message = FetchEntries(self._next_message_id, public_key, tuple(entry_ids))
+        self._next_message_id += 1
+        self._outgoing.append(encode_message(message))
+        self._fetching[message.id] = message
+        return message.id
+
     def ping(self, cursors: Mapping[str, int] | None = None) -> int:
         """
         Ask whether the server is there, and return the id that its Pong will have.
@@ -302,6 +348,7 @@ class ClientSession(Session[ClientEvent]):
         self._entry_nonces = CAPABILITY_ENTRY_NONCES in capabilities
         self._digests = CAPABILITY_DIGESTS in capabilities
         self._takes_credit = CAPABILITY_CREDIT in capabilities
+        self._fetches = CAPABILITY_FETCH in capabilities
         self._ledger = WriteLedger(hello.extensions.write_window if hello.extensions is not None else None)
         self._state = SessionState.OPEN
         self._events.append(HelloReceived(hello.remote_id, hello.extensions))
@@ -330,6 +377,17 @@ class ClientSession(Session[ClientEvent]):
         del self._unacknowledged[ack.id]
         self._ledger.settle(ack.id)
         self._events.append(AckReceived(ack.id, public_key, entry_ids, numbers, ack.through))
+
+    def _on_fetched(self, fetched: FetchedEntries) -> None:
+        asked = self._fetching.pop(fetched.id, None)
+        if asked is None:
+            self._ignored += 1
+            return
+        answered = set(asked.entry_ids[: fetched.answered])
+        if not answered.issuperset(entry.entry_id for entry in fetched.entries):
+            raise UnexpectedMessageError("FetchedEntries: an entry that was not asked for")
+        unanswered = tuple(asked.entry_ids[fetched.answered :])
+        self._events.append(EntriesFetched(fetched.id, asked.public_key, tuple(fetched.entries), unanswered))
 
     def _on_pong(self, pong: Pong) -> None:
         if pong.id not in self._unanswered_pings:
@@ -366,6 +424,7 @@ class ClientSession(Session[ClientEvent]):
         self._ledger.clear()
         self._accounts.clear()
         self._unanswered_pings.clear()
+        self._fetching.clear()
 
 
 def _check_for_stock(entries: Sequence[EncryptedEntry]) -> None:
@@ -382,7 +441,9 @@ def _check_for_stock(entries: Sequence[EncryptedEntry]) -> None:
 def _rejection(code: str) -> AgentLayersError:
     """Turn the code of a Rejected into the error of ours that it names."""
     if code == ErrorCode.AUTHENTICATION:
-        return AuthenticationError("the server refused the token; give the one it was started with")
+        return AuthenticationError(
+            "the server refused the token, or misses one or a client certificate; give what it asks for"
+        )
     if code == ErrorCode.AUTHORIZATION:
         return AuthorizationError("the server does not let this token into this tenant")
     return RemoteProtocolError(f"the server ended the session: {code!r}")
@@ -392,6 +453,7 @@ _HANDLERS: Final[dict[type, Callable[[ClientSession, Any], None]]] = {
     Hello: ClientSession._on_hello,
     Changes: ClientSession._on_changes,
     Ack: ClientSession._on_ack,
+    FetchedEntries: ClientSession._on_fetched,
     Pong: ClientSession._on_pong,
     Rejected: ClientSession._on_rejected,
 }

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from agentlayers.errors import MalformedMessageError, VersionMismatchError
+from agentlayers.errors import LimitExceededError, MalformedMessageError, VersionMismatchError
 from agentlayers.limits import (
     ENTRY_ID_BYTES,
+    FETCH_ENTRIES_MAX,
     IV_BYTES,
     NAME_BYTES_MAX,
     PUBLIC_KEY_BYTES_MAX,
@@ -30,6 +31,8 @@ from agentlayers.protocol.messages import (
     Credit,
     EncryptedEntry,
     Extensions,
+    FetchedEntries,
+    FetchEntries,
     HeadDigest,
     Hello,
     Message,
@@ -158,18 +161,38 @@ def _ack(fields: Fields) -> Ack:
 
 
 def _changes(fields: Fields) -> Changes:
-    public_key, raw = _public_key(fields), fields.listed("entries")
-    through = fields.optional_number("through")
+    return Changes(_public_key(fields), _remote_entries(fields), fields.optional_number("through"))
+
+
+def _remote_entries(fields: Fields) -> tuple[RemoteEncryptedEntry, ...]:
+    raw = fields.listed("entries")
     if not raw:
-        return Changes(public_key, (), through)
+        return ()
     if set(map(type, raw)) == {RemoteEncryptedEntry}:
         sequences, ivs, ids, ciphertexts = zip(*raw, strict=True)
         if not _all_sequences(sequences):
             sequences = tuple(fields.integer("entries.sequence", sequence) for sequence in sequences)
             raw = list(map(RemoteEncryptedEntry, sequences, ivs, ids, ciphertexts))
         if _all_bytes(ids, ENTRY_ID_BYTES) and _all_bytes(ivs, IV_BYTES) and set(map(type, ciphertexts)) == {bytes}:
-            return Changes(public_key, tuple(raw), through)
+            return tuple(raw)
     raise _explain(fields, "entries", raw, has_sequence=True)
+
+
+def _fetch_entries(fields: Fields) -> FetchEntries:
+    ids = fields.listed("entryIds")
+    if not 1 <= len(ids) <= FETCH_ENTRIES_MAX:
+        raise LimitExceededError(limit="FETCH_ENTRIES_MAX", allowed=FETCH_ENTRIES_MAX, declared=len(ids))
+    if not _all_bytes(ids, ENTRY_ID_BYTES):
+        raise fields.wrong("entryIds", f"ids of {ENTRY_ID_BYTES} bytes", ids[0])
+    return FetchEntries(fields.number("id"), _public_key(fields), tuple(ids))
+
+
+def _fetched_entries(fields: Fields) -> FetchedEntries:
+    answered = fields.number("answered")
+    entries = _remote_entries(fields)
+    if not len(entries) <= answered or not answered:
+        raise MalformedMessageError(f"FetchedEntries.answered: {answered}, with {len(entries)} entries")
+    return FetchedEntries(fields.number("id"), entries, answered)
 
 
 def _ping(fields: Fields) -> Ping:
@@ -251,6 +274,8 @@ _DECODERS: Final[dict[str, Callable[[Fields], Message]]] = {
     "WriteEntries": _write_entries,
     "Ack": _ack,
     "Changes": _changes,
+    "FetchEntries": _fetch_entries,
+    "FetchedEntries": _fetched_entries,
     "Ping": _ping,
     "Pong": _pong,
     "ChunkedMessage": _chunked_message,

@@ -8,7 +8,7 @@ only what differs from message to message is packed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from agentlayers.errors import LocalProtocolError
@@ -20,11 +20,14 @@ from agentlayers.protocol.messages import (
     ChunkedMessage,
     Credit,
     Extensions,
+    FetchedEntries,
+    FetchEntries,
     Hello,
     Message,
     Ping,
     Pong,
     Rejected,
+    RemoteEncryptedEntry,
     RequestChanges,
     StopChanges,
     WriteEntries,
@@ -180,12 +183,19 @@ def _encode_changes(message: Changes) -> bytes:
         map_header(3 if message.through is None else 4),
         b"\xa9publicKey",
         pack_str(message.public_key, field="Changes.publicKey"),
-        b"\xa7entries",
-        array_header(len(message.entries)),
     ]
-    for sequence, iv, entry_id, ciphertext in message.entries:
+    _add_entries(parts, message.entries, "Changes")
+    if message.through is not None:
+        parts += (b"\xa7through", pack_number(message.through, field="Changes.through"))
+    parts.append(b"\xa4_tag\xa7Changes")
+    return b"".join(parts)
+
+
+def _add_entries(parts: list[bytes], entries: Sequence[RemoteEncryptedEntry], tag: str) -> None:
+    parts += (b"\xa7entries", array_header(len(entries)))
+    for sequence, iv, entry_id, ciphertext in entries:
         if len(entry_id) != ENTRY_ID_BYTES or len(iv) != IV_BYTES:
-            raise LocalProtocolError(f"Changes: an entry id of {len(entry_id)} and an iv of {len(iv)} bytes")
+            raise LocalProtocolError(f"{tag}: an entry id of {len(entry_id)} and an iv of {len(iv)} bytes")
         parts += (
             b"\xde\x00\x04\xa8sequence",
             pack_number(sequence, field="Changes.entries.sequence"),
@@ -197,9 +207,30 @@ def _encode_changes(message: Changes) -> bytes:
             bin_header(len(ciphertext)),
             ciphertext,
         )
-    if message.through is not None:
-        parts += (b"\xa7through", pack_number(message.through, field="Changes.through"))
-    parts.append(b"\xa4_tag\xa7Changes")
+
+
+def _encode_fetch_entries(message: FetchEntries) -> bytes:
+    ids = [_exactly(entry_id, ENTRY_ID_BYTES, "FetchEntries.entryIds") for entry_id in message.entry_ids]
+    return b"".join(
+        (
+            map_header(4),
+            b"\xa2id",
+            pack_number(message.id, field="FetchEntries.id"),
+            b"\xa9publicKey",
+            pack_str(message.public_key, field="FetchEntries.publicKey"),
+            b"\xa8entryIds",
+            array_header(len(ids)),
+            *map(pack_bin, ids),
+            b"\xa4_tag\xacFetchEntries",
+        )
+    )
+
+
+def _encode_fetched_entries(message: FetchedEntries) -> bytes:
+    parts = [map_header(4), b"\xa2id", pack_number(message.id, field="FetchedEntries.id")]
+    _add_entries(parts, message.entries, "FetchedEntries")
+    parts += (b"\xa8answered", pack_number(message.answered, field="FetchedEntries.answered"))
+    parts.append(b"\xa4_tag\xaeFetchedEntries")
     return b"".join(parts)
 
 
@@ -258,6 +289,8 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     StopChanges: _encode_stop_changes,
     Ack: _encode_ack,
     Changes: _encode_changes,
+    FetchEntries: _encode_fetch_entries,
+    FetchedEntries: _encode_fetched_entries,
     Ping: _encode_ping,
     Pong: _encode_pong,
     ChunkedMessage: _encode_chunked_message,

@@ -17,6 +17,8 @@ __all__ = [
     "ChangesStopped",
     "ClientEvent",
     "CreditGranted",
+    "EntriesFetched",
+    "FetchRequested",
     "HelloReceived",
     "PingReceived",
     "PongReceived",
@@ -93,7 +95,25 @@ class PongReceived:
     digests: Mapping[str, HeadDigest] = field(default_factory=dict)
 
 
-ClientEvent = HelloReceived | ChangesReceived | AckReceived | PongReceived | SessionFailed
+@dataclass(frozen=True, slots=True)
+class EntriesFetched:
+    """
+    Client: the server answered a FetchEntries.
+
+    Attributes:
+        id: What :meth:`~agentlayers.protocol.client_session.ClientSession.fetch_entries` returned.
+        public_key: Theirs.
+        entries: Those the server has of the ids that were answered.
+        unanswered: The ids to ask for again, because the answer would have been too long.
+    """
+
+    id: int
+    public_key: str
+    entries: tuple[RemoteEncryptedEntry, ...]
+    unanswered: tuple[bytes, ...]
+
+
+ClientEvent = HelloReceived | ChangesReceived | AckReceived | EntriesFetched | PongReceived | SessionFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +172,15 @@ class PingReceived:
     cursors: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class FetchRequested:
+    """Server: answer with ``send_fetched``: those of these entries there are, in this order, as many as fit."""
+
+    id: int
+    public_key: str
+    entry_ids: tuple[bytes, ...]
+
+
 ServerEvent = (
     AuthenticateReceived
     | WriteReceived
@@ -159,5 +188,6 @@ ServerEvent = (
     | CreditGranted
     | ChangesStopped
     | PingReceived
+    | FetchRequested
     | SessionFailed
 )

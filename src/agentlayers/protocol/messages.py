@@ -16,6 +16,7 @@ __all__ = [
     "CAPABILITY_CREDIT",
     "CAPABILITY_DIGESTS",
     "CAPABILITY_ENTRY_NONCES",
+    "CAPABILITY_FETCH",
     "EXTENSION_VERSION",
     "Ack",
     "Authenticate",
@@ -24,6 +25,8 @@ __all__ = [
     "Credit",
     "EncryptedEntry",
     "Extensions",
+    "FetchEntries",
+    "FetchedEntries",
     "HeadDigest",
     "Hello",
     "Message",
@@ -47,6 +50,9 @@ CAPABILITY_DIGESTS: Final = "digests"
 
 CAPABILITY_CREDIT: Final = "credit"
 """RequestChanges may carry ``credit``, and Credit adds to it; the server sends Changes of that key only within it."""
+
+CAPABILITY_FETCH: Final = "fetch"
+"""FetchEntries asks for entries by id, followed or not; FetchedEntries answers it."""
 
 
 class EncryptedEntry(NamedTuple):
@@ -209,6 +215,38 @@ class Changes:
     through: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FetchEntries:
+    """
+    Client: send these entries, wherever they stand; only to a server that announced ``fetch``.
+
+    Attributes:
+        id: Chosen by the client; the :class:`FetchedEntries` has the same.
+        public_key: Theirs. It need not be followed.
+        entry_ids: At least one.
+    """
+
+    id: int
+    public_key: str
+    entry_ids: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedEntries:
+    """
+    Server: answer to the FetchEntries with the same ``id``.
+
+    Attributes:
+        id: That of the FetchEntries.
+        entries: Those of its first ids that the server has, as many as it sends at once.
+        answered: How many of its first ids this is the answer to; at least one. The rest is to be asked for again.
+    """
+
+    id: int
+    entries: Sequence[RemoteEncryptedEntry]
+    answered: int
+
+
 class HeadDigest(NamedTuple):
     """
     What a server says of one public key at a heartbeat.
@@ -286,6 +324,8 @@ Message = (
     | WriteEntries
     | Ack
     | Changes
+    | FetchEntries
+    | FetchedEntries
     | Ping
     | Pong
     | ChunkedMessage

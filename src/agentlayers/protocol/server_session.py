@@ -28,6 +28,9 @@ OPEN            StopChanges of a followed key     ChangesStopped                
 OPEN            StopChanges of another key        ignored, counted                OPEN
 OPEN            Ping                              queue Pong                      OPEN
 OPEN            Ping with cursors                 PingReceived                    OPEN
+OPEN            FetchEntries                      FetchRequested                  OPEN
+OPEN            FetchEntries past the bound of    SessionFailed                   FAILED
+                those without an answer
 OPEN            ChunkedMessage                    kept; the last one missing      as that message
                                                   acts as the message it
                                                   completes
@@ -63,6 +66,7 @@ from agentlayers.errors import (
 )
 from agentlayers.limits import (
     CHUNK_BYTES,
+    FETCHES_IN_FLIGHT_MAX,
     FRAME_BYTES_MAX,
     SUBSCRIPTIONS_PER_CONNECTION_MAX,
     WRITE_WINDOW_BYTES,
@@ -76,6 +80,7 @@ from agentlayers.protocol.events import (
     ChangesRequested,
     ChangesStopped,
     CreditGranted,
+    FetchRequested,
     PingReceived,
     ServerEvent,
     WriteReceived,
@@ -86,6 +91,8 @@ from agentlayers.protocol.messages import (
     Changes,
     ChunkedMessage,
     Credit,
+    FetchedEntries,
+    FetchEntries,
     HeadDigest,
     Hello,
     Message,
@@ -148,6 +155,7 @@ class ServerSession(Session[ServerEvent]):
         self._accounts: dict[str, CreditAccount] = {}
         self._owed = WriteLedger(WriteWindow(WRITE_WINDOW_MESSAGES, WRITE_WINDOW_BYTES))
         self._gives_credit = self._is_ours = False
+        self._fetching: set[int] = set()
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._may_authenticate = is_stream or hello is None
@@ -226,6 +234,23 @@ class ServerSession(Session[ServerEvent]):
         """Answer a Ping that asked about followed keys."""
         if not self._is_over():
             self._outgoing.append(encode_message(Pong(ping_id, digests)))
+
+    def send_fetched(self, message_id: int, entries: Sequence[RemoteEncryptedEntry], answered: int) -> None:
+        """
+        Answer a FetchEntries.
+
+        Args:
+            message_id: Of the FetchEntries.
+            entries: Those there are of its first ``answered`` ids.
+            answered: At least one.
+
+        Raises:
+            LocalProtocolError: They cannot be expressed, or are longer together than a receiver accepts.
+        """
+        self._fetching.discard(message_id)
+        if not self._is_over():
+            data = encode_message(FetchedEntries(message_id, entries, answered))
+            self._outgoing += split_message(data, self._chunk_id()) if len(data) > CHUNK_BYTES else [data]
 
     def send_encoded(self, frames: Sequence[bytes], *, public_key: str | None = None) -> None:
         """
@@ -331,6 +356,15 @@ class ServerSession(Session[ServerEvent]):
         cursors = {key: cursor for key, cursor in message.cursors.items() if key in self._following}
         self._events.append(PingReceived(message.id, cursors))
 
+    def _on_fetch_entries(self, message: FetchEntries) -> None:
+        self._is_ours = True
+        if len(self._fetching) >= FETCHES_IN_FLIGHT_MAX:
+            raise LimitExceededError(
+                limit="FETCHES_IN_FLIGHT_MAX", allowed=FETCHES_IN_FLIGHT_MAX, declared=len(self._fetching) + 1
+            )
+        self._fetching.add(message.id)
+        self._events.append(FetchRequested(message.id, message.public_key, tuple(message.entry_ids)))
+
     # -- the end -----------------------------------------------------------------------------------
 
     def _end(self, error: AgentLayersError) -> None:
@@ -342,6 +376,7 @@ class ServerSession(Session[ServerEvent]):
         super()._release()
         self._following.clear()
         self._accounts.clear()
+        self._fetching.clear()
         self._owed.clear()
         self._held.clear()
         self._held_bytes = 0
@@ -354,4 +389,5 @@ _HANDLERS: Final[dict[type, Callable[[ServerSession, Any], None]]] = {
     StopChanges: ServerSession._on_stop_changes,
     WriteEntries: ServerSession._on_write_entries,
     Ping: ServerSession._on_ping,
+    FetchEntries: ServerSession._on_fetch_entries,
 }

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from agentlayers.runtime.agent_runtime import AgentRuntime
     from agentlayers.runtime.audit_trail import AuditTrail
     from agentlayers.runtime.backend import AgentBackend, BackendQuery, Prompt
+    from agentlayers.runtime.broadcast import Subscription
     from agentlayers.runtime.chat_history import ChatHistory, ChatRecorder
     from agentlayers.runtime.claude import ClaudeBackend
     from agentlayers.runtime.containers import AgentRuntimeContainer
     from agentlayers.runtime.hook_audit import HookAudit
+    from agentlayers.runtime.hook_presets import auto_approve, auto_deny, console_logger, observe, timing
     from agentlayers.runtime.hooks import HOOK_EVENTS, HookContext, HookMatcher, merge_hooks
     from agentlayers.runtime.message import AgentMessage, ToolResult, ToolUse, user_message
+    from agentlayers.runtime.open_telemetry import OpenTelemetry
     from agentlayers.runtime.options import QueryOptions
     from agentlayers.runtime.query_event import (
         QueryCompleted,
@@ -43,7 +46,9 @@ if TYPE_CHECKING:
     from agentlayers.runtime.scripted import ScriptedBackend
     from agentlayers.runtime.session_store import AgentSessionStore, PortableSessions
     from agentlayers.runtime.settings import RuntimeSettings, SupervisorSettings
+    from agentlayers.runtime.shared_messages import SharedMessages
     from agentlayers.runtime.tap import MessageTap, QueryEnd, Receipt
+    from agentlayers.runtime.telemetry import QueryTelemetry, Telemetry
     from agentlayers.runtime.tool_artifacts import ToolArtifacts
 
 __all__ = [
@@ -66,6 +71,7 @@ __all__ = [
     "HookMatcher",
     "Interrupt",
     "MessageTap",
+    "OpenTelemetry",
     "PortableSessions",
     "Prompt",
     "QueryCompleted",
@@ -79,18 +85,27 @@ __all__ = [
     "QueryStatus",
     "QuerySupervisor",
     "QuerySupervisorStats",
+    "QueryTelemetry",
     "Receipt",
     "RuntimeSettings",
     "Say",
     "Script",
     "ScriptedBackend",
+    "SharedMessages",
+    "Subscription",
     "SupervisorSettings",
+    "Telemetry",
     "Think",
     "ToolArtifacts",
     "ToolResult",
     "ToolUse",
     "Turn",
+    "auto_approve",
+    "auto_deny",
+    "console_logger",
     "merge_hooks",
+    "observe",
+    "timing",
     "user_message",
 ]
 
@@ -98,12 +113,15 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "agent_runtime": ("AgentRuntime",),
     "audit_trail": ("AuditTrail",),
     "backend": ("AgentBackend", "BackendQuery", "Prompt"),
+    "broadcast": ("Subscription",),
     "chat_history": ("ChatHistory", "ChatRecorder"),
     "claude": ("ClaudeBackend",),
     "containers": ("AgentRuntimeContainer",),
     "hook_audit": ("HookAudit",),
+    "hook_presets": ("auto_approve", "auto_deny", "console_logger", "observe", "timing"),
     "hooks": ("HOOK_EVENTS", "HookContext", "HookMatcher", "merge_hooks"),
     "message": ("AgentMessage", "ToolResult", "ToolUse", "user_message"),
+    "open_telemetry": ("OpenTelemetry",),
     "options": ("QueryOptions",),
     "query_event": ("QueryCompleted", "QueryEvent", "QueryQueued", "QueryStartFailed", "QueryStarted"),
     "query_handle": ("QueryHandle",),
@@ -113,7 +131,9 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "scripted": ("ScriptedBackend",),
     "session_store": ("AgentSessionStore", "PortableSessions"),
     "settings": ("RuntimeSettings", "SupervisorSettings"),
+    "shared_messages": ("SharedMessages",),
     "tap": ("MessageTap", "QueryEnd", "Receipt"),
+    "telemetry": ("QueryTelemetry", "Telemetry"),
     "tool_artifacts": ("ToolArtifacts",),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

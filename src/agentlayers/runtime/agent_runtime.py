@@ -8,6 +8,7 @@ import asyncio
 import random as random_module
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
@@ -24,7 +25,9 @@ from agentlayers.runtime.query_handle import QueryHandle
 from agentlayers.runtime.query_supervisor import QuerySupervisor, QuerySupervisorStats
 from agentlayers.runtime.settings import RuntimeSettings, SupervisorSettings
 from agentlayers.runtime.tap import MessageTap
+from agentlayers.runtime.telemetry import Telemetry
 from agentlayers.runtime.tool_artifacts import ToolArtifacts
+from agentlayers.settings import parse_seconds
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
@@ -208,7 +211,14 @@ class AgentRuntime:
         if self.artifacts is not None and self.artifacts.is_enabled:
             taps.append(ToolArtifacts(self.artifacts))
         if self.audit_log is not None and self.audit_log.is_enabled:
-            trail = HookAudit(self.audit_log, strict=settings.audit_strict).with_audit(options)
+            trail = HookAudit(
+                self.audit_log,
+                strict=settings.audit_strict,
+                log_hook_outcomes=settings.audit_hook_outcomes,
+                log_permission_decisions=settings.audit_permission_decisions,
+                matcher=settings.audit_matcher,
+                timeout=settings.audit_timeout,
+            ).with_audit(options)
             taps.append(trail)
             options = trail.options
         return options, taps
@@ -305,6 +315,8 @@ class AgentRuntime:
         sync_chat_history: bool = True,
         sync_artifacts: bool = False,
         sync_audit_log: bool = True,
+        sync_interval: float | str | None = None,
+        directory: str | Path | None = None,
         **slots: Any,
     ) -> Layer:
         """
@@ -317,18 +329,27 @@ class AgentRuntime:
             sync_chat_history: Replicate conversations.
             sync_artifacts: Replicate artifacts.
             sync_audit_log: Replicate the audit log.
+            sync_interval: Look for work at least this often, in seconds or as a text such as ``"1 minute"``; changes
+                are sent as they are made, without it too.
+            directory: Where the replica keeps its files, whatever the environment says.
             **slots: As for :meth:`layer_with_persistence`.
 
         Raises:
+            SettingsError: An interval that is no duration.
             UsageError: A URL of another kind.
         """
+        from agentlayers.layer import Layer
+
         stores = {
             "chat_history": sync_chat_history,
             "artifacts": sync_artifacts,
             "audit_log": sync_audit_log,
         }
         slots.setdefault("transport", _remote_transport(url, token, tenant))
-        slots.setdefault("sync", SyncService.layer(stores=stores))
+        seconds = None if sync_interval is None else parse_seconds(sync_interval, setting="sync_interval")
+        slots.setdefault("sync", SyncService.layer(stores=stores, interval_seconds=seconds))
+        if directory is not None:
+            slots.setdefault("storage_config", Layer.factory(StorageConfig, _config_in, directory=str(directory)))
         return AgentRuntime.layer_with_persistence(**slots)
 
 
@@ -344,24 +365,28 @@ async def open_runtime(
     session_index: SessionIndexStore | None = None,
     sync: SyncService | None = None,
     storage_config: StorageConfig | None = None,
+    storage_cleanup: StorageCleanup | None = None,
+    telemetry: Telemetry | None = None,
     **defaults: Any,
 ) -> AsyncIterator[AgentRuntime]:
     """
     Open a runtime on what the graph has, with defaults for what it has not.
 
     Without ``settings`` they are read from the environment, over ``defaults`` (as YAML gives them). While
-    the runtime is open, the retention of its stores is enforced on the schedule of ``storage_config``.
+    the runtime is open, the retention of its stores is enforced, on the schedule of ``storage_config`` if the graph
+    has no ``storage_cleanup``, and ``sync`` runs on its timer.
     """
     async with AsyncExitStack() as parts:
         if supervisor is None:
-            supervisor = await parts.enter_async_context(QuerySupervisor(SupervisorSettings.from_env(prefix=prefix)))
-        cleanup = StorageCleanup(
-            chat_history=chat_history,
-            artifacts=artifacts,
-            audit_log=audit_log,
-            storage_config=storage_config,
-        )
-        await parts.enter_async_context(cleanup)
+            own = QuerySupervisor(SupervisorSettings.from_env(prefix=prefix), telemetry=telemetry)
+            supervisor = await parts.enter_async_context(own)
+        if storage_cleanup is None:
+            cleanup = StorageCleanup(
+                chat_history=chat_history, artifacts=artifacts, audit_log=audit_log, storage_config=storage_config
+            )
+            await parts.enter_async_context(cleanup)
+        if sync is not None and storage_config is not None:
+            sync.look_every(storage_config.sync.interval_seconds)
         runtime = AgentRuntime(
             _default_backend() if backend is None else backend,
             supervisor,
@@ -373,6 +398,10 @@ async def open_runtime(
             sync=sync,
         )
         yield await parts.enter_async_context(runtime)
+
+
+def _config_in(directory: str) -> StorageConfig:
+    return StorageConfig.from_environment().model_copy(update={"directory": Path(directory)})
 
 
 def _default_backend() -> AgentBackend:

@@ -38,9 +38,11 @@ from agentlayers.runtime.backend import AgentBackend
 from agentlayers.runtime.query_supervisor import QuerySupervisor, supervisor_from_env
 from agentlayers.runtime.scripted import ScriptedBackend
 from agentlayers.runtime.session_store import AgentSessionStore
+from agentlayers.runtime.telemetry import Telemetry
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
+from agentlayers.storage.cleanup import StorageCleanup
 from agentlayers.storage.own_journal import own_sqlite_journal
 from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.storage_config import StorageConfig
@@ -81,9 +83,37 @@ def claude_backend(
     return ClaudeBackend(sessions=sessions, cli_path=cli_path, env=env, options=options)
 
 
+def open_telemetry(*, metrics: bool = True, tracing: bool = True) -> Telemetry:
+    """Tell OpenTelemetry what queries do; needs the extra ``otel``, which is looked for only here."""
+    from agentlayers.runtime.open_telemetry import OpenTelemetry
+
+    return OpenTelemetry(metrics=metrics, tracing=tracing)
+
+
 def keep_everything() -> CompactionStrategy:
     """Drop nothing beyond the retention of the settings."""
     return Composite()
+
+
+def scheduled_cleanup(
+    interval: str | float | None = None,
+    *,
+    run_on_start: bool | str | None = None,
+    enabled: bool | str | None = None,
+    chat_history: ChatHistoryStore | None = None,
+    artifacts: ArtifactStore | None = None,
+    audit_log: AuditEventStore | None = None,
+    storage_config: StorageConfig | None = None,
+) -> StorageCleanup:
+    """Enforce the stores' retention; when, is as the storage settings say where it is not given."""
+    given = {"interval": interval, "run_on_start": run_on_start, "enabled": enabled}
+    return StorageCleanup(
+        chat_history=chat_history,
+        artifacts=artifacts,
+        audit_log=audit_log,
+        storage_config=storage_config,
+        schedule={name: value for name, value in given.items() if value is not None},
+    )
 
 
 def merge_needs_python(*_arguments: Any, **_named: Any) -> NoReturn:
@@ -134,8 +164,10 @@ class AgentRuntimeContainer(LayerContainer):
     chat_history: providers.Provider[ChatHistoryStore] = providers.Resource(ChatHistoryStore)
     artifacts: providers.Provider[ArtifactStore] = providers.Resource(ArtifactStore)
     audit_log: providers.Provider[AuditEventStore] = providers.Resource(AuditEventStore)
+    storage_cleanup: providers.Provider[StorageCleanup] = providers.Resource(scheduled_cleanup)
     agent_sessions: providers.Provider[AgentSessionStore] = providers.Resource(AgentSessionStore)
     agent_backend: providers.Provider[AgentBackend] = providers.Singleton(ScriptedBackend)
+    telemetry: providers.Provider[Telemetry] = providers.Singleton(Telemetry)
     query_supervisor: providers.Provider[QuerySupervisor] = providers.Resource(supervisor_from_env)
     runtime: providers.Provider[AgentRuntime] = providers.Resource(open_runtime)
 
@@ -184,6 +216,7 @@ class AgentRuntimeContainer(LayerContainer):
         chat_history=_store(ChatHistoryStore),
         artifacts=_store(ArtifactStore),
         audit_log=_store(AuditEventStore),
+        storage_cleanup={"scheduled": resource(scheduled_cleanup)},
         agent_sessions={
             "journaled": resource(AgentSessionStore),
             "memory": recipe(AgentSessionStore.layer_memory),
@@ -193,6 +226,7 @@ class AgentRuntimeContainer(LayerContainer):
             "scripted": singleton(ScriptedBackend),
             "claude": singleton(claude_backend),
         },
+        telemetry={"none": singleton(Telemetry), "open_telemetry": singleton(open_telemetry)},
         query_supervisor={"default": resource(supervisor_from_env)},
         runtime={"default": resource(open_runtime)},
     )

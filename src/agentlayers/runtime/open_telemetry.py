@@ -107,6 +107,7 @@ class _Query(QueryTelemetry):
         self._granted: float | None = None
         self._is_pending = False
         self._is_running = False
+        self._is_over = False
         self._tools: dict[str, tuple[str, float]] = {}
 
     def queued(self) -> None:
@@ -130,10 +131,9 @@ class _Query(QueryTelemetry):
 
     def refused(self, error: BaseException) -> None:
         self._leave_queue()
-        outcome = str(getattr(error, "code", None) or "canceled")
-        if self._granted is not None:
-            outcome = "start_failed"
-        self._end(outcome, error)
+        code = str(getattr(error, "code", "canceled"))
+        is_start = self._granted is not None and isinstance(error, Exception)
+        self._end("start_failed" if is_start else code, error)
 
     def gone(self, state: str, error: Exception | None) -> None:
         if self._is_running:
@@ -190,6 +190,9 @@ class _Query(QueryTelemetry):
             self._count.pending.add(-1)
 
     def _end(self, outcome: str, error: BaseException | None) -> None:
+        if self._is_over:
+            return  # a start that was cancelled when the agent ran already
+        self._is_over = True
         self._count.ended.add(1, {"outcome": outcome})
         if self._spans is not None:
             self._spans.ended(outcome, error)
@@ -209,7 +212,7 @@ class _Spans:
         self._session_id = ""
 
     def current(self) -> AbstractContextManager[object]:
-        return self._trace.use_span(  # type: ignore[no-any-return]
+        return self._trace.use_span(
             self._query, end_on_exit=False, record_exception=False, set_status_on_exception=False
         )
 

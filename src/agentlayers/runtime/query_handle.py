@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Self, final
 
-from agentlayers.errors import QueryTimeoutError, StateError, UsageError
+from agentlayers.errors import BackendError, QueryTimeoutError, StateError, UsageError
 from agentlayers.logs import get_logger
 from agentlayers.runtime.backend import BackendQuery, Prompt
 from agentlayers.runtime.broadcast import Subscription
@@ -170,6 +170,25 @@ class QueryHandle(QueryControls):
         """Read all remaining messages."""
         return [message async for message in self]
 
+    async def collect_result(self) -> AgentMessage | None:
+        """Read to the end; return the last result, or :obj:`None` if the agent ended without one."""
+        async for _ in self:
+            pass
+        return self.result
+
+    async def collect_success(self) -> AgentMessage:
+        """
+        Read to the end and return the result.
+
+        Raises:
+            BackendError: There is none, or it tells of an error.
+        """
+        result = await self.collect_result()
+        if result is None or result.is_error:
+            told = "it ended without a result" if result is None else f"{result.subtype}: {result.text}".rstrip(": ")
+            raise BackendError(f"query {self.query_id} did not succeed: {told}")
+        return result
+
     # -- control ----------------------------------------------------------------------------------------
     async def send(self, message: str | Mapping[str, Any]) -> None:
         """
@@ -326,8 +345,7 @@ class QueryHandle(QueryControls):
         self._unbounded = query.reads_ahead
         self._state = "running"
         try:
-            if self._telemetry is not None:
-                self._telemetry.started()
+            self._tell(lambda telemetry: telemetry.started())
             if on_started is not None:
                 await on_started()
             started.set_result(None)
@@ -352,8 +370,7 @@ class QueryHandle(QueryControls):
             self._error = self._error or error
         self._state = self._final_state()
         try:
-            if self._telemetry is not None:
-                self._telemetry.gone(self._state, self._error)
+            self._tell(lambda telemetry: telemetry.gone(self._state, self._error))
             await on_gone(self._state)
             end = QueryEnd(self._state, self._session_id)
             # Together, because each may wait a while for a store that does not answer.
@@ -384,7 +401,8 @@ class QueryHandle(QueryControls):
             if receipt is not None:
                 receipts.append(receipt)
         if self._telemetry is not None:
-            await self._tell(self._telemetry, message, receipts)
+            self._tell(lambda telemetry: telemetry.recording(receipts))
+            await _quietly(self._telemetry.received(message), "telemetry", self.query_id)
         if self._discarding:
             return
         self._buffer.append((message, receipts))
@@ -394,9 +412,12 @@ class QueryHandle(QueryControls):
             self._room.clear()
             await self._room.wait()
 
-    async def _tell(self, telemetry: QueryTelemetry, message: AgentMessage, receipts: list[Receipt]) -> None:
-        telemetry.recording(receipts)
-        await _quietly(telemetry.received(message), "telemetry", self.query_id)
+    def _tell(self, note: Callable[[QueryTelemetry], None]) -> None:
+        if self._telemetry is not None:
+            try:
+                note(self._telemetry)
+            except Exception:
+                logger.exception("tap_failed", what="telemetry", query_id=self.query_id)
 
     async def _shut_down(self) -> None:
         """Ask nicely, then insist."""

@@ -404,6 +404,8 @@ async def _interrupt(handle: QueryHandle) -> None:
     await asyncio.gather(handle.close_input(), handle.interrupt())
 
 
-def supervisor_from_env(*, prefix: str = "AGENTLAYERS", **settings: Any) -> QuerySupervisor:
+def supervisor_from_env(
+    *, prefix: str = "AGENTLAYERS", telemetry: Telemetry | None = None, **settings: Any
+) -> QuerySupervisor:
     """Make a supervisor with settings from the environment, over those given (as YAML gives them)."""
-    return QuerySupervisor(SupervisorSettings.from_env(prefix=prefix, defaults=settings))
+    return QuerySupervisor(SupervisorSettings.from_env(prefix=prefix, defaults=settings), telemetry=telemetry)

@@ -12,11 +12,13 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
+from agentlayers.journal.entry import Entry
 from agentlayers.journal.entry_id import entry_id_millis
 from agentlayers.journal.event_journal import EventJournal, StoreSchema
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.runtime.claude_sdk import load_claude_sdk
+from agentlayers.runtime.session_title import transcript_facts
 from agentlayers.runtime.session_transcript import (
     DELETION_EVENT,
     LINE_EVENT,
@@ -36,6 +38,7 @@ from agentlayers.runtime.session_transcript import (
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.reading import stored_entries
 from agentlayers.storage.retention import drop_entries, report_dropped
+from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.storage_config import EnabledStores, Retention, StorageConfig
 from agentlayers.sync.service import SyncService
 
@@ -64,6 +67,7 @@ class AgentSessionStore(JournaledStore):
         identity: Whose keys the store's entries are sealed with when they are synced.
         storage_config: Only for the parts it shares with the other stores.
         sync: Replicates the store while it is open, if its flag ``agent_sessions`` is on.
+        session_index: Told what the transcripts say of their sessions: title, directory, git branch.
     """
 
     name: ClassVar[str] = STORE
@@ -75,19 +79,26 @@ class AgentSessionStore(JournaledStore):
         *,
         storage_config: StorageConfig | None = None,
         sync: SyncService | None = None,
+        session_index: SessionIndexStore | None = None,
     ) -> None:
-        super().__init__(journal, identity, storage_config=storage_config, sync=sync)
+        super().__init__(journal, identity, storage_config=storage_config, sync=sync, session_index=session_index)
         self._summaries: dict[Transcript, _Folded] = {}
 
     def _schema(self) -> StoreSchema:
         return SESSION_EVENTS.schema(
             STORE,
             SESSION_EVENTS,
-            project=project_entry,
+            project=self._project,
             retract=retract_entry,
             scope_of=lambda entry: entry.primary_key,
             policy=self.conflict_policy,
         )
+
+    def _project(self, tx: JournalTransaction, entry: Entry, _heads: object) -> None:
+        line = project_entry(tx, entry)
+        if line is not None and not line.transcript.subpath and self._shared_index is not None:
+            facts = transcript_facts(line.record(), entry.id)
+            self._shared_index.describe_in(tx, line.transcript.session, facts)
 
     def _enabled_in(self, enabled: EnabledStores) -> bool:  # noqa: ARG002
         return True

@@ -152,19 +152,20 @@ class TranscriptLine:
 
 
 # -- keeping it up to date ----------------------------------------------------------------------------------
-def project_entry(tx: JournalTransaction, entry: Entry, _heads: object) -> None:
-    """Add an entry to the read model."""
+def project_entry(tx: JournalTransaction, entry: Entry) -> TranscriptLine | None:
+    """Add an entry to the read model; returns the line that it is."""
     payload = decode_payload(entry.payload)
     if entry.event == DELETION_EVENT:
         key = _deletion_key(_transcript(payload))
         tx.put(key, max(entry.id, tx.get(key) or b""))
-        return
+        return None
     line = TranscriptLine.from_payload(payload)
     line.record()  # what is no line must show up as unapplied, not break whoever reads
     tx.put(_line_prefix(line.transcript) + entry.id, b"")
     if line.uuid:
         tx.put(_uuid_prefix(line.transcript, line.uuid) + entry.id, b"")
     _note_last(tx, line.transcript)
+    return line
 
 
 def retract_entry(tx: JournalTransaction, entry: Entry) -> None:

@@ -120,8 +120,9 @@ class SupervisorSettings(_Settings):
         emit_events: Publish what happens to queries (see ``QuerySupervisor.events``).
         event_buffer_capacity: Events kept for a subscriber that does not read.
         event_buffer_strategy: What happens to events when that buffer is full; ``suspend`` makes queries wait.
-        metrics_enabled: Count durations of queries (see ``QuerySupervisor.metrics``).
-        tracing_enabled: Log the start and end of each query with its id.
+        metrics_enabled: Count durations of queries (see ``QuerySupervisor.metrics``), and tell OpenTelemetry what
+            queries do if the extra ``otel`` is installed.
+        tracing_enabled: Log the start and end of each query with its id, and make OpenTelemetry spans.
         interrupt_grace_seconds: How long an interrupted query may take to say its last messages.
     """
 
@@ -161,6 +162,10 @@ class RuntimeSettings(_Settings):
         record_wait_seconds: How long a message may wait for its commit before it is yielded all the same;
             :obj:`None` is the library's bound (``limits.RECORD_WAIT_SECONDS_MAX``).
         audit_strict: A hook whose audit entry cannot be written blocks the tool.
+        audit_hook_outcomes: Note every hook event.
+        audit_permission_decisions: Note who permitted and who refused a tool.
+        audit_matcher: Note only tools whose whole name matches this regular expression.
+        audit_timeout: Seconds for an audit hook; past it the tool is blocked, as for any hook.
     """
 
     default_options: dict[str, Any] = Field(default_factory=dict)
@@ -175,6 +180,10 @@ class RuntimeSettings(_Settings):
     record_strict: bool = False
     record_wait_seconds: Seconds | None = None
     audit_strict: bool = False
+    audit_hook_outcomes: bool = True
+    audit_permission_decisions: bool = True
+    audit_matcher: str | None = None
+    audit_timeout: Seconds | None = None
 
     variables: ClassVar[tuple[str, ...]] = (
         "query_timeout", "first_message_timeout", "retry_max_retries", "retry_base_delay",

@@ -68,9 +68,13 @@ class ToolArtifacts(MessageTap):
         return 1
 
 
-def artifact_of(result: ToolResult, *, session_id: str, tool_name: str | None) -> ArtifactRecord:
+def artifact_of(
+    result: ToolResult, *, session_id: str, tool_name: str | None, created_at_ms: int | None = None
+) -> ArtifactRecord:
     """
     Turn a tool result into an artifact: the tool's own result if the message carries it, else what was told.
+
+    It is dated when it is put, unless ``created_at_ms`` says when it was made.
 
     >>> result = ToolResult("toolu_1", "told", False, {"stdout": "4"})
     >>> record = artifact_of(result, session_id="s", tool_name="run_command")
@@ -88,6 +92,7 @@ def artifact_of(result: ToolResult, *, session_id: str, tool_name: str | None) -
         content_type=content_type,
         tool_name=tool_name,
         tool_use_id=result.tool_use_id or None,
+        created_at_ms=created_at_ms,
         metadata={"isError": True} if result.is_error else None,
     )
 

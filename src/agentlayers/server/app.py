@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -21,15 +22,15 @@ from agentlayers.errors import (
     AuthenticationError,
     AuthorizationError,
     ConfigurationError,
+    ErrorCode,
     SettingsError,
     StateError,
     StorageError,
 )
 from agentlayers.limits import CONNECTIONS_MAX, FRAME_BYTES_MAX
 from agentlayers.logs import get_logger
-from agentlayers.protocol.messages import (
-    Hello,
-)
+from agentlayers.protocol.encoder import encode_message
+from agentlayers.protocol.messages import Hello, Rejected
 from agentlayers.protocol.server_session import ServerSession
 from agentlayers.server.auth import (
     DEFAULT_TENANT,
@@ -45,6 +46,7 @@ from agentlayers.server.link import CLOSE_SECONDS_MAX, Link, StreamLink, WebSock
 from agentlayers.server.listen import bind_error, format_host, is_loopback
 from agentlayers.server.outbox import STALL_SECONDS_MAX
 from agentlayers.server.storage import ServerStorage
+from agentlayers.server.tls import has_certificate, server_context
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
@@ -70,7 +72,11 @@ class SyncServer:
         host: Interface to listen on. Beyond loopback a token is required.
         port: Of WebSocket and HTTP; 0 picks a free one.
         tcp_port: Of plain TCP (TLS with ``ssl``); None does not listen for it, 0 picks a free one.
-        ssl: Serve ``wss`` and ``tls``.
+        ssl: Serve ``wss`` and ``tls`` with this, or with the files of the next three.
+        tls_cert: PEM file with the server's certificate and its chain.
+        tls_key: PEM file with its private key, if that does not stand in ``tls_cert``.
+        client_ca: PEM file of authorities. A client certificate they signed opens every tenant without tokens of its
+            own; without any token set a client has to show one.
         allowed_origins: Browser origins (``https://app.example.org``) that may connect. A request with any other
             ``Origin`` is refused, on loopback too, so that no web page can reach a local server.
         open: Listen beyond loopback without a token all the same.
@@ -78,7 +84,7 @@ class SyncServer:
         stall_seconds: A peer that reads nothing for so long while something waits for it is closed.
 
     Raises:
-        SettingsError: A port or an origin that can be none.
+        SettingsError: A port or an origin that can be none, or a certificate file that cannot be used.
     """
 
     def __init__(
@@ -90,6 +96,9 @@ class SyncServer:
         port: int = 8787,
         tcp_port: int | None = None,
         ssl: SSLContext | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        client_ca: str | None = None,
         allowed_origins: Sequence[str] = (),
         open: bool = False,  # noqa: A002 - the word of the command line's --open
         connections_max: int = CONNECTIONS_MAX,
@@ -100,7 +109,11 @@ class SyncServer:
         self._host = host
         self._port = _checked_port("port", port)
         self._tcp_port = None if tcp_port is None else _checked_port("tcp_port", tcp_port)
-        self._ssl = ssl
+        files = server_context(tls_cert, tls_key, client_ca)
+        if ssl is not None and files is not None:
+            raise SettingsError(setting="tls_cert", value=tls_cert, expected="either ssl or tls_cert, not both")
+        self._ssl = ssl or files
+        self._takes_certificates = bool(client_ca)
         self._allowed_origins = frozenset(map(_checked_origin, allowed_origins))
         self._open = open
         self._connections_max = connections_max
@@ -194,11 +207,12 @@ class SyncServer:
         logger.info("server_stopped")
 
     def _check_exposure(self) -> None:
-        if self._auth.is_open and not self._open and not is_loopback(self._host):
+        lets_anybody_in = self._auth.is_open and not self._takes_certificates
+        if lets_anybody_in and not self._open and not is_loopback(self._host):
             text = (
                 f"refusing to listen on {self._host} without a token: anybody who reaches it could write."
-                " Give a token (--token, --token-file or AGENTLAYERS_TOKEN), listen on 127.0.0.1,"
-                " or say --open if the network is trusted"
+                " Give a token (--token, --token-file or AGENTLAYERS_TOKEN), ask for client certificates"
+                " (--client-ca), listen on 127.0.0.1, or say --open if the network is trusted"
             )
             raise ConfigurationError(text)
 
@@ -286,7 +300,7 @@ class SyncServer:
             query_token,
         )
         try:
-            self._auth.authenticate(tenant, token)
+            self._authenticate(tenant, token, has_certificate=self._is_certified(request.transport))
         except AuthenticationError as error:
             logger.info("authentication_failed", tenant=tenant, transport="websocket")
             headers = {"WWW-Authenticate": "Bearer"}
@@ -307,18 +321,26 @@ class SyncServer:
                 return
             try:
                 # An open server greets at once, as a stock one does; a peer may still name another tenant.
-                hello = await self._hello_of(DEFAULT_TENANT) if self._auth.is_open else None
+                is_certified = self._is_certified(link.transport)
+                is_in = self._lets_in(DEFAULT_TENANT, has_certificate=is_certified)
+                hello = await self._hello_of(DEFAULT_TENANT) if is_in else None
             except StorageError as error:
                 logger.error("storage_failed", tenant=DEFAULT_TENANT, error=str(error))  # noqa: TRY400 - says it all
                 await link.close(CloseReason.STORAGE.code, CloseReason.STORAGE.text)
                 return
+            if hello is None and self._auth.is_open:  # no message can make up for a missing certificate
+                logger.info("authentication_failed", transport="tcp")
+                link.write(encode_message(Rejected(ErrorCode.AUTHENTICATION)))
+                await link.close(CloseReason.UNAUTHENTICATED.code, CloseReason.UNAUTHENTICATED.text)
+                return
             session = ServerSession(is_stream=True, hello=hello)
-            await self._run(self._connection(link, session, DEFAULT_TENANT if hello else ""))
+            admit = partial(self._admit, has_certificate=is_certified)
+            await self._run(self._connection(link, session, DEFAULT_TENANT if hello else "", admit))
 
-    async def _admit(self, tenant: str, token: str) -> Hello:
+    async def _admit(self, tenant: str, token: str, *, has_certificate: bool) -> Hello:
         """Let a peer in that says by a message who it is."""
         try:
-            self._auth.authenticate(tenant, token)
+            self._authenticate(tenant, token, has_certificate=has_certificate)
         except (AuthenticationError, AuthorizationError):
             logger.info("authentication_failed", transport="tcp")
             raise
@@ -332,14 +354,36 @@ class SyncServer:
     async def _hello_of(self, tenant: str) -> Hello:
         return await greeting_of(self._storage, tenant)
 
-    def _connection(self, link: Link, session: ServerSession, tenant: str) -> Connection:
+    def _authenticate(self, tenant: str, token: str | None, *, has_certificate: bool) -> None:
+        if self._auth.is_open and self._takes_certificates and not has_certificate:
+            raise AuthenticationError("a client certificate is required")
+        self._auth.authenticate(tenant, token, has_certificate=has_certificate)
+
+    def _lets_in(self, tenant: str, *, has_certificate: bool) -> bool:
+        """Whether a peer that has not said anything may be greeted."""
+        try:
+            self._authenticate(tenant, None, has_certificate=has_certificate)
+        except AuthenticationError:
+            return False
+        return True
+
+    def _is_certified(self, transport: asyncio.BaseTransport | None) -> bool:
+        return self._takes_certificates and has_certificate(transport)
+
+    def _connection(
+        self,
+        link: Link,
+        session: ServerSession,
+        tenant: str,
+        admit: Callable[[str, str], Awaitable[Hello]] | None = None,
+    ) -> Connection:
         return Connection(
             link,
             session,
             self._hub,
             tenant=tenant,
             connection_id=next(self._connection_ids),
-            admit=self._admit,
+            admit=admit,
             stall_seconds=self._stall_seconds,
         )
 

@@ -113,9 +113,15 @@ class Authenticator:
         """Whether no token is asked for."""
         return not self._digests
 
-    def authenticate(self, tenant: str, token: str | None) -> None:
+    def has_own_tokens(self, tenant: str) -> bool:
+        """Whether a tenant has tokens of its own, which nothing else stands for."""
+        return tenant in self._digests
+
+    def authenticate(self, tenant: str, token: str | None, *, has_certificate: bool = False) -> None:
         """
         Let a peer into a tenant, or raise.
+
+        A client certificate stands for the token of ``*``: it opens every tenant without tokens of its own.
 
         The texts never say whether the tenant exists, and never show the token.
 
@@ -124,7 +130,7 @@ class Authenticator:
             AuthorizationError: The name can be no tenant's.
         """
         check_tenant_name(tenant)
-        if self.is_open:
+        if self.is_open or (has_certificate and not self.has_own_tokens(tenant)):
             return
         if not token:
             raise AuthenticationError("a token is required; send it as 'Authorization: Bearer <token>'")

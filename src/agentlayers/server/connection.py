@@ -26,6 +26,7 @@ from agentlayers.protocol.events import (
     ChangesRequested,
     ChangesStopped,
     CreditGranted,
+    FetchRequested,
     PingReceived,
     ServerEvent,
     SessionFailed,
@@ -37,8 +38,9 @@ from agentlayers.protocol.session import SessionState
 from agentlayers.server.broadcast import Broadcast
 from agentlayers.server.close import CloseReason
 from agentlayers.server.hub import Hub, Key
-from agentlayers.server.link import Link, WrongFrameError
+from agentlayers.server.link import Link, StreamLink, WrongFrameError
 from agentlayers.server.outbox import STALL_SECONDS_MAX, Outbox
+from agentlayers.server.spacing import MessageSpacer, small_messages
 
 __all__ = ["Connection"]
 
@@ -59,6 +61,9 @@ its write windows can have, because its credit is not read either while this is 
 
 LIVE_BYTES_MAX: Final = OUTBOX_BYTES_MAX // 2
 """Queued past this, a live subscriber goes back to reading from storage, and no more is read from its socket."""
+
+FETCH_BYTES_MAX: Final = OUTBOX_BYTES_MAX // 4
+"""Ciphertext of one answer to a fetch (a larger entry goes alone)."""
 
 CATCH_UP_BYTES_MAX: Final = OUTBOX_BYTES_MAX // 8
 """A backlog is read further once less than this is queued."""
@@ -96,6 +101,8 @@ class Connection:
         self._admit = admit
         self._log = logger.bind(tenant=tenant, connection=connection_id)
         self._outbox = Outbox(link, on_stall=lambda: self.end(CloseReason.STALLED), stall_seconds=stall_seconds)
+        if isinstance(link, StreamLink) and session.state is SessionState.OPEN:
+            self._outbox.spacer = MessageSpacer(link.transport)  # until it turns out to be one of ours
         self._writes_in_flight = 0
         self._bytes_in_flight = 0
         self._acks_owed = 0
@@ -116,6 +123,8 @@ class Connection:
                 if data is None:
                     break
                 self._session.receive_data(data)
+                if self._session.is_ours:
+                    self._outbox.spacer = None
                 self._flush()
                 await self._handle_events()
                 await self._take_breath()
@@ -179,6 +188,8 @@ class Connection:
             self._hub.unsubscribe(self, self._key(event.public_key))
         elif isinstance(event, PingReceived):
             await self._answer(event)
+        elif isinstance(event, FetchRequested):
+            await self._fetch(event)
         elif isinstance(event, AuthenticateReceived):
             await self._authenticate(event)
         elif isinstance(event, SessionFailed):
@@ -198,6 +209,13 @@ class Connection:
         """Tell where each key that was asked about is, so that the peer notices when it has something else."""
         digests = {key: await self._hub.digest(self._key(key), cursor) for key, cursor in ping.cursors.items()}
         self._session.send_pong(ping.id, digests)
+        self._flush()
+
+    async def _fetch(self, event: FetchRequested) -> None:
+        """Send what was asked for by id, once what is queued has left some room: nothing else bounds this."""
+        await self._outbox.wait_below(CATCH_UP_BYTES_MAX)
+        found = await self._hub.find(self._key(event.public_key), event.entry_ids, bytes_max=FETCH_BYTES_MAX)
+        self._session.send_fetched(event.id, found.entries, found.answered)
         self._flush()
 
     async def _authenticate(self, event: AuthenticateReceived) -> None:
@@ -250,8 +268,16 @@ class Connection:
 
     def send_changes(self, broadcast: Broadcast) -> None:
         """Queue encoded Changes."""
-        if self._ending is None:
+        if self._ending is not None:
+            return
+        if self._outbox.spacer is None:
             self._outbox.put(self._link.wire(broadcast))
+        else:
+            self._put_spaced(broadcast.messages)
+
+    def _put_spaced(self, messages: Sequence[bytes]) -> None:
+        for message in small_messages(messages):
+            self._outbox.put(message)
 
     def write_settled(self, size: int) -> None:
         """Count a write as no longer in flight."""
@@ -283,8 +309,12 @@ class Connection:
     def _flush(self) -> None:
         """Move what the session wants to send into the outbox."""
         messages = self._session.data_to_send()
-        if messages:
+        if not messages:
+            return
+        if self._outbox.spacer is None:
             self._outbox.put(self._link.wire(Broadcast(messages)))
+        else:
+            self._put_spaced(messages)
 
 
 def _close_reason(error: Exception) -> CloseReason:

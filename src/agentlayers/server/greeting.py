@@ -10,6 +10,7 @@ from agentlayers.protocol.messages import (
     CAPABILITY_CREDIT,
     CAPABILITY_DIGESTS,
     CAPABILITY_ENTRY_NONCES,
+    CAPABILITY_FETCH,
     EXTENSION_VERSION,
     Extensions,
     Hello,
@@ -20,7 +21,7 @@ from agentlayers.server.storage import ServerStorage
 __all__ = ["CAPABILITIES", "greeting_of"]
 
 CAPABILITIES: Final = frozenset(
-    {CAPABILITY_ENTRY_NONCES, CAPABILITY_ACK_THROUGH, CAPABILITY_DIGESTS, CAPABILITY_CREDIT}
+    {CAPABILITY_ENTRY_NONCES, CAPABILITY_ACK_THROUGH, CAPABILITY_DIGESTS, CAPABILITY_CREDIT, CAPABILITY_FETCH}
 )
 """All that this release's server understands."""
 

@@ -23,7 +23,7 @@ from agentlayers.protocol.messages import EncryptedEntry, HeadDigest, RemoteEncr
 from agentlayers.protocol.server_session import encode_changes_frames
 from agentlayers.server.broadcast import Broadcast
 from agentlayers.server.fan_out import FanOut, Write
-from agentlayers.server.storage import Appended, ServerStorage
+from agentlayers.server.storage import Appended, Found, ServerStorage
 from agentlayers.server.subscription import Encode, Peer, PendingAck, Subscription
 
 __all__ = ["Hub", "Key"]
@@ -180,6 +180,15 @@ class Hub:
     def lags(self, peer: Peer) -> bool:
         """Whether a peer is to be read any key from storage for now; not one for which it has given no credit."""
         return any(found.lags for found in self._followed.get(peer, {}).values())
+
+    async def find(self, key: Key, entry_ids: Sequence[bytes], *, bytes_max: int) -> Found:
+        """
+        Look entries of a key up by id; see :meth:`~agentlayers.server.storage.ServerStorage.find`.
+
+        Raises:
+            StorageError: The storage cannot be read.
+        """
+        return await self._storage.find(key.tenant, key.public_key, entry_ids, bytes_max=bytes_max)
 
     async def digest(self, key: Key, cursor: int) -> HeadDigest:
         """

@@ -10,7 +10,7 @@ from typing import Self
 
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
 from agentlayers.protocol.sequence_digest import EMPTY_DIGEST, extend_digest
-from agentlayers.server.storage import Appended, ServerStorage, TenantInfo, new_tenant_info
+from agentlayers.server.storage import Appended, Found, ServerStorage, TenantInfo, new_tenant_info
 
 __all__ = ["MemoryServerStorage"]
 
@@ -86,6 +86,22 @@ class MemoryServerStorage(ServerStorage):
                 break
             chosen.append(entry)
         return chosen
+
+    async def find(self, tenant: str, public_key: str, entry_ids: Sequence[bytes], *, bytes_max: int) -> Found:
+        """Look entries up by id, within the bound."""
+        journal = self._journals.get((tenant, public_key), _Journal())
+        found = Found([], len(entry_ids))
+        total = 0
+        for answered, entry_id in enumerate(entry_ids):
+            sequence = journal.sequence_of.get(entry_id)
+            if sequence is None:
+                continue
+            entry = journal.entries[sequence]
+            total += len(entry.ciphertext)
+            if found.entries and total > bytes_max:
+                return found._replace(answered=answered)
+            found.entries.append(entry)
+        return found
 
     async def head(self, tenant: str, public_key: str) -> int:
         """Return the first unused sequence of the key."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from agentlayers.server.link import Link
+from agentlayers.server.spacing import MessageSpacer
 
 __all__ = ["STALL_SECONDS_MAX", "Outbox"]
 
@@ -27,10 +28,11 @@ class Outbox:
         stall_seconds: See :data:`STALL_SECONDS_MAX`.
 
     Attributes:
+        spacer: Where set, each ``put`` is one message, and the next is not written before it says so.
         size: Bytes queued here, beside what the operating system and the transport hold.
     """
 
-    __slots__ = ("_link", "_on_stall", "_queue", "_stall_seconds", "_task", "_waiters", "size")
+    __slots__ = ("_link", "_on_stall", "_queue", "_stall_seconds", "_task", "_waiters", "size", "spacer")
 
     def __init__(
         self,
@@ -45,11 +47,12 @@ class Outbox:
         self._queue: deque[bytes] = deque()
         self._task: asyncio.Task[None] | None = None
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self.spacer: MessageSpacer | None = None
         self.size = 0
 
     def put(self, data: bytes) -> None:
         """Write at once if nothing is queued and the socket has room, queue otherwise."""
-        if not self._queue and self._task is None and self._link.write_now(data):
+        if self._task is None and not self._queue and self.spacer is None and self._link.write_now(data):
             return
         self._queue.append(data)
         self.size += len(data)
@@ -80,6 +83,8 @@ class Outbox:
                     break
                 data = self._queue.popleft()
                 self._link.write(data)
+                if self.spacer is not None:
+                    await self.spacer.until_read(len(data))
                 self.size -= len(data)
                 self._wake()
         except TimeoutError:

@@ -29,7 +29,7 @@ from agentlayers.protocol.sequence_digest import EMPTY_DIGEST
 from agentlayers.server.sqlite_digest import digest_below, fill_step, unfilled_journals
 from agentlayers.server.sqlite_file import FILE_NAME, POSITION_BITS, SERVER_FORMAT
 from agentlayers.server.sqlite_writer import AppendJob, CallJob, Outcome, SQLiteWriter
-from agentlayers.server.storage import Appended, ServerStorage, TenantInfo, new_tenant_info
+from agentlayers.server.storage import Appended, Found, ServerStorage, TenantInfo, new_tenant_info
 
 __all__ = ["SQLiteServerStorage"]
 
@@ -150,6 +150,11 @@ class SQLiteServerStorage(ServerStorage):
             "read",
             lambda db: _read(db, self.path, (tenant, public_key), start, entries_max, bytes_max),
         )
+
+    async def find(self, tenant: str, public_key: str, entry_ids: Sequence[bytes], *, bytes_max: int) -> Found:
+        """Look entries up by id, within the bound."""
+        self._opened_writer()
+        return await self._readers.run("read", lambda db: _find(db, (tenant, public_key), entry_ids, bytes_max))
 
     async def head(self, tenant: str, public_key: str) -> int:
         """Return the first unused sequence of the key."""
@@ -294,6 +299,27 @@ def _read(
         (first, first + len(sizes) - 1),
     ).fetchone()
     return _cut(bytes.fromhex(text), first & _SEQUENCE_MASK, sizes)
+
+
+def _find(connection: sqlite3.Connection, key: tuple[str, str], entry_ids: Sequence[bytes], bytes_max: int) -> Found:
+    base = _base(connection, key)
+    found = Found([], len(entry_ids))
+    if base is None:
+        return found
+    total = 0
+    for answered, entry_id in enumerate(entry_ids):
+        row = connection.execute(
+            "SELECT position, iv, ciphertext FROM entries WHERE journal = ? AND entry_id = ?",
+            (base >> POSITION_BITS, entry_id),
+        ).fetchone()
+        if row is None:
+            continue
+        position, iv, ciphertext = row
+        total += len(ciphertext)
+        if found.entries and total > bytes_max:
+            return found._replace(answered=answered)
+        found.entries.append(RemoteEncryptedEntry(position & _SEQUENCE_MASK, iv, entry_id, ciphertext))
+    return found
 
 
 def _cut(data: bytes, sequence: int, sizes: Sequence[tuple[int, int, int]]) -> list[RemoteEncryptedEntry]:

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
 
-__all__ = ["Appended", "ServerStorage", "TenantInfo", "new_tenant_info"]
+__all__ = ["Appended", "Found", "ServerStorage", "TenantInfo", "new_tenant_info"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,19 @@ class Appended:
     new: tuple[RemoteEncryptedEntry, ...]
 
 
+class Found(NamedTuple):
+    """
+    What was found of entries that were asked for by id.
+
+    Attributes:
+        entries: Those there are of the first ``answered`` ids, in the order of the ids.
+        answered: How many ids were looked up before the answer became too long; at least one.
+    """
+
+    entries: list[RemoteEncryptedEntry]
+    answered: int
+
+
 class ServerStorage(abc.ABC):
     """
     Durable journals keyed by (tenant, public key); opened with ``async with``.
@@ -92,6 +105,18 @@ class ServerStorage(abc.ABC):
         self, tenant: str, public_key: str, start: int, *, entries_max: int, bytes_max: int
     ) -> list[RemoteEncryptedEntry]:
         """Return entries from ``start`` on, in order, at least one if there is one, within the bounds."""
+
+    @abc.abstractmethod
+    async def find(self, tenant: str, public_key: str, entry_ids: Sequence[bytes], *, bytes_max: int) -> Found:
+        """
+        Look entries up by id.
+
+        Args:
+            tenant: Whose.
+            public_key: Of the journal.
+            entry_ids: At least one.
+            bytes_max: Ciphertext at which to stop, but not before the first entry.
+        """
 
     @abc.abstractmethod
     async def head(self, tenant: str, public_key: str) -> int:

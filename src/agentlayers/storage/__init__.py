@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from agentlayers.storage.chat_event import ChatEvent, ChatEventSource
     from agentlayers.storage.chat_history import ChatHistoryStore
     from agentlayers.storage.chat_search import ChatMatch
-    from agentlayers.storage.cleanup import CleanupReport, StorageCleanup
+    from agentlayers.storage.cleanup import CleanupReport, CleanupStatus, StorageCleanup
+    from agentlayers.storage.declared_handler import projects, reacts, retracts
     from agentlayers.storage.digest import Digest, digest_of, journal_digest
+    from agentlayers.storage.event_store import EventStore
     from agentlayers.storage.export import export_lines, read_entries
     from agentlayers.storage.pagination import Page
     from agentlayers.storage.session_index import SessionIndexStore, SessionMeta
@@ -39,8 +41,10 @@ __all__ = [
     "ChatHistoryStore",
     "ChatMatch",
     "CleanupReport",
+    "CleanupStatus",
     "ContentChunks",
     "Digest",
+    "EventStore",
     "Page",
     "SessionIndexStore",
     "SessionMeta",
@@ -49,7 +53,10 @@ __all__ = [
     "digest_of",
     "export_lines",
     "journal_digest",
+    "projects",
+    "reacts",
     "read_entries",
+    "retracts",
 ]
 
 _HOMES = {
@@ -65,8 +72,10 @@ _HOMES = {
     "ChatHistoryStore": "chat_history",
     "ChatMatch": "chat_search",
     "CleanupReport": "cleanup",
+    "CleanupStatus": "cleanup",
     "ContentChunks": "artifact_chunk",
     "Digest": "digest",
+    "EventStore": "event_store",
     "Page": "pagination",
     "SessionIndexStore": "session_index",
     "SessionMeta": "session_index",
@@ -75,7 +84,10 @@ _HOMES = {
     "digest_of": "digest",
     "export_lines": "export",
     "journal_digest": "digest",
+    "projects": "declared_handler",
+    "reacts": "declared_handler",
     "read_entries": "export",
+    "retracts": "declared_handler",
 }
 
 

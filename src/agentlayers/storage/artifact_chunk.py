@@ -1,6 +1,9 @@
 """
 Large content in pieces: each an append-only entry, named by its hash, that records refer to.
 
+The pieces are a store of their own in the artifacts' journal, with a public key of its own, so that a replica can take
+over records without the content they refer to.
+
 Equal pieces are stored once on a replica, whatever artifacts they belong to. The record of large content has
 no content of its own; ``metadata.chunks`` lists what it consists of.
 """
@@ -14,11 +17,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentlayers.errors import MalformedMessageError
+from agentlayers.limits import ENTRY_ID_BYTES
 
 __all__ = [
     "ARTIFACT_CHUNK",
     "ARTIFACT_CHUNK_WANTED",
     "CHUNKS_FIELD",
+    "CONTENT_STORE",
     "DIGEST_BYTES",
     "ContentChunks",
     "chunk_key",
@@ -34,6 +39,9 @@ ARTIFACT_CHUNK: Final = "artifact_chunk"
 
 ARTIFACT_CHUNK_WANTED: Final = "artifact_chunk_wanted"
 """Tag of an entry by which a replica that dropped a piece asks for it again."""
+
+CONTENT_STORE: Final = "artifact_content"
+"""Name of the store of pieces; its keys derive from those of the artifact store."""
 
 CHUNKS_FIELD: Final = "chunks"
 """Where the metadata of a record on the wire lists the pieces of its content."""
@@ -52,14 +60,19 @@ class ContentChunks:
     Attributes:
         size_bytes: Of the whole content.
         digests: SHA-256 of each piece, in order.
+        entry_ids: An entry that holds each piece, so that a server can be asked for it; empty in older records.
     """
 
     size_bytes: int
     digests: tuple[bytes, ...]
+    entry_ids: tuple[bytes, ...] = ()
 
     def to_metadata(self) -> dict[str, Any]:
         """Return what goes into ``metadata.chunks`` on the wire."""
-        return {"sizeBytes": self.size_bytes, "sha256": [digest.hex() for digest in self.digests]}
+        metadata: dict[str, Any] = {"sizeBytes": self.size_bytes, "sha256": [digest.hex() for digest in self.digests]}
+        if self.entry_ids:
+            metadata["entryIds"] = [entry_id.hex() for entry_id in self.entry_ids]
+        return metadata
 
     @classmethod
     def from_metadata(cls, value: object) -> ContentChunks | None:
@@ -71,15 +84,17 @@ class ContentChunks:
         (True, None)
 
         """
-        if not isinstance(value, Mapping) or value.keys() != {"sizeBytes", "sha256"}:
+        if not isinstance(value, Mapping) or value.keys() - {"entryIds"} != {"sizeBytes", "sha256"}:
             return None
-        size_bytes, names = value["sizeBytes"], value["sha256"]
+        size_bytes, names, ids = value["sizeBytes"], value["sha256"], value.get("entryIds", [])
         if type(size_bytes) is not int or size_bytes < 0 or not isinstance(names, list) or not names:
             return None
-        digests = tuple(map(_parse_digest, names))
+        digests = tuple(map(_parse_hex, names))
         if any(len(digest) != DIGEST_BYTES for digest in digests):
             return None
-        return cls(size_bytes, digests)
+        entry_ids = tuple(map(_parse_hex, ids)) if isinstance(ids, list) else ()
+        are_usable = len(entry_ids) == len(digests) and all(len(one) == ENTRY_ID_BYTES for one in entry_ids)
+        return cls(size_bytes, digests, entry_ids if are_usable else ())
 
 
 def digest_of_chunk(data: bytes) -> bytes:
@@ -100,7 +115,7 @@ def chunk_key(digest: bytes) -> str:
 
 def digest_of_key(primary_key: str) -> bytes:
     """Return what :func:`chunk_key` was given; empty if this is no such key."""
-    digest = _parse_digest(primary_key.removeprefix(_KEY_PREFIX))
+    digest = _parse_hex(primary_key.removeprefix(_KEY_PREFIX))
     return digest if chunk_key(digest) == primary_key else b""
 
 
@@ -138,7 +153,7 @@ async def recut(pieces: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]
         yield bytes(kept)
 
 
-def _parse_digest(name: object) -> bytes:
+def _parse_hex(name: object) -> bytes:
     try:
         return binascii.unhexlify(name) if isinstance(name, str) else b""
     except ValueError:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from agentlayers.errors import StorageConflictError, UsageError
 from agentlayers.journal.compaction import CompactionReport
-from agentlayers.journal.conflict_policy import Version
+from agentlayers.journal.conflict_policy import ConflictPolicy, Version
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.storage.artifact import (
     ARTIFACT_DELETED,
     ARTIFACT_RECORD,
     STORE,
+    ArtifactConflict,
     ArtifactRecord,
     ArtifactVersion,
     artifact_key,
@@ -19,11 +21,11 @@ from agentlayers.storage.artifact import (
 from agentlayers.storage.artifact_chunk import ARTIFACT_CHUNK
 from agentlayers.storage.artifact_chunk_index import has_all
 from agentlayers.storage.artifact_content import with_completeness
-from agentlayers.storage.artifact_index import ArtifactRow, readable_heads, row_of, rows_of_id
+from agentlayers.storage.artifact_index import ArtifactRow, readable_heads, resolve_heads, row_of, rows_of_id
 from agentlayers.storage.payload_field import required_text
 from agentlayers.storage.retention import report_dropped
 
-__all__ = ["report_cleanup", "rows_named", "versions_of", "write_deletion", "write_record"]
+__all__ = ["conflict_of", "report_cleanup", "rows_named", "versions_of", "write_deletion", "write_record"]
 
 
 def write_record(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
@@ -99,3 +101,14 @@ def report_cleanup(
     total = artifacts + pieces + (0 if others is None else others.dropped)
     held_back = 0 if others is None else others.held_back
     return CompactionReport(after + total, after, total, events, held_back, tx.now_ms())
+
+
+def conflict_of(heads: Sequence[Version], policy: ConflictPolicy) -> ArtifactConflict | None:
+    """Describe the concurrent versions of an artifact; :obj:`None` if there is nothing to settle."""
+    readable = readable_heads(heads)
+    live = [head for head in readable if not head.is_deletion]
+    if not live or len(readable) == 1:
+        return None
+    value = live[0].value
+    resolution = resolve_heads(readable, policy)[1]
+    return ArtifactConflict(value["sessionId"], value["id"], tuple(readable), resolution)

@@ -23,6 +23,7 @@ from agentlayers.storage.artifact import STORE
 from agentlayers.storage.artifact_chunk import (
     ARTIFACT_CHUNK,
     ARTIFACT_CHUNK_WANTED,
+    CONTENT_STORE,
     DIGEST_BYTES,
     chunk_key,
     chunk_payload,
@@ -57,7 +58,7 @@ class ChunkExchange:
     Asks and gives for one open artifact store.
 
     Args:
-        log: Of the store.
+        log: Of the store, or of its pieces.
     """
 
     def __init__(self, log: EventLog) -> None:
@@ -71,7 +72,7 @@ class ChunkExchange:
         self._is_noticed = True
 
     def _committed(self, commit: Commit) -> None:
-        if self._is_noticed and self._task is None and STORE in commit.stores:
+        if self._is_noticed and self._task is None and not commit.stores.isdisjoint((STORE, CONTENT_STORE)):
             self._task = asyncio.create_task(self._react(), name="artifact-exchange")
 
     async def _react(self) -> None:
@@ -122,7 +123,7 @@ def _ask(tx: JournalTransaction) -> None:
         tx.delete(key)
         digest = key[-DIGEST_BYTES:]
         if not is_held(tx, digest) and referrers(tx, digest):
-            tx.write(STORE, ARTIFACT_CHUNK_WANTED, chunk_key(digest), {"sha256": digest.hex()})
+            tx.write(CONTENT_STORE, ARTIFACT_CHUNK_WANTED, chunk_key(digest), {"sha256": digest.hex()})
 
 
 def _give(tx: JournalTransaction, after: bytes, *, for_others: bool) -> bytes:
@@ -147,7 +148,7 @@ def _give(tx: JournalTransaction, after: bytes, *, for_others: bool) -> bytes:
             tx.delete(key)
             data = chunk_data(tx, digest)
             if data is not None:
-                tx.write(STORE, ARTIFACT_CHUNK, chunk_key(digest), chunk_payload(digest, data))
+                tx.write(CONTENT_STORE, ARTIFACT_CHUNK, chunk_key(digest), chunk_payload(digest, data))
     return digest
 
 

@@ -16,16 +16,16 @@ from agentlayers.errors import UsageError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.limits import ARTIFACT_CHUNK_BYTES, ARTIFACT_INLINE_BYTES_MAX
-from agentlayers.storage.artifact import STORE
 from agentlayers.storage.artifact_chunk import (
     ARTIFACT_CHUNK,
+    CONTENT_STORE,
     ContentChunks,
     chunk_key,
     chunk_payload,
     digest_of_chunk,
     recut,
 )
-from agentlayers.storage.artifact_chunk_index import is_held, keep_for_now
+from agentlayers.storage.artifact_chunk_index import chunk_entries, keep_for_now
 
 __all__ = ["pieces_of", "upload"]
 
@@ -37,7 +37,7 @@ async def upload(log: EventLog, pieces: AsyncIterable[bytes], *, is_text: bool) 
     Store content that may be large.
 
     Args:
-        log: Of the artifact store.
+        log: Of the store of pieces.
         pieces: The content, cut in any way.
         is_text: Check that it is UTF-8.
 
@@ -49,14 +49,18 @@ async def upload(log: EventLog, pieces: AsyncIterable[bytes], *, is_text: bool) 
     """
     held_back: list[bytes] = []
     digests: list[bytes] = []
+    entry_ids: list[bytes] = []
     size = 0
     async for piece in recut(_checked(pieces, is_text=is_text), ARTIFACT_CHUNK_BYTES):
         size += len(piece)
         held_back.append(piece)
         if size > ARTIFACT_INLINE_BYTES_MAX:
-            digests.extend([await log.transact(partial(_write, data=data)) for data in held_back])
+            for data in held_back:
+                digest, entry_id = await log.transact(partial(_write, data=data))
+                digests.append(digest)
+                entry_ids.append(entry_id)
             held_back.clear()
-    return ContentChunks(size, tuple(digests)) if digests else b"".join(held_back)
+    return ContentChunks(size, tuple(digests), tuple(entry_ids)) if digests else b"".join(held_back)
 
 
 async def pieces_of(content: str | bytes) -> AsyncIterator[bytes]:
@@ -66,13 +70,13 @@ async def pieces_of(content: str | bytes) -> AsyncIterator[bytes]:
         yield piece.encode() if isinstance(piece, str) else piece
 
 
-def _write(tx: JournalTransaction, *, data: bytes) -> bytes:
+def _write(tx: JournalTransaction, *, data: bytes) -> tuple[bytes, bytes]:
     digest = digest_of_chunk(data)
-    if is_held(tx, digest):
+    held = chunk_entries(tx, digest)
+    if held:
         keep_for_now(tx, digest)
-    else:
-        tx.write(STORE, ARTIFACT_CHUNK, chunk_key(digest), chunk_payload(digest, data))
-    return digest
+        return digest, held[0]
+    return digest, tx.write(CONTENT_STORE, ARTIFACT_CHUNK, chunk_key(digest), chunk_payload(digest, data)).id
 
 
 async def _checked(pieces: AsyncIterable[bytes], *, is_text: bool) -> AsyncIterator[bytes]:

@@ -16,9 +16,8 @@ from functools import partial
 from types import TracebackType
 from typing import ClassVar, Final
 
-from agentlayers.errors import (
-    UsageError,
-)
+from agentlayers.errors import UsageError
+from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.entry import Entry
@@ -37,6 +36,7 @@ from agentlayers.storage.artifact import (
 from agentlayers.storage.artifact_chunk import (
     ARTIFACT_CHUNK,
     ARTIFACT_CHUNK_WANTED,
+    CONTENT_STORE,
     ContentChunks,
     digest_of_key,
     read_chunk,
@@ -51,7 +51,14 @@ from agentlayers.storage.artifact_content import (
     piece_of,
     with_completeness,
 )
-from agentlayers.storage.artifact_entries import report_cleanup, rows_named, versions_of, write_deletion, write_record
+from agentlayers.storage.artifact_entries import (
+    conflict_of,
+    report_cleanup,
+    rows_named,
+    versions_of,
+    write_deletion,
+    write_record,
+)
 from agentlayers.storage.artifact_exchange import ChunkExchange, note_wanted
 from agentlayers.storage.artifact_index import (
     STORE,
@@ -90,13 +97,34 @@ class ArtifactStore(JournaledStore):
         schema = ARTIFACT_EVENTS.schema(
             STORE,
             ARTIFACT_EVENTS,
-            ARTIFACT_CHUNK_EVENTS,
+            ARTIFACT_CHUNK_EVENTS,  # where pieces were before they had a store of their own
             project=self._project,
             retract=self._retract,
             scope_of=_session_of,
             policy=self.conflict_policy,
         )
         return replace(schema, is_needed=is_entry_needed, bytes_elsewhere=bytes_in_chunks)
+
+    def further_logs(self) -> builtins.list[EventLog]:
+        """Return the log of the pieces that large content is cut into."""
+        schema = replace(
+            ARTIFACT_CHUNK_EVENTS.schema(
+                CONTENT_STORE, ARTIFACT_CHUNK_EVENTS, project=self._project, retract=self._retract
+            ),
+            is_needed=is_entry_needed,
+        )
+        # From the keys of the artifacts, which replicas may share without sharing the rest of their identity.
+        return [EventLog(self.journal, self._identity.for_store(STORE), schema)]
+
+    @property
+    def content_log(self) -> EventLog:
+        """
+        The log of the pieces that large content is cut into.
+
+        Raises:
+            StateError: The store is not open.
+        """
+        return self._open_log(CONTENT_STORE)
 
     def _enabled_in(self, enabled: EnabledStores) -> bool:
         return enabled.artifacts
@@ -108,7 +136,7 @@ class ArtifactStore(JournaledStore):
 
     # -- life --------------------------------------------------------------------------------------
     def _opened(self) -> None:
-        self._exchange = ChunkExchange(self.log) if self.is_enabled else None
+        self._exchange = ChunkExchange(self.content_log) if self.is_enabled else None
 
     async def __aexit__(
         self,
@@ -142,7 +170,7 @@ class ArtifactStore(JournaledStore):
             StorageConflictError: The content was dropped by others while it was written; put again.
             StorageError: The journal could not write it.
         """
-        log = self.log
+        content_log = self.content_log
         if not self.is_enabled:
             return record
         if record.chunks is not None and not record.content:
@@ -152,7 +180,7 @@ class ArtifactStore(JournaledStore):
         check_metadata(record, is_large=record.size_bytes > ARTIFACT_INLINE_BYTES_MAX)
         if record.size_bytes <= ARTIFACT_INLINE_BYTES_MAX:
             return await self._put(record)
-        chunks = await upload(log, pieces_of(record.content), is_text=False)
+        chunks = await upload(content_log, pieces_of(record.content), is_text=False)
         assert isinstance(chunks, ContentChunks)
         stored = await self._put(replace(record, content=record.content[:0], chunks=chunks))
         return replace(stored, content=record.content)
@@ -177,7 +205,7 @@ class ArtifactStore(JournaledStore):
             StorageConflictError: As :meth:`put`.
             StorageError: The journal could not write it.
         """
-        log = self.log
+        content_log = self.content_log
         if record.content:
             raise UsageError(f"artifact {record.id!r}: content is given twice; put_stream takes a record without it")
         if not self.is_enabled:
@@ -185,7 +213,7 @@ class ArtifactStore(JournaledStore):
         is_text = isinstance(record.content, str)
         record = replace(record, chunks=None, is_complete=True)
         check_metadata(record, is_large=True)
-        content = await upload(log, chunks, is_text=is_text)
+        content = await upload(content_log, chunks, is_text=is_text)
         if isinstance(content, ContentChunks):
             return await self._put(replace(record, chunks=content))
         return await self._put(replace(record, content=content.decode() if is_text else content))
@@ -270,13 +298,13 @@ class ArtifactStore(JournaledStore):
 
     async def _drop_due_chunks(self) -> int:
         dropped, after = 0, b""
-        schema = self.log.schema
+        schemas = (self.content_log.schema, self.log.schema)
         while due := await self.log.read(partial(due_chunks, after=after, limit=_DROP_STEP)):
             after = due[-1]
 
             def work(tx: JournalTransaction, due: builtins.list[bytes] = due) -> int:
                 ids = [entry_id for digest in due for entry_id in chunk_entries(tx, digest)]
-                return drop_entries(tx, schema, ids)
+                return sum(drop_entries(tx, schema, ids) for schema in schemas)
 
             dropped += await self.log.transact(work)
         return dropped
@@ -452,21 +480,12 @@ class ArtifactStore(JournaledStore):
         """List artifacts with concurrent versions; the next put of one settles it."""
 
         def work(tx: JournalTransaction) -> builtins.list[ArtifactConflict]:
-            found = [self._conflict(conflict.heads) for conflict in tx.conflicts(STORE)]
+            found = [conflict_of(conflict.heads, self.conflict_policy) for conflict in tx.conflicts(STORE)]
             return [
                 conflict for conflict in found if conflict is not None and session_id in (None, conflict.session_id)
             ]
 
         return await self.log.read(work)
-
-    def _conflict(self, heads: Sequence[Version]) -> ArtifactConflict | None:
-        readable = readable_heads(heads)
-        live = [head for head in readable if not head.is_deletion]
-        if not live or len(readable) == 1:
-            return None
-        value = live[0].value
-        resolution = resolve_heads(readable, self.conflict_policy)[1]
-        return ArtifactConflict(value["sessionId"], value["id"], tuple(readable), resolution)
 
     def _shown(self, tx: JournalTransaction, row: ArtifactRow) -> ArtifactRecord | None:
         if row.winner:

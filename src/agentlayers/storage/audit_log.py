@@ -153,7 +153,7 @@ class AuditEventStore(JournaledStore):
         return await self.write("hook_event", fields)
 
     def _record_observation(self, tx: JournalTransaction, observation: Observation) -> None:
-        if self._log is None or not self.is_enabled or observation.kind not in AUDIT_EVENTS:
+        if not self._logs or not self.is_enabled or observation.kind not in AUDIT_EVENTS:
             return
         fields = dict(observation.fields)
         tx.write(_STORE, observation.kind, audit_key(observation.kind, fields), fields)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from agentlayers.errors import AgentLayersError
+from pydantic import ValidationError
+
 from agentlayers.journal.compaction import CompactionReport
 from agentlayers.layer import Layer
 from agentlayers.logs import get_logger
@@ -16,9 +20,10 @@ from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
 from agentlayers.storage.journaled_store import JournaledStore
-from agentlayers.storage.storage_config import StorageConfig
+from agentlayers.storage.setting_types import settings_error
+from agentlayers.storage.storage_config import CleanupSchedule, StorageConfig
 
-__all__ = ["CleanupReport", "StorageCleanup"]
+__all__ = ["CleanupReport", "CleanupStatus", "StorageCleanup"]
 
 logger = get_logger(__name__)
 
@@ -31,10 +36,14 @@ class CleanupReport:
     Attributes:
         stores: By store, what its cleanup dropped; only stores that had something to enforce.
         failures: By store, why its cleanup failed; the others ran all the same.
+        started_at: When the run began.
+        seconds: How long it took.
     """
 
-    stores: dict[str, CompactionReport]
-    failures: dict[str, str]
+    stores: dict[str, CompactionReport] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    started_at: datetime | None = None
+    seconds: float = 0.0
 
     @property
     def dropped(self) -> int:
@@ -42,18 +51,44 @@ class CleanupReport:
         return sum(report.dropped for report in self.stores.values())
 
 
+@dataclass(frozen=True, slots=True)
+class CleanupStatus:
+    """
+    How cleanup is doing.
+
+    Attributes:
+        is_running: A run is under way.
+        runs: Runs that ended since it was opened.
+        last: What the latest of them did; :obj:`None` before the first.
+        next_run_at: When the timer runs it next; :obj:`None` if there is no timer, or while a run is under way.
+        stores: What it cleans, in order; stores that are switched off are left out.
+    """
+
+    is_running: bool
+    runs: int
+    last: CleanupReport | None
+    next_run_at: datetime | None
+    stores: tuple[str, ...]
+
+
 class StorageCleanup:
     """
     Run the stores' cleanup once at start if the settings say so, and then at every interval.
 
     While it is open a task of its own does the waiting; leaving the block ends it. The first
-    scheduled run is one interval after the start.
+    scheduled run is one interval after the start, and each next one an interval after the last ended.
 
     Args:
         chat_history: Cleaned first, if there is one.
         artifacts: Cleaned second.
-        audit_log: Cleaned last.
+        audit_log: Cleaned third; then come the stores that :meth:`register`.
         storage_config: When to run; the defaults if not given.
+        schedule: When to run, laid over what ``storage_config`` says: ``enabled``, ``interval``, ``run_on_start``.
+        clock: Seconds since the epoch.
+        sleep: Waits so many seconds.
+
+    Raises:
+        SettingsError: A schedule that is none.
     """
 
     def __init__(
@@ -63,17 +98,27 @@ class StorageCleanup:
         artifacts: ArtifactStore | None = None,
         audit_log: AuditEventStore | None = None,
         storage_config: StorageConfig | None = None,
+        schedule: CleanupSchedule | Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._stores: tuple[JournaledStore | None, ...] = (chat_history, artifacts, audit_log)
-        self._schedule = (storage_config or StorageConfig()).cleanup
+        given: tuple[JournaledStore | None, ...] = (chat_history, artifacts, audit_log)
+        self._stores = [store for store in given if store is not None]
+        self._schedule = _laid_over((storage_config or StorageConfig()).cleanup, schedule)
+        self._clock, self._sleep = clock, sleep
         self._task: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._runs = 0
+        self._last: CleanupReport | None = None
+        self._next_run_at: float | None = None
 
     async def __aenter__(self) -> Self:
         if not self._schedule.enabled:
             return self
         if self._schedule.run_on_start:
-            await self.run()
+            await self.run_now()
         if self._schedule.interval_seconds > 0:
+            self._next_run_at = self._clock() + self._schedule.interval_seconds
             self._task = asyncio.create_task(self._run_at_intervals(), name="storage-cleanup")
         return self
 
@@ -88,34 +133,86 @@ class StorageCleanup:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        self._next_run_at = None
 
-    async def run(self) -> CleanupReport:
+    async def register(self, store: JournaledStore) -> Callable[[], None]:
+        """
+        Clean another store as well, at once if the settings say so; returns how to stop.
+
+        A store that an application declares does this by itself while it is open.
+        """
+        self._stores.append(store)
+        if self._schedule.enabled and self._schedule.run_on_start:
+            await self._run([store])
+
+        def stop() -> None:
+            if store in self._stores:
+                self._stores.remove(store)
+
+        return stop
+
+    def status(self) -> CleanupStatus:
+        """Tell when it ran last, what that did, and when it runs next."""
+        next_run_at = None if self._next_run_at is None else datetime.fromtimestamp(self._next_run_at, UTC)
+        stores = tuple(store.name for store in self._stores if store.is_enabled)
+        return CleanupStatus(self._one_at_a_time.locked(), self._runs, self._last, next_run_at, stores)
+
+    async def run_now(self) -> CleanupReport:
         """
         Clean the stores that are switched on, one after the other.
 
-        A store that fails is reported and does not keep the others from being cleaned.
+        A store that fails is reported and does not keep the others from being cleaned. If a run is under way, this
+        one follows it. It works whether there is a schedule or not.
         """
-        report = CleanupReport({}, {})
-        for store in self._stores:
-            if store is None or not store.is_enabled:
-                continue
-            try:
-                done = await store.cleanup()
-            except AgentLayersError as error:
-                logger.warning("cleanup_failed", store=store.name, reason=str(error))
-                report.failures[store.name] = str(error)
-            else:
-                if done is not None:
-                    report.stores[store.name] = done
+        return await self._run(self._stores)
+
+    async def _run(self, stores: list[JournaledStore]) -> CleanupReport:
+        async with self._one_at_a_time:
+            began = self._clock()
+            report = CleanupReport(started_at=datetime.fromtimestamp(began, UTC))
+            for store in tuple(stores):
+                if store.is_enabled:
+                    await _clean(store, report)
+            self._last = CleanupReport(report.stores, report.failures, report.started_at, self._clock() - began)
+            self._runs += 1
         logger.debug("cleanup_done", dropped=report.dropped)
-        return report
+        return self._last
 
     async def _run_at_intervals(self) -> None:
         while True:
-            await asyncio.sleep(self._schedule.interval_seconds)
-            await self.run()
+            await self._sleep(self._schedule.interval_seconds)
+            self._next_run_at = None
+            await self.run_now()
+            self._next_run_at = self._clock() + self._schedule.interval_seconds
 
     @classmethod
-    def layer(cls) -> Layer:
-        """Clean whichever of the three stores the graph has."""
-        return Layer.scoped(cls)
+    def layer(cls, **schedule: Any) -> Layer:
+        """
+        Clean whichever of the three stores the graph has, and those an application declares.
+
+        Args:
+            **schedule: When to run: ``enabled``, ``interval``, ``run_on_start``; what is not given is as the storage
+                settings say.
+        """
+        return Layer.scoped(cls, schedule=schedule) if schedule else Layer.scoped(cls)
+
+
+async def _clean(store: JournaledStore, report: CleanupReport) -> None:
+    try:
+        done = await store.cleanup()
+    except Exception as error:  # noqa: BLE001  # a strategy of the user's must not end the schedule
+        logger.warning("cleanup_failed", store=store.name, error=type(error).__name__)
+        report.failures[store.name] = f"{type(error).__name__}: {error}"
+    else:
+        if done is not None:
+            report.stores[store.name] = done
+
+
+def _laid_over(base: CleanupSchedule, settings: CleanupSchedule | Mapping[str, Any] | None) -> CleanupSchedule:
+    if settings is None or isinstance(settings, CleanupSchedule):
+        return settings or base
+    known = {"enabled": base.enabled, "interval": base.interval_seconds, "run_on_start": base.run_on_start}
+    try:
+        return CleanupSchedule.model_validate({**known, **settings})
+    except ValidationError as error:
+        raise settings_error(error, CleanupSchedule, setting="storage_cleanup") from error

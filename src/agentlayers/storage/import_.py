@@ -51,7 +51,15 @@ from agentlayers.storage.replica_store import (
 )
 from agentlayers.storage.sealed_export import SEALED_FORMAT, SEALED_VERSION, ExportSecret, open_lines
 
-__all__ = ["ImportReport", "ImportedEntry", "StoreImport", "import_export", "read_export", "read_export_header"]
+__all__ = [
+    "ImportReport",
+    "ImportedEntry",
+    "StoreImport",
+    "import_export",
+    "read_export",
+    "read_export_header",
+    "take_over",
+]
 
 Progress = Callable[[int], None]
 
@@ -266,7 +274,7 @@ async def import_export(
                 journal, _stores, _index = await stack.enter_async_context(open_replica_stores(file, policy=policy))
                 opened[file] = journal
         for store, entries in _batches(read_export(path, secret=secret, progress=progress), stores):
-            done = await opened[files[store]].transact(partial(_take_over, store=store, entries=entries))
+            done = await opened[files[store]].transact(partial(take_over, store=store, entries=entries))
             _add(report.stores.setdefault(store, StoreImport()), done)
     return report
 
@@ -321,7 +329,15 @@ def _batches(items: Iterable[ImportedEntry | str], stores: Collection[str] | Non
         yield store, batch
 
 
-def _take_over(tx: JournalTransaction, *, store: str, entries: list[Entry]) -> StoreImport:
+def take_over(tx: JournalTransaction, *, store: str, entries: list[Entry]) -> StoreImport:
+    """
+    Write entries that were made elsewhere, with the ids they have.
+
+    Args:
+        tx: A transaction that writes; the store is registered in its journal.
+        store: Where they belong.
+        entries: Those held already, or compacted here, are left out; those older than the horizon are quarantined.
+    """
     schema, number, done = tx.registry.schema(store), tx.store_number(store), StoreImport()
     ids = [entry.id for entry in entries]
     known = set(tx.held(number, ids))

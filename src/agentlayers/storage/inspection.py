@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agentlayers.errors import AgentLayersError, SettingsError
+from agentlayers.journal import held_entries
 from agentlayers.journal.conflict_policy import ConflictPolicy, Resolution, Version
 from agentlayers.journal.entry import StoredEntry
 from agentlayers.journal.primitives import EntryRow, RemoteRow
@@ -194,11 +195,13 @@ def _versions(
 
 
 def _copy(snapshot: JournalSnapshot, row: EntryRow, remote: RemoteRow) -> RemoteCopy:
+    tx, received = snapshot.tx, not row.outbound
+    watermark = remote.relay_watermark if received else remote.watermark
     if row.origin == remote.number:
         state = "received from it"
-    elif not row.outbound:
+    elif received and (row.origin == 0 or not held_entries.relays(tx, remote)):
         state = "not sent"
-    elif row.position <= remote.watermark or snapshot.tx.noted(remote.number, [row.position]):
+    elif row.position <= watermark or tx.noted(remote.number, [row.position], received=received):
         state = "acknowledged"
     else:
         state = "pending"

@@ -9,16 +9,18 @@ everything is read from one snapshot.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from agentlayers.errors import StorageCorruptionError, StorageUnavailableError
 from agentlayers.journal.entry import Entry, StoredEntry
+from agentlayers.journal.primitives import EntryRow
+from agentlayers.journal.sqlite.entry_row import COLUMNS, row_from_values
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 
-__all__ = ["journal_files", "open_journal_file", "read_journal_file", "read_replica_id"]
+__all__ = ["entry_rows", "journal_files", "open_journal_file", "read_journal_file", "read_replica_id"]
 
 _BUSY_SECONDS: Final = 5.0
 _MAGIC: Final = b"SQLite format 3\x00"
@@ -61,14 +63,33 @@ def read_journal_file(path: Path, *, stores: Collection[str] | None = None) -> I
     """
     with JOURNAL_FORMAT.translated("read", path), closing(open_journal_file(path)) as connection:
         names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store"))
-        rows = connection.execute(
-            "SELECT position, store, id, event, primary_key, payload, origin, applied FROM entry ORDER BY position"
-        )
-        for position, store, entry_id, event, primary_key, payload, origin, applied in rows:
-            name = names[store]
+        for row in entry_rows(connection, path, "ORDER BY position"):
+            name = names[row.store]
             if stores is None or name in stores:
-                entry = Entry(entry_id, event, primary_key, payload)
-                yield StoredEntry(position, name, entry, origin == 0, bool(applied))
+                entry = Entry(row.id, row.event, row.primary_key, row.payload)
+                yield StoredEntry(row.position, name, entry, row.origin == 0, row.applied)
+
+
+def entry_rows(
+    connection: sqlite3.Connection, path: Path, condition: str, values: Sequence[object] = ()
+) -> Iterator[EntryRow]:
+    """
+    Iterate over entries, one in memory at a time.
+
+    Args:
+        connection: See :func:`open_journal_file`.
+        path: The file, for errors.
+        condition: What follows ``FROM entry``.
+        values: Of its place holders.
+
+    Raises:
+        StorageCorruptionError: One is not what was written.
+    """
+    for found in connection.execute(f"SELECT {COLUMNS} FROM entry {condition}", values):
+        try:
+            yield row_from_values(found)
+        except (ValueError, TypeError) as error:
+            raise JOURNAL_FORMAT.damage(str(error), operation="read", path=path) from error
 
 
 def read_replica_id(path: Path) -> str:
@@ -81,6 +102,8 @@ def read_replica_id(path: Path) -> str:
 def open_journal_file(path: Path) -> sqlite3.Connection:
     """
     Open one file read-only, inside a transaction, so that everything read is of one moment.
+
+    A file of an earlier release is read as this release would see it, from a temporary copy; it stays as it is.
 
     Whoever calls it closes the connection, and translates the errors of what it reads.
 
@@ -101,10 +124,27 @@ def open_journal_file(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("BEGIN")
         JOURNAL_FORMAT.check_header(connection, path)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
     except BaseException:
         connection.close()
         raise
-    return connection
+    if version == JOURNAL_FORMAT.schema_version:
+        return connection
+    with closing(connection):
+        return _migrated_copy(connection)
+
+
+def _migrated_copy(source: sqlite3.Connection) -> sqlite3.Connection:
+    """Return an older file's content with the tables of this release, in a temporary database."""
+    copy = sqlite3.connect("", isolation_level=None)
+    try:
+        source.backup(copy)
+        JOURNAL_FORMAT.migrate(copy)
+        copy.execute("BEGIN")
+    except BaseException:
+        copy.close()
+        raise
+    return copy
 
 
 def _unavailable(path: Path, reason: str) -> StorageUnavailableError:

@@ -8,7 +8,8 @@ its log to the other, and takes the log back when it closes.
 from __future__ import annotations
 
 import abc
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -73,8 +74,8 @@ class JournaledStore(abc.ABC):
         self._config = storage_config
         self._sync = sync
         self._index = session_index
-        self._log: EventLog | None = None
-        self._unregister: Callable[[], Awaitable[None]] | None = None
+        self._logs: dict[str, EventLog] = {}
+        self._unregister: list[Callable[[], Awaitable[None]]] = []
 
     # -- what a store says of itself ---------------------------------------------------------------
     @abc.abstractmethod
@@ -86,6 +87,10 @@ class JournaledStore(abc.ABC):
         """What a journal must know of this store; it need not be open."""
         return self._schema()
 
+    def further_logs(self) -> Sequence[EventLog]:
+        """Return logs of what this store keeps beside its own entries, in stores of their own; not open yet."""
+        return ()
+
     @abc.abstractmethod
     def _enabled_in(self, enabled: EnabledStores) -> bool:
         """Tell whether the settings switch this store on."""
@@ -96,12 +101,13 @@ class JournaledStore(abc.ABC):
 
     # -- life --------------------------------------------------------------------------------------
     async def __aenter__(self) -> Self:
-        log = EventLog(self.journal, self._identity, self._schema())
-        await log.open()
-        self._log = log
+        logs = [EventLog(self.journal, self._identity, self._schema()), *self.further_logs()]
+        for log in logs:
+            await log.open()
+        self._logs = {log.store: log for log in logs}
         self._opened()
         if self._sync is not None and self.is_enabled:
-            self._unregister = self._sync.register(log)
+            self._unregister = [self._sync.register(log) for log in logs]
         return self
 
     def _opened(self) -> None:  # noqa: B027  # most stores have nothing to do here
@@ -113,9 +119,9 @@ class JournaledStore(abc.ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        unregister, self._unregister, self._log = self._unregister, None, None
-        if unregister is not None:
-            await unregister()
+        unregister, self._unregister, self._logs = self._unregister, [], {}
+        # Together, because each waits a while for what is still on its way to the server.
+        await asyncio.gather(*(forget() for forget in unregister))
 
     @property
     def is_enabled(self) -> bool:
@@ -130,9 +136,12 @@ class JournaledStore(abc.ABC):
         Raises:
             StateError: The store is not open.
         """
-        if self._log is None:
+        return self._open_log(self.name)
+
+    def _open_log(self, name: str) -> EventLog:
+        if name not in self._logs:
             raise StateError(f"the {self.name} store is not open; enter it with 'async with' first")
-        return self._log
+        return self._logs[name]
 
     @property
     def _shared_index(self) -> SessionIndexStore | None:

@@ -19,6 +19,7 @@ from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.journal.sqlite.journal import JOURNAL_FILE
+from agentlayers.storage.artifact_chunk import CONTENT_STORE
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
@@ -34,11 +35,17 @@ __all__ = [
     "policy_named",
     "replica_schemas",
     "stores_of_file",
+    "with_parts",
 ]
 
 _STORES: Final[tuple[type[JournaledStore], ...]] = (ChatHistoryStore, ArtifactStore, AuditEventStore)
-STORE_NAMES: Final = tuple(store.name for store in _STORES)
+_PARTS: Final = {ArtifactStore.name: (CONTENT_STORE,)}
+"""Stores that belong to another one, and are in the same file."""
+
+STORE_NAMES: Final = tuple(name for store in _STORES for name in (store.name, *_PARTS.get(store.name, ())))
 """The stores a tool knows, in the order they are shown."""
+
+_OWN_FILES: Final = tuple(store.name for store in _STORES)
 
 _INDEX_FILE: Final = "session_index.sqlite"
 
@@ -72,25 +79,38 @@ def check_stores(names: list[str] | None, *, setting: str = "--store") -> tuple[
     for name in names or ():
         if name not in STORE_NAMES:
             raise SettingsError(setting=setting, value=name, expected=f"one of {', '.join(STORE_NAMES)}")
-    return tuple(name for name in STORE_NAMES if not names or name in names)
+    wanted = {part for name in names or () for part in with_parts(name)}
+    return tuple(name for name in STORE_NAMES if not names or name in wanted)
+
+
+def with_parts(store: str) -> tuple[str, ...]:
+    """
+    Return a store with those that belong to it.
+
+    >>> with_parts("artifacts"), with_parts("audit_log")
+    (('artifacts', 'artifact_content'), ('audit_log',))
+
+    """
+    return (store, *_PARTS.get(store, ()))
 
 
 def stores_of_file(path: Path) -> tuple[str, ...]:
     """Return which stores a journal file is for: its own if it is named after one, else all."""
-    return (path.stem,) if path.stem in STORE_NAMES else STORE_NAMES
+    return with_parts(path.stem) if path.stem in _OWN_FILES else STORE_NAMES
 
 
 def file_of_store(directory: Path, store: str) -> Path:
     """Return where a replica keeps a store: in a file of its own if there is one, else in the shared journal."""
     if directory.is_file():
         return directory
-    own = directory / f"{store}.sqlite"
+    owner = next((name for name in _OWN_FILES if store in with_parts(name)), store)
+    own = directory / f"{owner}.sqlite"
     return own if own.is_file() else directory / JOURNAL_FILE
 
 
 def has_index(path: Path) -> bool:
     """Tell whether the stores of a file keep the session index with them."""
-    return path.stem not in STORE_NAMES and not path.with_name(_INDEX_FILE).exists()
+    return path.stem not in _OWN_FILES and not path.with_name(_INDEX_FILE).exists()
 
 
 def replica_schemas(policy: ConflictPolicy | None = None, *, with_index: bool = False) -> dict[str, StoreSchema]:
@@ -104,15 +124,17 @@ def replica_schemas(policy: ConflictPolicy | None = None, *, with_index: bool = 
     """
     journal, identity = MemoryJournal(), Identity.generate()
     index = SessionIndexStore(journal) if with_index else None
-    return {
-        store.name: store(
+    schemas: dict[str, StoreSchema] = {}
+    for kind in _STORES:
+        store = kind(
             journal,
             identity,
             conflict_policy=policy,
-            session_index=index if store is ChatHistoryStore else None,
-        ).schema
-        for store in _STORES
-    }
+            session_index=index if kind is ChatHistoryStore else None,
+        )
+        for schema in (store.schema, *(log.schema for log in store.further_logs())):
+            schemas[schema.name] = schema
+    return schemas
 
 
 @asynccontextmanager

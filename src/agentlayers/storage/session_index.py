@@ -12,7 +12,7 @@ from __future__ import annotations
 import builtins
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
@@ -23,6 +23,7 @@ from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.storage.pagination import Page, format_cursor, parse_cursor, range_behind
 from agentlayers.storage.payload_field import INTEGER_MAX, required_text
+from agentlayers.storage.session_facts import SessionFact, forget_facts, note_facts, session_facts
 from agentlayers.storage.storage_config import StorageConfig
 
 if TYPE_CHECKING:
@@ -51,11 +52,17 @@ class SessionMeta:
         session_id: Its id.
         created_at_ms: Earliest time anything of it is from, in milliseconds since 1970.
         updated_at_ms: Latest such time.
+        title: What it is called, or how it began; empty if nothing says so.
+        project: Directory it was held in; empty if nothing says so.
+        branch: Git branch it was on last; empty if nothing says so.
     """
 
     session_id: str
     created_at_ms: int
     updated_at_ms: int
+    title: str = ""
+    project: str = ""
+    branch: str = ""
 
     def cursor(self, order_by: SessionOrder = "updated_at") -> str:
         """Return this session's place in a listing sorted by ``order_by``."""
@@ -151,6 +158,19 @@ class SessionIndexStore:
             _replace(tx, before, meta)
         return meta
 
+    def describe_in(self, tx: JournalTransaction, session_id: str, facts: Mapping[str, SessionFact]) -> None:
+        """
+        Note what a session is about, inside a transaction of the index's journal.
+
+        A session nobody touched is not listed for it.
+
+        Args:
+            tx: The open transaction.
+            session_id: The session.
+            facts: By name: ``title``, ``project``, ``branch``.
+        """
+        note_facts(tx, session_id, facts)
+
     def release_in(self, tx: JournalTransaction, session_id: str, holder: str) -> None:
         """Note that a store has nothing of the session any more; the last one takes it along."""
         tx.delete(_holder_key(session_id, holder))
@@ -161,7 +181,7 @@ class SessionIndexStore:
     # -- reading -----------------------------------------------------------------------------------
     async def get(self, session_id: str) -> SessionMeta | None:
         """Return what is known of a session, :obj:`None` if nothing is."""
-        return await self.journal.read(lambda tx: _get(tx, session_id))
+        return await self.journal.read(lambda tx: _described(tx, session_id))
 
     async def list(
         self,
@@ -212,7 +232,7 @@ class SessionIndexStore:
 
         def work(tx: JournalTransaction) -> builtins.list[SessionMeta]:
             rows = tx.scan(start, end, reverse=direction == "desc", limit=offset + limit + 1)
-            found = (_get(tx, value.decode()) for _key, value in islice(rows, offset, None))
+            found = (_described(tx, value.decode()) for _key, value in islice(rows, offset, None))
             return [meta for meta in found if meta is not None]
 
         found = await self.journal.read(work)
@@ -300,6 +320,11 @@ def _get(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
     return None if value is None else SessionMeta(session_id, *_TIMES.unpack_from(value))
 
 
+def _described(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
+    meta = _get(tx, session_id)
+    return None if meta is None else replace(meta, **session_facts(tx, session_id))
+
+
 def _replace(tx: JournalTransaction, before: SessionMeta | None, meta: SessionMeta) -> None:
     name = meta.session_id.encode()
     tx.put(_meta_key(meta.session_id), _TIMES.pack(meta.created_at_ms, meta.updated_at_ms) + name)
@@ -317,6 +342,7 @@ def _remove(tx: JournalTransaction, session_id: str) -> bool:
     if meta is None:
         return False
     tx.delete(_meta_key(session_id))
+    forget_facts(tx, session_id)
     for key in _order_keys(meta).values():
         tx.delete(key)
     holders = pack_key(_STORE, "h", session_id)

@@ -18,7 +18,7 @@ from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.registry import JournalRegistry
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction
-from agentlayers.storage.journal_file import open_journal_file
+from agentlayers.storage.journal_file import entry_rows, open_journal_file
 from agentlayers.storage.replica_store import has_index, replica_schemas, stores_of_file
 
 __all__ = ["JournalSnapshot", "open_snapshot"]
@@ -63,14 +63,10 @@ class JournalSnapshot:
         if store is not None and store not in numbers:
             return
         chosen = "" if store is None else f"AND store = {int(numbers[store])}"
-        rows = self.connection.execute(
-            "SELECT position, store, id, event, primary_key, payload, origin, applied FROM entry "
-            f"WHERE position > ? {chosen} ORDER BY position {'DESC' if newest_first else 'ASC'}",
-            (after,),
-        )
-        for position, number, entry_id, event, primary_key, payload, origin, applied in rows:
-            entry = Entry(entry_id, event, primary_key, payload)
-            yield StoredEntry(position, self.store_names[number], entry, origin == 0, bool(applied))
+        condition = f"WHERE position > ? {chosen} ORDER BY position {'DESC' if newest_first else 'ASC'}"
+        for row in entry_rows(self.connection, self.path, condition, (after,)):
+            entry = Entry(row.id, row.event, row.primary_key, row.payload)
+            yield StoredEntry(row.position, self.store_names[row.store], entry, row.origin == 0, row.applied)
 
 
 @contextmanager

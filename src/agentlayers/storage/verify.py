@@ -19,6 +19,7 @@ from agentlayers.errors import IdentityError, MalformedMessageError, StorageCorr
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.conflict_policy import ConflictPolicy
 from agentlayers.journal.entry_id import entry_id_millis
+from agentlayers.journal.sqlite.entry_row import COLUMNS, entry_checksum
 from agentlayers.limits import CLOCK_DRIFT_SECONDS_MAX, ENTRY_ID_BYTES, PAYLOAD_BYTES_MAX
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.digest import Digest, digest_of_sorted
@@ -175,8 +176,12 @@ class _File:
         self.report.files.append(verified)
         if not self._check_medium():
             return False
-        self._check_entries()
+        is_undamaged = self._check_entries()
         self._check_bookkeeping()
+        if not is_undamaged:
+            # What the read models have to be cannot be told.
+            self._tell_rest()
+            return False
         with replayed(snapshot, progress) as replay:
             verified.entries = replay.entries
             self._check_replay(replay)
@@ -207,14 +212,16 @@ class _File:
             self._fault("file", f"SQLite: {text}")
         return not texts
 
-    def _check_entries(self) -> None:
-        ahead = self.now_ms + int(CLOCK_DRIFT_SECONDS_MAX * 1000)
-        rows = self.snapshot.connection.execute(
-            "SELECT position, store, id, event, payload, outbound, origin FROM entry ORDER BY position"
-        )
+    def _check_entries(self) -> bool:
+        damaged, ahead = 0, self.now_ms + int(CLOCK_DRIFT_SECONDS_MAX * 1000)
+        rows = self.snapshot.connection.execute(f"SELECT {COLUMNS} FROM entry ORDER BY position")
         remotes = {number for (number,) in self.snapshot.connection.execute("SELECT number FROM remote")}
-        for position, store, entry_id, event, payload, outbound, origin in rows:
+        for position, store, entry_id, event, primary_key, payload, outbound, origin, _, _, checksum in rows:
             where = f"entry {entry_id.hex()} at position {position}"
+            if checksum is not None and checksum != entry_checksum(entry_id, event, primary_key, payload):
+                self._fault("entry", f"{where}: it is not what was written; restore the file from a backup")
+                damaged += 1
+                continue
             if len(entry_id) != ENTRY_ID_BYTES:
                 self._fault("entry", f"{where}: an id of {len(entry_id)} bytes")
             elif entry_id_millis(entry_id) > ahead:
@@ -226,6 +233,7 @@ class _File:
             if origin != 0 and origin not in remotes:
                 self._fault("entry", f"{where}: received from a remote that is not noted")
             self._check_payload(where, payload)
+        return not damaged
 
     def _check_payload(self, where: str, payload: bytes) -> None:
         if len(payload) > PAYLOAD_BYTES_MAX:
@@ -243,11 +251,12 @@ class _File:
             self._fault("horizon", f"entry {entry_id.lower()} is held, though it was compacted")
         last = self.snapshot.connection.execute("SELECT max(position) FROM entry").fetchone()[0] or 0
         floor = int.from_bytes(self.snapshot.tx.get_setting("position_floor") or b"")
-        marks = self.snapshot.connection.execute("SELECT hex(remote_id), watermark FROM remote")
-        for remote_id, watermark in marks:
-            if watermark > max(last, floor):
-                self._fault("remote", f"remote {remote_id.lower()} is noted to have entries that were never here")
-        for store in self.snapshot.store_names.values():
+        for number, store in self.snapshot.store_names.items():
+            for remote in self.snapshot.tx.list_remotes(number):
+                if max(remote.watermark, remote.relay_watermark, remote.lost_up_to) > max(last, floor):
+                    self._fault(
+                        "remote", f"remote {remote.remote_id.hex()} is noted to have entries that were never here"
+                    )
             for unapplied in self.snapshot.tx.unapplied(store):
                 where = f"entry {unapplied.stored.entry.id.hex()} of {store}"
                 self._fault("unapplied", f"{where} is not in its read model: {unapplied.error}")

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from agentlayers.sync.service import DEFAULT_STORES, SyncService
     from agentlayers.sync.status import (
         QuarantinedEntry,
+        RemoteReport,
         StoreStatus,
         SyncReport,
         SyncState,
@@ -19,6 +20,7 @@ __all__ = [
     "DEFAULT_SCHEDULE",
     "DEFAULT_STORES",
     "QuarantinedEntry",
+    "RemoteReport",
     "Schedule",
     "StoreStatus",
     "SyncReport",
@@ -33,6 +35,7 @@ _MODULES = {
     "DEFAULT_SCHEDULE": "schedule",
     "DEFAULT_STORES": "service",
     "QuarantinedEntry": "status",
+    "RemoteReport": "status",
     "Schedule": "schedule",
     "StoreStatus": "status",
     "SyncReport": "status",

@@ -7,17 +7,18 @@ Everything runs in one task group; whatever fails first ends the connection, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Self, TypeVar
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import ConnectError, ConnectionLostError, ProtocolError
+from agentlayers.errors import ConnectError, ConnectionLostError, ProtocolError, StateError
 from agentlayers.protocol.client_session import ClientSession
 from agentlayers.protocol.events import (
     AckReceived,
     ChangesReceived,
     ClientEvent,
+    EntriesFetched,
     HelloReceived,
     PongReceived,
     SessionFailed,
@@ -70,6 +71,9 @@ class Link:
         self._messages_since_ping = 0
         self._is_held_up = False
         self._was_useful = False
+        # One at a time: an answer fills megabytes, and whoever asked writes them to the journal first.
+        self._fetching = asyncio.Lock()
+        self._answers: dict[int, asyncio.Future[EntriesFetched]] = {}
 
     @classmethod
     async def open(
@@ -213,6 +217,25 @@ class Link:
         finally:
             task.cancel()
 
+    async def fetch(self, public_key: str, entry_ids: Sequence[bytes]) -> EntriesFetched:
+        """
+        Ask the server for entries by id; it answers at least the first, and says which are left to ask for.
+
+        Raises:
+            ConnectionLostError: The connection ended first.
+            StateError: This server does not offer it.
+        """
+        if not self.session.fetches:
+            raise StateError(f"{self._url} does not send entries on demand; it is an unmodified or an older server")
+        async with self._fetching:
+            message_id = self.session.fetch_entries(public_key, entry_ids)
+            answer = self._answers[message_id] = asyncio.get_running_loop().create_future()
+            self.flush()
+            try:
+                return await self.while_open(answer)
+            finally:
+                del self._answers[message_id]
+
     async def _send(self) -> None:
         while True:
             await self._outgoing.wait()
@@ -240,6 +263,10 @@ class Link:
                     self._is_held_up = False
             elif isinstance(event, PongReceived):
                 await self._handle_pong(event)
+            elif isinstance(event, EntriesFetched):
+                answer = self._answers.get(event.id)
+                if answer is not None and not answer.done():
+                    answer.set_result(event)
             elif isinstance(event, SessionFailed):
                 raise event.error
 

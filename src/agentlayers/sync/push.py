@@ -5,11 +5,16 @@ What is pending is read from the journal, in local order, behind the last positi
 connection. Whatever is committed while a full window is on its way goes into the next batch, so
 batches grow with the load and a single write leaves at once. Nothing here ever holds up a local
 write.
+
+What came from other servers goes another way: not before the server has said what it has, and a
+random moment after it came, because then the server mostly has it from somebody else.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
@@ -24,12 +29,37 @@ from agentlayers.sync.signal import Signal
 __all__ = ["Push"]
 
 
+@dataclass(slots=True)
+class _Course:
+    """
+    How far the entries of one kind, own or relayed ones, were sent on this connection.
+
+    Attributes:
+        relayed: Which kind.
+        is_woken: There may be something to be sent.
+        position: The last one sent.
+        reads_started: How often the journal was asked.
+        read_until_dry: Number of the last time that it had nothing more.
+        end: Nothing is to be sent that came after this position; :obj:`None`: all of it.
+        hurry: All of it is to be sent, until this read or a later one has found nothing more.
+    """
+
+    relayed: bool
+    is_woken: bool = False
+    position: int = 0
+    reads_started: int = 0
+    read_until_dry: int = 0
+    end: int | None = None
+    hurry: int | None = None
+
+
 class Push:
     """
     The sending half of a replication.
 
     Attributes:
         progress: Notified whenever something was read, sent or acknowledged.
+        has_relayable: Something came from another server that this one may lack.
     """
 
     def __init__(
@@ -38,30 +68,75 @@ class Push:
         session: ClientSession,
         encryption: Encryption,
         flush: Callable[[], None],
+        *,
+        remote_id: bytes,
     ) -> None:
         self.progress = Signal()
+        self.has_relayable = False
         self._registration, self._log = registration, registration.log
         self._session, self._encryption, self._flush = session, encryption, flush
+        self._remote_id = remote_id
         self._in_flight: dict[int, list[int]] = {}
         self._unacknowledged = 0
-        self._pushed_position = 0
+        self._own, self._others = _Course(relayed=False, is_woken=True), _Course(relayed=True)
         self._last_position: int | None = None
-        self._reads_started = 0
-        self._read_until_dry = 0
-        self._is_woken = True
         self._wake = Signal()
+        self._may_relay = False
+        self._received_position = 0
+        self._relay_timer: asyncio.TimerHandle | None = None
 
+    # -- what wakes it --------------------------------------------------------------------------
     def on_commit(self, commit: Commit) -> None:
-        """Look for pending entries again, if the commit touched this store."""
-        if self._log.store in commit.stores:
+        """Look for pending entries again, if the commit brought this store any."""
+        store = self._log.store
+        if commit.has_own(store):
             self.wake()
             self._last_position = commit.last_position
+        if self._registration.relay is not False and commit.has_received(store, other_than=self._remote_id):
+            self.note_relayable(commit.last_position)
 
     def wake(self) -> None:
         """Look for pending entries again, until there are none."""
         self._last_position = None
-        self._is_woken = True
+        self._own.is_woken = True
         self._wake.notify()
+
+    def note_relayable(self, position: int) -> None:
+        """Something came from another server, up to this position."""
+        self.has_relayable = True
+        self._received_position = position
+        self._wake.notify()
+        self._relay_later()
+
+    def relay(self) -> None:
+        """Begin to relay: the server has said what it has."""
+        self._may_relay = True
+        self._relay_later()
+
+    def _relay_later(self) -> None:
+        if self._may_relay and self.has_relayable and self._relay_timer is None:
+            pause = self._registration.relay_pause_seconds()
+            loop = asyncio.get_running_loop()
+            self._relay_timer = loop.call_later(pause, self._relay_now, self._received_position)
+
+    def _relay_now(self, position: int) -> None:
+        self._relay_timer = None
+        self._others.end = position
+        self._others.is_woken = True
+        self._wake.notify()
+        if self._received_position > position:
+            self._relay_later()
+
+    def close(self) -> None:
+        """Forget what was to be done later."""
+        self._may_relay = False
+        if self._relay_timer is not None:
+            self._relay_timer.cancel()
+
+    # -- what others wait for -------------------------------------------------------------------
+    async def until_relayable(self) -> None:
+        """Return once there is something that may have to be relayed."""
+        await self._wake.until(lambda: self.has_relayable)
 
     def acknowledge(self, message_id: int) -> list[int]:
         """Take a message out of the window and return the positions it carried."""
@@ -70,47 +145,78 @@ class Push:
         self.progress.notify()
         return positions
 
-    async def settled(self) -> None:
-        """Return once everything committed before the call was acknowledged by the server."""
-        target = self._reads_started + 1
+    async def settled(self, *, relayed: bool = False) -> None:
+        """
+        Return once everything committed before the call was acknowledged by the server.
+
+        Args:
+            relayed: Also what came from other servers, without waiting to see whether it has that.
+        """
+        courses = [self._own]
+        if relayed and self._may_relay and self.has_relayable:
+            self._others.hurry = self._others.reads_started + 1
+            self._others.is_woken = True
+            courses.append(self._others)
+        targets = [(course, course.reads_started + 1) for course in courses]
         self.wake()
-        await self.progress.until(lambda: self._read_until_dry >= target and not self._in_flight)
+        await self.progress.until(
+            lambda: not self._in_flight and all(course.read_until_dry >= target for course, target in targets)
+        )
 
-    async def run(self, remote_id: bytes) -> None:
+    # -- sending --------------------------------------------------------------------------------
+    async def run(self) -> None:
         """Send what is pending, and go on whenever something is committed."""
+        course = self._others
         while True:
-            await self._wake.until(lambda: self._is_woken)
-            self._is_woken = False
-            while await self._push_batch(remote_id):
-                pass
+            await self._wake.until(lambda: self._own.is_woken or self._others.is_woken)
+            # In turn, if there is something of both kinds.
+            other = self._own if course is self._others else self._others
+            course = other if other.is_woken else course
+            course.is_woken = False
+            course.is_woken = await self._push_batch(course) or course.is_woken
 
-    async def _push_batch(self, remote_id: bytes) -> bool:
+    async def _push_batch(self, course: _Course) -> bool:
         """Send one batch; whether there may be more."""
         await self._room()
-        self._reads_started += 1
-        read = self._reads_started
+        course.reads_started += 1
+        read = course.reads_started
         batch = await self._log.journal.uncommitted(
             self._log.store,
-            remote_id,
-            after=self._pushed_position,
+            self._remote_id,
+            after=course.position,
             entries_max=limits.PUSH_BATCH_ENTRIES_MAX,
             bytes_max=limits.PUSH_BATCH_BYTES_MAX,
+            relayed=course.relayed,
         )
+        found, end = len(batch), course.end if course.hurry is None else None
+        if end is not None:
+            batch = [stored for stored in batch if stored.position <= end]
         if batch:
-            self._pushed_position = batch[-1].position
+            course.position = batch[-1].position
             await self._send(batch)
-        is_dry = not batch or self._is_last(batch[-1])
+        is_dry = len(batch) < max(1, found) or self._is_last(batch[-1], end if course.relayed else self._last_position)
         if is_dry:
-            self._registration.pending = self._unacknowledged
-            self._registration.is_stale = False
-            self._read_until_dry = read
+            course.read_until_dry = read
+            if course.hurry is not None and read >= course.hurry:
+                course.hurry = None
+            self._count()
             self.progress.notify()
         return not is_dry
 
-    def _is_last(self, stored: StoredEntry) -> bool:
+    @staticmethod
+    def _is_last(stored: StoredEntry, last_position: int | None) -> bool:
         """Tell whether the journal holds nothing behind an entry, so that it need not be asked once more."""
         # The size of a batch does not tell: one that is small was cut short if a large entry comes next.
-        return self._last_position is not None and stored.position >= self._last_position
+        return last_position is not None and stored.position >= last_position
+
+    def _count(self) -> None:
+        """Know what is pending without asking, if nothing waits to be sent."""
+        if not (self._own.is_woken or self._others.is_woken or self._has_unsent_relayable):
+            self._registration.counted(self._unacknowledged)
+
+    @property
+    def _has_unsent_relayable(self) -> bool:
+        return self.has_relayable and (not self._may_relay or self._relay_timer is not None)
 
     async def _send(self, batch: Sequence[StoredEntry]) -> None:
         if self._session.accepts_entry_nonces:

@@ -1,12 +1,15 @@
-"""One store that takes part in sync, and what is known of it across connections."""
+"""One store that takes part in sync with one server, and what is known of it across connections."""
 
 from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime
+from random import Random
 from typing import Final
 
+from agentlayers import limits
 from agentlayers.eventlog.event_log import EventLog
+from agentlayers.journal.event_journal import Commit
 from agentlayers.sync.status import QuarantinedEntry, StoreStatus
 
 __all__ = ["Registration"]
@@ -22,8 +25,11 @@ class Registration:
     Attributes:
         log: The store.
         enabled: Whether its sync flag is on.
-        pending: Local entries the server has not acknowledged, as last counted.
+        relay: Whether the server is sent what came from other servers; :obj:`None`: if it is one of ours, and there are
+            several.
+        pending: Entries to be sent that the server is not known to have, as last counted.
         is_stale: Something was written since ``pending`` was counted.
+        is_relayed_stale: Something came from another server since then.
         next_sequence: First sequence of the server not held here.
         remote_id: The server that was last spoken to.
         sent: Entries acknowledged since the process started.
@@ -35,11 +41,16 @@ class Registration:
         quarantine: The latest entries kept out of the journal.
     """
 
-    def __init__(self, log: EventLog, *, enabled: bool) -> None:
+    def __init__(
+        self, log: EventLog, *, enabled: bool, relay: bool | None = None, random: Random | None = None
+    ) -> None:
         self.log = log
         self.enabled = enabled
+        self.relay = relay
+        self._random = random or Random()
         self.pending: int | None = None
         self.is_stale = True
+        self.is_relayed_stale = False
         self.next_sequence = 0
         self.remote_id: bytes | None = None
         self.sent = 0
@@ -62,11 +73,22 @@ class Registration:
         """What the server calls it."""
         return self.log.public_key
 
-    def note_commit(self) -> None:
-        """Something was written here: until it is counted, at least one entry may be pending."""
-        self.is_stale = True
-        if self.pending is not None:
-            self.pending = max(1, self.pending)
+    def note_commit(self, commit: Commit) -> None:
+        """Take note that the journal got entries: until it is counted, at least one own entry may be pending."""
+        if commit.has_own(self.store):
+            self.is_stale = True
+            if self.pending is not None:
+                self.pending = max(1, self.pending)
+        if self.relay is not False and commit.has_received(self.store, other_than=self.remote_id or b""):
+            self.is_stale = self.is_relayed_stale = True
+
+    def relay_pause_seconds(self) -> float:
+        """Return how long to wait before something is relayed; it differs each time."""
+        return limits.RELAY_DELAY_SECONDS * self._random.uniform(0.5, 1.5)
+
+    def counted(self, pending: int) -> None:
+        """Note how many entries are pending."""
+        self.pending, self.is_stale, self.is_relayed_stale = pending, False, False
 
     def acknowledged(self, count: int, now: float) -> None:
         """Note that the server durably holds ``count`` more of our entries."""
@@ -84,7 +106,7 @@ class Registration:
         """Count again what is pending, if something was written since and a server is known."""
         if self.remote_id is None or not self.is_stale:
             return
-        self.is_stale = False
+        self.is_stale = self.is_relayed_stale = False
         state = await self.log.journal.remote_state(self.store, self.remote_id)
         self.pending, self.next_sequence = state.pending, state.next_sequence
 

@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import ConnectionLostError
-from agentlayers.journal.event_journal import RemoteState
+from agentlayers.journal.event_journal import RelayMode, RemoteState
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.logs import get_logger
 from agentlayers.protocol.client_session import ClientSession
@@ -63,7 +63,7 @@ class Replication:
         patience: float = 1.0,
     ) -> None:
         self.registration = registration
-        self.push = Push(registration, session, encryption, flush)
+        self.push = Push(registration, session, encryption, flush, remote_id=remote_id)
         self.pull = Pull(
             registration,
             encryption,
@@ -100,24 +100,53 @@ class Replication:
                     await self.quiet()
                     group.create_task(self._look_for_gaps(), name=f"gaps {log.store}")
                 self._is_reading_backlog = False
-                group.create_task(self.push.run(self._remote_id), name=f"push {log.store}")
+                group.create_task(self.push.run(), name=f"push {log.store}")
+                if self._relay_mode is not RelayMode.NEVER:
+                    group.create_task(self._relay(), name=f"relay {log.store}")
         finally:
             self._stop_listening()
+            self.push.close()
             for barrier in self._barriers.values():
                 barrier.cancel()
+
+    @property
+    def _relay_mode(self) -> RelayMode:
+        """Whether the server is sent what came from others."""
+        if self.registration.relay is None:
+            return RelayMode.NEVER if self._session.is_stock else RelayMode.WHEN_SEVERAL
+        return RelayMode.ALWAYS if self.registration.relay else RelayMode.NEVER
+
+    async def _relay(self) -> None:
+        """Let relaying begin once there is something to relay and the server has said what it has."""
+        await self.push.until_relayable()
+        await self._caught_up()
+        self.push.relay()
+
+    async def _caught_up(self) -> None:
+        """Return once all the server had is in the journal."""
+        if self._session.is_stock:
+            await self.quiet()
+            return
+        # The Ack of an empty message comes behind every Changes below the server's head.
+        await self.push.progress.until(lambda: self._session.has_room(self.registration.public_key))
+        barrier = asyncio.get_running_loop().create_future()
+        message_id = self._session.write_entries(self.registration.public_key, ())
+        self._barriers[message_id] = barrier
+        self._flush()
+        await barrier
 
     async def _resume(self) -> None:
         """Settle where reading goes on, starting over if the server's data was replaced."""
         registration, extensions = self.registration, self._session.extensions
         log = registration.log
         incarnation = extensions.incarnation if extensions is not None else b""
-        store, remote_id, url = log.store, self._remote_id, self._url
+        store, remote_id, url, relay = log.store, self._remote_id, self._url, self._relay_mode
 
         def prepare(tx: JournalTransaction) -> tuple[RemoteState, KnownEntries]:
             state = tx.remote_state(store, remote_id)
             if state.incarnation != incarnation or registration.must_start_over:
                 tx.reset_remote(store, remote_id, incarnation=incarnation)
-            tx.remember_remote(store, remote_id, url=url)
+            tx.remember_remote(store, remote_id, url=url, relay=relay)
             cursor = tx.remote_state(store, remote_id).next_sequence
             known = KnownEntries.load(tx, store, remote_id, cursor)
             known.save(tx, store, remote_id)
@@ -129,7 +158,9 @@ class Replication:
         if before.incarnation not in (b"", incarnation):
             logger.warning("remote_data_replaced", store=store)
         registration.remote_id = self._remote_id
-        registration.pending, registration.is_stale = state.pending, False
+        registration.counted(state.pending)
+        if state.relayed:
+            self.push.note_relayable(await log.journal.read(lambda tx: tx.next_position() - 1))
         self.pull.cursor = registration.next_sequence = state.next_sequence
         self.pull.arrived_at = asyncio.get_running_loop().time()
         self._resumed_at = state.next_sequence
@@ -284,20 +315,14 @@ class Replication:
 
         Cancelled with the connection.
         """
-        await self.push.settled()
-        if self._session.is_stock:
-            await self.quiet()
-            if self.pull.has_gap:
-                self._has_to_read_again.set()
-                await asyncio.get_running_loop().create_future()
-            return
-        # The Ack of an empty message comes behind every Changes below the server's head.
-        await self.push.progress.until(lambda: self._session.has_room(self.registration.public_key))
-        barrier = asyncio.get_running_loop().create_future()
-        message_id = self._session.write_entries(self.registration.public_key, ())
-        self._barriers[message_id] = barrier
-        self._flush()
-        await barrier
+        if self.push.has_relayable and self._relay_mode is not RelayMode.NEVER:
+            await self._caught_up()
+            self.push.relay()
+        await self.push.settled(relayed=True)
+        await self._caught_up()
+        if self._session.is_stock and self.pull.has_gap:
+            self._has_to_read_again.set()
+            await asyncio.get_running_loop().create_future()
 
     async def quiet(self) -> None:
         """Return once no Changes have come for a while and those that came are in the journal."""

@@ -1,30 +1,29 @@
 """
-Replicate journaled stores through a server, in the background.
+Replicate journaled stores through one server or several, in the background.
 
 A replica works the same without it: writes go to the journal, and the service brings them to the
-server when it can. It never holds up or fails a local write.
+servers when it can. It never holds up or fails a local write.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import StateError, TransportError
+from agentlayers.errors import StateError
 from agentlayers.eventlog.event_log import EventLog
-from agentlayers.logs import get_logger
-from agentlayers.sync.connection import ConnectionWorker
-from agentlayers.sync.connection_pool import ConnectionPool, OnHello
-from agentlayers.sync.registration import Registration
+from agentlayers.journal.event_journal import Commit
+from agentlayers.sync.remote_sync import RemoteSync
 from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule
 from agentlayers.sync.signal import Signal
-from agentlayers.sync.status import QuarantinedEntry, SyncReport, SyncState, SyncStatus
+from agentlayers.sync.status import QuarantinedEntry, SyncReport, SyncStatus, combined_status, report_since
+from agentlayers.transport.offline import OfflineTransport
 from agentlayers.transport.transport import Transport
 
 if TYPE_CHECKING:
@@ -41,24 +40,30 @@ DEFAULT_STORES: Final[Mapping[str, bool]] = {
 }
 """Sync flags where none is given; a store that is not named anywhere is not synced."""
 
+_NOT_OPEN: Final = "the sync service is not open: enter it with 'async with' first"
+
 _NO_SERVER: Final = (
     "there is no server to sync with: configure a transport, for instance "
     "Transport.layer_websocket('ws://127.0.0.1:8787'), transport: {websocket: {url: ...}} in YAML, "
     "or call connect_websocket(url)"
 )
 
-logger = get_logger(__name__)
-
 
 class SyncService:
     """
-    Keeps registered stores equal to a server's copy of them.
+    Keeps registered stores equal to the copies that servers have of them.
 
     Entering it starts connecting in the background if the transport leads anywhere, and never waits
     for the network; leaving it sends what is pending for a short while and closes everything.
 
+    With several servers each store is replicated with all of them, and what came from one is sent
+    to the others.
+
     Args:
         transport: Where the server is.
+        remotes: Where further servers are.
+        relay: Send servers also what came from others. If not given: servers of ours are, as soon as
+            a store was synced with several; stock servers are not.
         encryption: Seals entries before they leave and opens those that arrive.
         stores: Sync flags by store name, on top of :data:`DEFAULT_STORES`.
         schedule: When to connect again; jittered exponential up to 5 s if not given.
@@ -73,21 +78,26 @@ class SyncService:
         transport: Transport,
         encryption: Encryption,
         *,
+        remotes: Sequence[Transport] = (),
+        relay: bool | None = None,
         stores: Mapping[str, bool] | None = None,
         schedule: Schedule | None = None,
         interval_seconds: float | None = None,
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
-        self._transport, self._encryption = transport, encryption
+        self._encryption, self._relay = encryption, relay
         self._stores = {**DEFAULT_STORES, **(stores or {})}
         self._schedule = schedule or DEFAULT_SCHEDULE
         self._interval_seconds = interval_seconds
         self._clock, self._random = clock, random or Random()
-        self._registrations: dict[str, Registration] = {}
+        self._logs: dict[str, EventLog] = {}
+        self._enabled: dict[str, bool] = {}
         self._stop_listening: dict[str, Callable[[], None]] = {}
         self._changed = Signal()
-        self._pool = self._new_pool()
+        self._remotes: dict[str, RemoteSync] = {}
+        for one in (transport, *remotes):
+            self._add_remote(one)
         self._interval: asyncio.Task[None] | None = None
         self._is_open = False
 
@@ -95,8 +105,7 @@ class SyncService:
 
     async def __aenter__(self) -> Self:
         self._is_open = True
-        if self._transport.is_online:
-            self._start()
+        self._start()
         return self
 
     async def __aexit__(
@@ -107,68 +116,78 @@ class SyncService:
     ) -> None:
         self._is_open = False
         try:
-            for registration in list(self._registrations.values()):
-                await self._flush(registration)
+            for store in list(self._logs):
+                await self._flush(store)
         finally:
             await self.disconnect()
 
     def _start(self) -> None:
-        self._pool.start()
-        if self._interval_seconds and (self._interval is None or self._interval.done()):
+        for remote in self._remotes.values():
+            remote.start()
+        self._start_interval()
+
+    def _start_interval(self) -> None:
+        is_idle = self._interval is None or self._interval.done()
+        if self._interval_seconds and is_idle and self._is_online:
             self._interval = asyncio.get_running_loop().create_task(
                 self._look_again(self._interval_seconds), name="sync interval"
             )
 
-    def _new_pool(self) -> ConnectionPool:
-        def new_worker(on_hello: OnHello) -> ConnectionWorker:
-            return ConnectionWorker(
-                self._transport,
-                self._encryption,
-                schedule=self._schedule,
-                clock=self._clock,
-                random=self._random,
-                changed=self._changed,
-                on_hello=on_hello,
-            )
-
-        return ConnectionPool(new_worker, self._changed)
+    def look_every(self, seconds: float) -> None:
+        """Look for work at least this often, unless ``interval_seconds`` says how often; 0 changes nothing."""
+        self._interval_seconds = self._interval_seconds or seconds
+        if self._is_open:
+            self._start_interval()
 
     async def _look_again(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds)
-            self._pool.look_again()
+            for remote in self._remotes.values():
+                remote.look_again()
 
-    # -- connecting -----------------------------------------------------------------------------
+    @property
+    def _is_online(self) -> bool:
+        return any(remote.transport.is_online for remote in self._remotes.values())
 
-    async def connect(self) -> SyncStatus:
+    # -- servers --------------------------------------------------------------------------------
+
+    async def connect(self, url: str | None = None) -> SyncStatus:
         """
-        Start connecting and wait for the outcome of the first attempt.
+        Start connecting and wait for the outcome of the first attempt, at every server.
 
         After a failure it goes on trying in the background.
+
+        Args:
+            url: Only the server with this address.
 
         Returns:
             The status, connected.
 
         Raises:
-            StateError: The service is not open, or has no server to connect to.
+            StateError: The service is not open, or has no server to connect to, or none of this address.
             AuthenticationError: The server refused the credentials.
             ConnectError: Nobody answers there.
         """
         self._require_server()
-        self._start()
-        await self._pool.until_connected()
+        wanted = list(self._remotes.values()) if url is None else [self._remote(url)]
+        self._start_interval()
+        for remote in wanted:
+            remote.start()
+        for outcome in await asyncio.gather(*(one.until_connected() for one in wanted), return_exceptions=True):
+            if outcome is not None:
+                raise outcome
         return self.status
 
     async def connect_websocket(self, url: str, token: str | None = None, tenant: str | None = None) -> SyncStatus:
         """
-        Leave the present server, if any, and connect to this one; see :meth:`connect`.
+        Sync with this server too, from now on, and connect to it; see :meth:`connect`.
 
         Raises:
             SettingsError: The address cannot be used.
         """
         from agentlayers.transport.websocket import WebSocketTransport
 
-        return await self._connect_to(WebSocketTransport(url, token, tenant))
+        return await self.connect_transport(WebSocketTransport(url, token, tenant))
 
     async def connect_tcp(
         self,
@@ -180,7 +199,7 @@ class SyncService:
         tls: bool = False,
     ) -> SyncStatus:
         """
-        Leave the present server, if any, and connect to this one; see :meth:`connect`.
+        Sync with this server too, from now on, and connect to it; see :meth:`connect`.
 
         Raises:
             SettingsError: The address cannot be used.
@@ -189,24 +208,69 @@ class SyncService:
 
         shown_host = f"[{host}]" if ":" in host else host
         url = f"{'tls' if tls else 'tcp'}://{shown_host}:{port}"
-        return await self._connect_to(TCPTransport(url, token, tenant))
+        return await self.connect_transport(TCPTransport(url, token, tenant))
 
-    async def _connect_to(self, transport: Transport) -> SyncStatus:
-        await self.disconnect()
-        self._transport = transport
-        self._pool = self._new_pool()
-        for registration in self._registrations.values():
-            if registration.enabled:
-                self._pool.assign(registration)
-        return await self.connect()
+    async def connect_transport(self, transport: Transport) -> SyncStatus:
+        """
+        Sync with this server too, from now on, and connect to it; see :meth:`connect`.
 
-    async def disconnect(self) -> None:
-        """Close all connections and tasks; stores stay registered, :meth:`connect` resumes."""
+        Credentials given for an address before are replaced.
+        """
+        if not self._is_open:
+            raise StateError(_NOT_OPEN)
+        known = self._remotes.get(transport.url)
+        if known is None or known.transport != transport:
+            if known is not None:
+                await known.stop()
+            self._add_remote(transport)
+        return await self.connect(transport.url)
+
+    async def disconnect(self, url: str | None = None) -> None:
+        """
+        Close all connections and tasks; stores stay registered, :meth:`connect` resumes.
+
+        Args:
+            url: Leave only the server with this address, for good: nothing is exchanged with it until it is connected
+                to anew.
+
+        Raises:
+            StateError: There is none of this address.
+        """
+        if url is not None:
+            remote = self._remote(url)
+            del self._remotes[remote.url]
+            await remote.stop()
+            if not self._remotes:
+                self._add_remote(OfflineTransport())
+            self._changed.notify()
+            return
         interval, self._interval = self._interval, None
         if interval is not None:
             interval.cancel()
             await asyncio.wait({interval})
-        await self._pool.stop()
+        for remote in list(self._remotes.values()):
+            await remote.stop()
+
+    def _add_remote(self, transport: Transport) -> None:
+        remote = RemoteSync(
+            transport,
+            self._encryption,
+            relay=self._relay,
+            schedule=self._schedule,
+            clock=self._clock,
+            random=self._random,
+            changed=self._changed,
+        )
+        if transport.is_online:
+            self._remotes.pop(OfflineTransport.url, None)
+        self._remotes[transport.url] = remote
+        for store, log in self._logs.items():
+            remote.add(log, enabled=self._enabled[store])
+
+    def _remote(self, url: str) -> RemoteSync:
+        if url not in self._remotes:
+            raise StateError(f"there is no server {url!r} here; there is: {', '.join(self._remotes)}")
+        return self._remotes[url]
 
     # -- stores ---------------------------------------------------------------------------------
 
@@ -225,62 +289,56 @@ class SyncService:
         Raises:
             StateError: A store of this name or public key takes part already.
         """
-        if log.store in self._registrations or any(
-            log.public_key == other.public_key for other in self._registrations.values()
-        ):
+        if log.store in self._logs or any(log.public_key == other.public_key for other in self._logs.values()):
             raise StateError(f"store {log.store!r} is registered for sync already")
-        is_enabled = self._stores.get(log.store, False) if enabled is None else enabled
-        registration = Registration(log, enabled=is_enabled)
 
-        def note_write(commit: Any) -> None:
+        def note_commit(commit: Commit) -> None:
             if log.store in commit.stores:
-                registration.note_commit()
+                for remote in self._remotes.values():
+                    remote.note_commit(log.store, commit)
                 self._changed.notify()
 
-        self._registrations[log.store] = registration
-        self._stop_listening[log.store] = log.journal.on_commit(note_write)
-        if is_enabled:
-            self._pool.assign(registration)
+        self._logs[log.store] = log
+        self._enabled[log.store] = self._stores.get(log.store, False) if enabled is None else enabled
+        self._stop_listening[log.store] = log.journal.on_commit(note_commit)
+        for remote in self._remotes.values():
+            remote.add(log, enabled=self._enabled[log.store])
         self._changed.notify()
 
         async def unregister() -> None:
-            await self._unregister(registration)
+            await self._unregister(log)
 
         return unregister
 
-    async def _unregister(self, registration: Registration) -> None:
-        if self._registrations.get(registration.store) is not registration:
+    async def _unregister(self, log: EventLog) -> None:
+        if self._logs.get(log.store) is not log:
             return
         try:
-            await self._flush(registration)
+            await self._flush(log.store)
         finally:
-            self._registrations.pop(registration.store, None)
-            self._stop_listening.pop(registration.store)()
-            await self._pool.release(registration)
+            self._logs.pop(log.store, None)
+            self._stop_listening.pop(log.store)()
+            for remote in list(self._remotes.values()):
+                await remote.remove(log.store)
             self._changed.notify()
 
-    async def _flush(self, registration: Registration) -> None:
-        """Give a connected server a moment to acknowledge what is pending."""
-        found = self._pool.link_of(registration)
-        if found is None:
-            return
-        link, replication = found
-        try:
-            async with asyncio.timeout(limits.FLUSH_ON_CLOSE_SECONDS):
-                await link.while_open(replication.flush())
-        except (TimeoutError, TransportError):
-            logger.info("sync_flush_incomplete", store=registration.store)
+    async def _flush(self, store: str) -> None:
+        """Give connected servers a moment to acknowledge what was written here."""
+        await asyncio.gather(*(remote.flush(store) for remote in self._remotes.values()))
 
     # -- exchanging -----------------------------------------------------------------------------
 
-    async def sync_now(self, timeout_seconds: float = 30.0) -> SyncReport:
+    async def sync_now(self, timeout_seconds: float = 30.0, *, return_errors: bool = False) -> SyncReport:
         """
-        Exchange everything there is, now: all pending entries out, all entries of the server in.
+        Exchange everything there is, now: all pending entries out, all entries of every server in.
 
-        Connects first if necessary, at once even if the schedule says to wait.
+        Connects first if necessary, at once even if the schedule says to wait. What comes from one
+        server is sent to the others too, where that is relayed. A server that fails does not keep
+        the others from being served.
 
         Args:
             timeout_seconds: For all of it; set by the caller.
+            return_errors: Tell of a server that failed in the report, instead of raising its error.
 
         Raises:
             StateError: The service is not open, or has no server to sync with.
@@ -289,62 +347,54 @@ class SyncService:
             TransportError: It was not done in time. What was exchanged stays exchanged.
         """
         self._require_server()
-        self._start()
+        self._start_interval()
         started = asyncio.get_running_loop().time()
-        enabled = [r for r in self._registrations.values() if r.enabled]
-        before = {r.store: (r.sent, r.received) for r in enabled}
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._pool.settle(enabled)
-        except TimeoutError as error:
-            raise TransportError(
-                f"sync with {self._transport.url} was not complete within {timeout_seconds:g} s; "
-                "what was exchanged stays, the rest follows in the background"
-            ) from error
-        return SyncReport(
-            sent={r.store: r.sent - before[r.store][0] for r in enabled},
-            received={r.store: r.received - before[r.store][1] for r in enabled},
-            seconds=asyncio.get_running_loop().time() - started,
+        remotes = list(self._remotes.values())
+        before = {remote.url: remote.counts() for remote in remotes}
+        errors: dict[str, BaseException] = {}
+        # Once more for what came from one server and is relayed to another.
+        for _ in range(2 if len(remotes) > 1 else 1):
+            going = [remote for remote in remotes if remote.url not in errors]
+            errors |= await self._settle(going, started + timeout_seconds, timeout_seconds)
+        for error in errors.values() if not return_errors else ():
+            raise error
+        seconds = asyncio.get_running_loop().time() - started
+        return report_since(
+            [replace(remote.counts(), error=errors.get(remote.url)) for remote in remotes], before, seconds
         )
+
+    @staticmethod
+    async def _settle(
+        remotes: Sequence[RemoteSync], deadline: float, timeout_seconds: float
+    ) -> dict[str, BaseException]:
+        """Exchange with all of them at once; returns why some failed."""
+        outcomes = await asyncio.gather(
+            *(remote.settle(deadline, timeout_seconds) for remote in remotes), return_exceptions=True
+        )
+        return {remote.url: error for remote, error in zip(remotes, outcomes, strict=True) if error is not None}
 
     def _require_server(self) -> None:
         if not self._is_open:
-            raise StateError("the sync service is not open: enter it with 'async with' first")
-        if not self._transport.is_online:
+            raise StateError(_NOT_OPEN)
+        if not self._is_online:
             raise StateError(_NO_SERVER)
 
     # -- status ---------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
-        """Where the server is, without credentials."""
-        return self._transport.url
+        """Where the server is, without credentials; the first of several."""
+        return next(iter(self._remotes))
 
     @property
     def status(self) -> SyncStatus:
-        """What is known now; :meth:`refresh` counts pending entries again while not connected."""
-        worker = self._pool.foremost
-        is_offline = not self._transport.is_online
-        link = worker.link
-        error = worker.error
-        return SyncStatus(
-            state=SyncState.OFFLINE if is_offline else worker.state,
-            url=self._transport.url,
-            since=worker.since,
-            stores={name: r.status() for name, r in self._registrations.items()},
-            attempt=worker.attempt,
-            retry_in_seconds=worker.retry_in_seconds,
-            last_error=None if error is None else str(error),
-            last_error_code=getattr(error, "code", None),
-            remote_id=None if link is None else link.remote_id.hex(),
-            is_stock=link is not None and link.session.is_stock,
-        )
+        """What is known now; :meth:`refresh` counts pending entries again where they are not known."""
+        return combined_status([remote.status() for remote in self._remotes.values()])
 
     async def refresh(self) -> SyncStatus:
         """Count what is pending where it changed unseen, and return the status."""
-        for registration in list(self._registrations.values()):
-            if self._pool.link_of(registration) is None:
-                await registration.recount()
+        for remote in list(self._remotes.values()):
+            await remote.recount()
         return self.status
 
     async def status_stream(self) -> AsyncGenerator[SyncStatus, None]:
@@ -361,11 +411,11 @@ class SyncService:
 
     def quarantine(self, store: str) -> tuple[QuarantinedEntry, ...]:
         """List the latest received entries of a store that were kept out of its journal."""
-        registration = self._registrations.get(store)
-        return tuple(registration.quarantine) if registration is not None else ()
+        registrations = [remote.registrations.get(store) for remote in self._remotes.values()]
+        return tuple(entry for one in registrations if one is not None for entry in one.quarantine)
 
     def __repr__(self) -> str:
-        return f"SyncService({self._transport.url!r}, {self.status.state.value})"
+        return f"SyncService({', '.join(map(repr, self._remotes))}, {self.status.state.value})"
 
     # -- layers ---------------------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ import ssl as ssl_module
 from typing import Final
 
 from agentlayers import limits
-from agentlayers.errors import ConnectError, ConnectionLostError, SettingsError
+from agentlayers.errors import AuthenticationError, ConnectError, ConnectionLostError
 from agentlayers.protocol.messages import Authenticate
 from agentlayers.transport.address import DEFAULT_TENANT, check_tenant, check_token, parse_tcp_url
-from agentlayers.transport.failure import describe_failure
+from agentlayers.transport.certificates import tls_context
+from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, certificate_refusal, describe_failure
 from agentlayers.transport.transport import Connection, Transport
 
 __all__ = ["TCPConnection", "TCPTransport"]
@@ -35,8 +36,11 @@ class TCPConnection(Connection):
         writer: asyncio.StreamWriter,
         *,
         authenticate: Authenticate | None = None,
+        url: str = "the server",
     ) -> None:
         self._reader, self._writer = reader, writer
+        self._url = url
+        self._is_tls, self._has_received = writer.get_extra_info("ssl_object") is not None, False
         self.authenticate = authenticate
 
     async def send(self, data: bytes) -> None:
@@ -54,10 +58,17 @@ class TCPConnection(Connection):
         try:
             data = await self._reader.read(_READ_BYTES)
         except OSError as error:
-            raise ConnectionLostError(reason=describe_failure(error)) from error
+            refusal = certificate_refusal(error)
+            if refusal is not None:
+                raise AuthenticationError(f"{self._url} {refusal}") from error
+            raise self._lost(describe_failure(error)) from error
         if not data:
-            raise ConnectionLostError(reason="the server closed the connection")
+            raise self._lost("the server closed the connection")
+        self._has_received = True
         return data
+
+    def _lost(self, reason: str) -> ConnectionLostError:
+        return ConnectionLostError(reason=reason if self._has_received or not self._is_tls else CUT_AFTER_HANDSHAKE)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:  # noqa: ARG002 - TCP has neither
         """Close the socket; what cannot be flushed within a second is dropped."""
@@ -81,7 +92,10 @@ class TCPTransport(Transport):
         url: The address, without credentials.
         token: Bearer token of the tenant; an empty text counts as none.
         tenant: Whose journals; the server's default tenant if not given.
-        ssl: For ``tls://``; the system's certificates are trusted if not given.
+        ssl: For ``tls://``, if the next three do not do; the system's authorities are trusted if not given.
+        ca: PEM file of the authorities to trust instead of the system's.
+        client_cert: PEM file with the certificate this replica shows, for a server that asks for one.
+        client_key: PEM file with its private key, if that does not stand in ``client_cert``.
 
     Raises:
         SettingsError: One of the values cannot be used.
@@ -94,15 +108,17 @@ class TCPTransport(Transport):
         tenant: str | None = None,
         *,
         ssl: ssl_module.SSLContext | None = None,
+        ca: str | None = None,
+        client_cert: str | None = None,
+        client_key: str | None = None,
     ) -> None:
         self._host, self._port, self._is_tls = parse_tcp_url(url)
-        if ssl is not None and not self._is_tls:
-            raise SettingsError(setting="url", value=url, expected="tls://... where ssl is given")
         shown_host = f"[{self._host}]" if ":" in self._host else self._host
         self._url = f"{'tls' if self._is_tls else 'tcp'}://{shown_host}:{self._port}"
         self._token = check_token(token)
         self._tenant = check_tenant(tenant) if tenant else None
-        self._ssl = ssl
+        self._files = (ca or None, client_cert or None, client_key or None)
+        self._ssl = tls_context(self._url, ssl, self._files)
 
     @property
     def url(self) -> str:
@@ -119,7 +135,7 @@ class TCPTransport(Transport):
                 reader, writer = await asyncio.open_connection(self._host, self._port, ssl=context, limit=_READ_BYTES)
         except OSError as error:  # TimeoutError, ssl.SSLError and socket.gaierror are OSErrors
             raise ConnectError(url=self._url, reason=describe_failure(error)) from error
-        return TCPConnection(reader, writer, authenticate=self._authenticate())
+        return TCPConnection(reader, writer, authenticate=self._authenticate(), url=self._url)
 
     def _authenticate(self) -> Authenticate | None:
         if self._token is None and self._tenant is None:
@@ -127,7 +143,8 @@ class TCPTransport(Transport):
         return Authenticate(tenant=self._tenant or DEFAULT_TENANT, token=self._token or "")
 
     def _values(self) -> tuple[object, ...]:
-        return self._url, self._token, self._tenant, id(self._ssl) if self._ssl else None
+        tls = self._files if any(self._files) else self._ssl and id(self._ssl)
+        return self._url, self._token, self._tenant, tls
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TCPTransport) and self._values() == other._values()

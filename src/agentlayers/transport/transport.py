@@ -79,37 +79,43 @@ class Transport(abc.ABC):
         """
 
     @staticmethod
-    def layer_url(url: str, token: str | None = None, tenant: str | None = None) -> Layer:
+    def layer_url(url: str, token: str | None = None, tenant: str | None = None, **tls: str | None) -> Layer:
         """
         Reach the server the way its address says.
+
+        Args:
+            url: The address.
+            token: Bearer token of the tenant.
+            tenant: Whose journals.
+            tls: ``ca``, ``client_cert`` and ``client_key``: PEM files for ``wss://`` and ``tls://``.
 
         Raises:
             SettingsError: It begins with none of ``ws://``, ``wss://``, ``tcp://``, ``tls://``.
         """
         scheme = url.partition("://")[0].lower()
         if scheme in ("ws", "wss"):
-            return Transport.layer_websocket(url, token, tenant)
+            return Transport.layer_websocket(url, token, tenant, **tls)
         if scheme in ("tcp", "tls"):
-            return Transport.layer_tcp(url, token, tenant)
+            return Transport.layer_tcp(url, token, tenant, **tls)
         shown = url.partition("?")[0].rpartition("@")[2]
         expected = "the address of a sync server: ws://, wss://, tcp:// or tls://"
         raise SettingsError(setting="url", value=shown, expected=expected)
 
     @staticmethod
-    def layer_websocket(url: str, token: str | None = None, tenant: str | None = None) -> Layer:
+    def layer_websocket(url: str, token: str | None = None, tenant: str | None = None, **tls: str | None) -> Layer:
         """Reach the server over WebSocket; see :mod:`agentlayers.transport.websocket`."""
         from agentlayers.layer import Layer
         from agentlayers.transport.websocket import WebSocketTransport
 
-        return Layer.factory(Transport, WebSocketTransport, url=url, token=token, tenant=tenant)
+        return Layer.factory(Transport, WebSocketTransport, url=url, token=token, tenant=tenant, **tls)
 
     @staticmethod
-    def layer_tcp(url: str, token: str | None = None, tenant: str | None = None) -> Layer:
+    def layer_tcp(url: str, token: str | None = None, tenant: str | None = None, **tls: str | None) -> Layer:
         """Reach the server over TCP or TLS; see :mod:`agentlayers.transport.tcp`."""
         from agentlayers.layer import Layer
         from agentlayers.transport.tcp import TCPTransport
 
-        return Layer.factory(Transport, TCPTransport, url=url, token=token, tenant=tenant)
+        return Layer.factory(Transport, TCPTransport, url=url, token=token, tenant=tenant, **tls)
 
     @staticmethod
     def layer_offline() -> Layer:

@@ -16,7 +16,8 @@ import aiohttp
 from agentlayers import limits
 from agentlayers.errors import AuthenticationError, ConnectError, ConnectionLostError
 from agentlayers.transport.address import check_token, normalize_websocket_url
-from agentlayers.transport.failure import describe_failure
+from agentlayers.transport.certificates import tls_context
+from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, certificate_refusal, describe_failure
 from agentlayers.transport.transport import Connection, Transport
 
 __all__ = ["WebSocketConnection", "WebSocketTransport"]
@@ -87,7 +88,10 @@ class WebSocketTransport(Transport):
         url: The address without credentials; without a path it gets ``/event-log``.
         token: Bearer token of the tenant; an empty text counts as none.
         tenant: Whose journals: appended to the path. The server's default tenant if not given.
-        ssl: For ``wss://``; the system's certificates are trusted if not given.
+        ssl: For ``wss://``, if the next three do not do; the system's authorities are trusted if not given.
+        ca: PEM file of the authorities to trust instead of the system's.
+        client_cert: PEM file with the certificate this replica shows, for a server that asks for one.
+        client_key: PEM file with its private key, if that does not stand in ``client_cert``.
 
     Raises:
         SettingsError: One of the values cannot be used, or the address carries credentials.
@@ -100,10 +104,14 @@ class WebSocketTransport(Transport):
         tenant: str | None = None,
         *,
         ssl: ssl_module.SSLContext | None = None,
+        ca: str | None = None,
+        client_cert: str | None = None,
+        client_key: str | None = None,
     ) -> None:
         self._url = normalize_websocket_url(url, tenant or None)
         self._token = check_token(token)
-        self._ssl = ssl
+        self._files = (ca or None, client_cert or None, client_key or None)
+        self._ssl = tls_context(self._url, ssl, self._files)
 
     @property
     def url(self) -> str:
@@ -138,20 +146,26 @@ class WebSocketTransport(Transport):
         """Translate what aiohttp raises; anything unknown is passed on as it is."""
         if isinstance(error, aiohttp.WSServerHandshakeError):
             if error.status in (401, 403):
-                given = "refused the token" if self._token else "asks for a token"
+                given = "refused the token" if self._token else "asks for a token or a client certificate"
                 hint = "give the one the server was started with"
                 return AuthenticationError(f"{self._url} {given} (HTTP {error.status}); {hint}")
             return ConnectError(url=self._url, reason=f"the server answered HTTP {error.status}")
+        refusal = certificate_refusal(error)
+        if refusal is not None:
+            return AuthenticationError(f"{self._url} {refusal}")
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return ConnectError(url=self._url, reason=describe_failure(error.certificate_error))
         if isinstance(error, aiohttp.ClientConnectorError):
             return ConnectError(url=self._url, reason=describe_failure(error.os_error))
+        is_cut = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+        if is_cut and self._url.startswith("wss:"):
+            return ConnectError(url=self._url, reason=CUT_AFTER_HANDSHAKE)
         if isinstance(error, OSError | aiohttp.ClientError):
             return ConnectError(url=self._url, reason=describe_failure(error))
         return error
 
     def _values(self) -> tuple[object, ...]:
-        return self._url, self._token, id(self._ssl) if self._ssl else None
+        return self._url, self._token, self._files if any(self._files) else self._ssl and id(self._ssl)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, WebSocketTransport) and self._values() == other._values()

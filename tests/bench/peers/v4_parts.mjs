@@ -1,5 +1,5 @@
 // What the Effect v4 programs share: the event, the wire, and an SQLite client, which nobody publishes for this version.
-import * as NodeSocket from "@effect/platform-node/NodeSocket"
+import * as NodeWS from "@effect/platform-node/NodeWS"
 import * as Effect from "effect/Effect"
 import * as EventGroup from "effect/eventlog/EventGroup"
 import * as EventLog from "effect/eventlog/EventLog"
@@ -9,6 +9,7 @@ import * as RpcClient from "effect/rpc/RpcClient"
 import * as RpcSerialization from "effect/rpc/RpcSerialization"
 import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
+import * as Socket from "effect/socket/Socket"
 import * as SqlClient from "effect/sql/SqlClient"
 import * as SqlError from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
@@ -18,7 +19,11 @@ import { createRequire } from "node:module"
 export const serialization = RpcSerialization.layerSchemaBinary()
 
 export const layerProtocol = (url) =>
-  RpcClient.layerProtocolSocket().pipe(Layer.provide(NodeSocket.layerWebSocket(url)), Layer.provide(serialization))
+  RpcClient.layerProtocolSocket().pipe(
+    Layer.provide(Layer.effect(Socket.Socket)(Socket.makeWebSocket(url))),
+    Layer.provide(NodeWS.layerWebSocketConstructor),
+    Layer.provide(serialization)
+  )
 
 export const Notes = EventGroup.empty.add({
   tag: "note",

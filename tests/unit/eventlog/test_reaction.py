@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,12 @@ class Seen:
             self.failing[key] -= 1
             raise ValueError("secret-free reason")
         self.ids.append(key)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 async def place(log: EventLog, *ids: str) -> None:
@@ -183,12 +189,10 @@ async def test_a_failing_reaction_blocks_no_write_and_no_other_reaction(journal:
     ):
         await place(log, "a", "b", "c")
         await good.caught_up()
-        while bad.status().state is not ReactionState.RETRYING:
-            await asyncio.sleep(0)
+        await until(lambda: bad.status().state is ReactionState.RETRYING)
         status = bad.status()
         bad.resume()
-        while bad.status().attempts < 2:
-            await asyncio.sleep(0)
+        await until(lambda: bad.status().attempts == 2)
 
     assert seen.ids == ["a", "b", "c"]
     assert (status.attempts, status.error, status.handled) == (1, "ValueError: secret-free reason", 0)
@@ -203,8 +207,7 @@ async def test_one_that_gives_up_stops_there_and_skips_nothing(journal: EventJou
             await place(log, "a", "b", "c")
             stopped = await reaction.caught_up()
             reaction.resume()
-            while len(seen.tries) < 4:
-                await asyncio.sleep(0)
+            await until(lambda: len(seen.tries) == 4)
         async with log.react("mail", seen, retry=AT_ONCE) as reaction:
             resumed = await reaction.caught_up()
 
@@ -301,8 +304,7 @@ async def test_a_journal_that_is_closed_ends_it(journal: EventJournal) -> None:
     async with log.react("mail", Seen()) as reaction:
         await reaction.caught_up()
         await journal.__aexit__(None, None, None)
-        while reaction.status().state is not ReactionState.CLOSED:
-            await asyncio.sleep(0)
+        await until(lambda: reaction.status().state is ReactionState.CLOSED)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ async def test_killed_at_any_moment_it_handles_everything_in_order(tmp_path: Pat
     acknowledged: list[int] = []
     for _kill in range(KILLS):
         command = [sys.executable, "-c", CHILD, str(tmp_path), str(Path(__file__).parent)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:  # noqa: ASYNC220
             assert child.stdout is not None
             first = child.stdout.readline()
             time.sleep(chance.uniform(0, 0.08))  # noqa: ASYNC251

@@ -32,6 +32,7 @@ from agentlayers.protocol.messages import (
     WriteWindow,
 )
 from agentlayers.protocol.server_session import ServerSession
+from agentlayers.protocol.session import SessionState
 from agentlayers.protocol.write_ledger import WriteLedger
 from unit.protocol.session_pair import KEY, REMOTE, STOCK_HELLO, deliver, entry
 
@@ -210,7 +211,7 @@ def test_a_client_that_gives_credit_has_to_keep_to_the_write_window() -> None:
         server.receive_data(encode_message(WriteEntries("other", 1000 + number, ())))
     server.send_ack(0, (), None)
     server.receive_data(encode_message(WriteEntries(KEY, 2000, ())))
-    assert server.error is None
+    assert server.state is SessionState.OPEN
 
     server.receive_data(encode_message(WriteEntries(KEY, 2001, ())))
     assert isinstance(server.error, LimitExceededError)
@@ -245,7 +246,7 @@ def test_a_server_that_overdraws_is_found_out() -> None:
     client, _ = opened()
     client.request_changes(KEY, 0, 3 * CREDIT_ENTRY_BYTES)
     overdraw(client, *[received(0)] * 3)
-    assert client.error is None
+    assert client.state is SessionState.OPEN
 
     overdraw(client, received(3))
     assert isinstance(client.error, LimitExceededError)

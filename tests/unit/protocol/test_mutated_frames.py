@@ -16,23 +16,39 @@ from agentlayers.protocol.messages import (
     Ack,
     Authenticate,
     Changes,
+    Credit,
+    Extensions,
+    FetchedEntries,
+    FetchEntries,
     HeadDigest,
+    Hello,
     Ping,
     Pong,
+    Rejected,
     RemoteEncryptedEntry,
+    RequestChanges,
     WriteEntries,
+    WriteWindow,
 )
 from agentlayers.protocol.payload import decode_value
 from agentlayers.protocol.server_session import ServerSession
-from unit.protocol.session_pair import KEY, STOCK_HELLO, entry, hello
+from agentlayers.protocol.session import SessionState
+from agentlayers.server.greeting import CAPABILITIES
+from unit.protocol.session_pair import KEY, REMOTE, STOCK_HELLO, entry, hello
 from vectors.effect_v3 import VECTORS
 
+OURS = Hello(REMOTE, Extensions(1, CAPABILITIES, bytes(16), "default", WriteWindow(2, 2**20)))
 SEEDS = [
     *(bytes.fromhex(case["hex"]) for case in VECTORS["messages"]),
     *(bytes.fromhex(case["hex"]) for case in VECTORS["requestDecodeForms"]["cases"]),
     *(bytes.fromhex(case["hex"]) for case in VECTORS["msgpackDecode"]["cases"]),
     *(bytes.fromhex(case["hex"]) for case in VECTORS["entryPlaintext"]["cases"]),
-    encode_message(hello()),
+    encode_message(OURS),
+    encode_message(RequestChanges(KEY, 3, 2**20)),
+    encode_message(Credit(KEY, 5)),
+    encode_message(Rejected("authentication")),
+    encode_message(FetchEntries(1, KEY, (bytes(16), bytes(15) + b"x"))),
+    encode_message(FetchedEntries(1, (RemoteEncryptedEntry(3, bytes(12), bytes(16), b"x"),), 2)),
     encode_message(Authenticate("t", "token")),
     encode_message(Ack(3, (1, 2, 3), 4)),
     encode_message(WriteEntries(KEY, 0, (entry(1), entry(2))), entry_nonces=True),
@@ -75,11 +91,15 @@ def run(frames: int, seed: int) -> int:
         data = mutated(dice)
         is_stream = dice.random() < 0.5
         client = ClientSession(is_stream=is_stream)
-        client.receive_data(encode_message(dice.choice((hello(), STOCK_HELLO))))
-        client.request_changes(KEY, 0)
+        greeting = dice.choice((OURS, hello(), STOCK_HELLO))
+        client.receive_data(encode_message(greeting))
+        client.request_changes(KEY, 0, 600 if greeting is OURS else None)
         client.write_entries(KEY, [entry(1)])
-        greeting = dice.choice((hello(), None))
-        server = ServerSession(is_stream=is_stream, hello=greeting)
+        if client.can_fetch_now:
+            client.fetch_entries(KEY, [bytes(16), bytes(15) + b"x"])
+        server = ServerSession(is_stream=is_stream, hello=dice.choice((OURS, None)))
+        if server.state is SessionState.OPEN and dice.random() < 0.5:
+            server.receive_data(encode_message(RequestChanges(KEY, 0, 1000)))
         for session in (client, server):
             session.receive_data(data)
             session.receive_data(data)

@@ -14,6 +14,7 @@ from agentlayers.errors import (
     BackendError,
     QueryTimeoutError,
     ScriptError,
+    SettingsError,
     StateError,
     UsageError,
 )
@@ -240,3 +241,33 @@ async def test_a_hundred_queries_are_recorded_each_in_its_session(stores: Stores
         assert f"p{number}" == events[0].message["message"]["content"]
         assert f"b p{number}" == events[-1].message["result"]
     assert (0, 0, 100) == (agent.stats.active, agent.stats.pending, agent.stats.completed)
+
+
+@pytest.mark.parametrize(
+    ("variable", "options", "expected"),
+    [
+        ("", {}, None),
+        ("2 minutes", {}, 120.0),
+        ("", {"sync_interval": "1 minute"}, 60.0),
+        ("9 s", {"sync_interval": 60}, 60.0),
+    ],
+)
+async def test_a_synced_runtime_keeps_its_files_and_its_timer_as_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, options: dict[str, Any], expected: float | None
+) -> None:
+    monkeypatch.setenv("AGENTSDK_STORAGE_SYNC_INTERVAL", variable)
+    # Nobody answers there; the timer runs all the same.
+    layer = AgentRuntime.layer_with_remote_sync("ws://127.0.0.1:9", directory=tmp_path / "replica", **options)
+
+    async with layer.build(AgentRuntime) as agent:
+        assert agent.sync is not None
+        timers = [task for task in asyncio.all_tasks() if task.get_name() == "sync interval"]
+        assert (expected is not None, expected) == (bool(timers), agent.sync._interval_seconds or None)
+        assert (tmp_path / "replica" / "journal.sqlite").exists()
+
+
+def test_a_synced_runtime_refuses_what_is_no_address_and_no_duration() -> None:
+    with pytest.raises(UsageError, match="begins with ws://"):
+        AgentRuntime.layer_with_remote_sync("http://127.0.0.1")
+    with pytest.raises(SettingsError, match="sync_interval"):
+        AgentRuntime.layer_with_remote_sync("ws://127.0.0.1", sync_interval="soon")

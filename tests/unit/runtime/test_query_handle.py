@@ -71,6 +71,23 @@ async def test_messages_are_read_in_order_and_taps_see_all_of_them() -> None:
     await handle.aclose()
 
 
+async def test_only_the_result_is_asked_for() -> None:
+    handle = await opened(FakeQuery(INIT, said("a"), RESULT, None))
+    assert "ok" == (await handle.collect_success()).text
+    await handle.aclose()
+
+    failed = await opened(FakeQuery(INIT, {**RESULT, "subtype": "error_max_turns", "is_error": True}, None))
+    with pytest.raises(BackendError, match="did not succeed: error_max_turns: ok"):
+        await failed.collect_success()
+    await failed.aclose()
+
+    silent = await opened(FakeQuery(INIT, None))
+    assert await silent.collect_result() is None
+    with pytest.raises(BackendError, match="without a result"):
+        await silent.collect_success()
+    await silent.aclose()
+
+
 async def test_the_agent_is_watched_to_its_end_though_nobody_reads() -> None:
     watcher = Watcher()
     query = FakeQuery(INIT, said("a"), RESULT, None)

@@ -166,7 +166,9 @@ async def test_the_error_of_the_query_reaches_every_reader_after_its_messages() 
 
 
 async def test_a_timeout_reaches_every_reader() -> None:
-    runtime = AgentRuntime(FakeBackend(FakeQuery(INIT)), QuerySupervisor(), settings=RuntimeSettings(query_timeout=0.05))
+    runtime = AgentRuntime(
+        FakeBackend(FakeQuery(INIT)), QuerySupervisor(), settings=RuntimeSettings(query_timeout=0.05)
+    )
     async with asyncio.timeout(5), runtime.query("x") as turn:
         for reader in turn.broadcast(2):
             with pytest.raises(QueryTimeoutError):

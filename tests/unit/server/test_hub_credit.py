@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agentlayers.limits import CREDIT_ENTRY_BYTES
+from agentlayers.limits import CREDIT_ENTRY_BYTES, MESSAGE_BYTES_MAX
 from agentlayers.protocol.client_session import ClientSession
 from agentlayers.protocol.credit import cost_of
 from agentlayers.protocol.events import AckReceived, ChangesReceived, ChangesRequested, CreditGranted
@@ -62,8 +62,10 @@ class Subscriber:
     # -- what the client does
     async def request(self, key: str, credit: int | None) -> None:
         self.client.request_changes(key, 0, credit)
-        # What was sent for a request before may still be on its way.
-        self.left[key] = max(self.left.get(key, 0), 0) + (10**9 if credit is None else credit)
+        before = self.left.get(key, 0)
+        self.left[key] = 10**9 if credit is None else credit
+        if before > 0:  # what was sent for the request before may still be on its way, and an entry of any size
+            self.left[key] += before + MESSAGE_BYTES_MAX
         await self._carry()
 
     async def write(self, key: str, entries: Sequence[EncryptedEntry]) -> None:
@@ -201,6 +203,7 @@ steps = st.lists(
 
 
 @example([("huge", "a", 3)], 1)
+@example([("write", "a", 1), ("again", "a", 0)], 1)
 @example([("write", "a", 1), ("write", "a", 1), ("write", "a", 1)], 5 * ONE)
 @settings(max_examples=200)
 @given(steps, st.sampled_from([1, ONE, 5 * ONE, 300_000]))

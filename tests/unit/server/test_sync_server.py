@@ -55,7 +55,7 @@ async def test_hello_comes_first_and_names_the_tenants_remote(
     assert hello.extensions is not None
     assert hello.extensions.incarnation == info.incarnation
     assert hello.extensions.tenant == "default"
-    assert hello.extensions.capabilities == {"entry-nonces", "through", "digests", "credit"}
+    assert hello.extensions.capabilities == {"entry-nonces", "through", "digests", "credit", "fetch"}
 
 
 async def test_a_write_is_acknowledged_with_its_sequences(server: SyncServer, connect: Connect) -> None:

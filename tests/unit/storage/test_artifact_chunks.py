@@ -20,7 +20,7 @@ from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.limits import ARTIFACT_CHUNK_BYTES, ARTIFACT_CHUNK_WAIT_SECONDS, ARTIFACT_INLINE_BYTES_MAX
 from agentlayers.protocol.payload import encode_payload
 from agentlayers.storage.artifact import ArtifactRecord
-from agentlayers.storage.artifact_chunk import ARTIFACT_CHUNK, chunk_key, recut
+from agentlayers.storage.artifact_chunk import ARTIFACT_CHUNK, CONTENT_STORE, chunk_key, recut
 from agentlayers.storage.storage_config import ArtifactRetention, Retention, StorageConfig
 from agentlayers.storage.verify import verify
 from helpers.store_replica import Clock, Replica, open_replica
@@ -44,7 +44,7 @@ async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
 
 
 async def chunks_held(replica: Replica) -> int:
-    entries = await replica.journal.entries("artifacts", entries_max=10_000)
+    entries = await replica.journal.entries(CONTENT_STORE, entries_max=10_000)
     return sum(stored.entry.event == ARTIFACT_CHUNK for stored in entries)
 
 
@@ -206,7 +206,7 @@ async def test_chunks_that_arrive_before_their_record_wait_for_it() -> None:
         clock.now += 100 * DAY  # written long ago by a replica that was offline
         await b.take(a, "artifacts", chunks)
         await b.artifacts.cleanup()
-        await b.journal.compact("artifacts", ByAge(DAY))
+        await b.compact("artifacts", ByAge(DAY))
         await b.take(a, "artifacts", [record])
 
         assert await read(b, "a") == content()
@@ -239,8 +239,8 @@ async def test_a_chunk_that_is_not_what_its_key_says_hides_no_good_one() -> None
             Entry(next_entry_id(1_000, b"", 2), ARTIFACT_CHUNK, "sha256:xyz", payload),
         ]
         await a.take(peer, "artifacts", forged)
-        unapplied = await a.journal.read(lambda tx: tx.unapplied("artifacts"))
-        await a.journal.compact("artifacts", ByAge(DAY))
+        unapplied = await a.journal.read(lambda tx: tx.unapplied(CONTENT_STORE))
+        await a.compact("artifacts", ByAge(DAY))
 
         assert ["is not what its key says" in entry.error for entry in unapplied] == [True, True]
         assert await read(a, "a") == content()
@@ -336,12 +336,12 @@ async def test_compaction_drops_no_chunk_that_a_kept_artifact_consists_of(strate
         else:
             strategy = BySize(SIZE + 100_000)
             await replica.artifacts.put(artifact("new", content(1)))
-        await replica.journal.compact("artifacts", strategy)
+        await replica.compact("artifacts", strategy)
 
         assert [one.id for one in await replica.artifacts.list("s")] == ["new"]
         assert await read(replica, "new") == content(1)
         clock.now += 2 * DAY
-        await replica.journal.compact("artifacts", ByAge(DAY))
+        await replica.compact("artifacts", ByAge(DAY))
         await replica.artifacts.cleanup()
         assert await chunks_held(replica) == 0
 

@@ -173,7 +173,7 @@ async def test_cleanup_takes_the_stores_the_graph_has() -> None:
     layer = StorageCleanup.layer().provide_merge(chat).provide(StorageConfig.layer_of(config))
     async with layer.build() as app:
         await app.get(ChatHistoryStore).append("s", {"text": "x"})
-        report = await app.get(StorageCleanup).run()
+        report = await app.get(StorageCleanup).run_now()
 
         assert list(report.stores) == ["chat_history"]
         assert report.dropped == 1

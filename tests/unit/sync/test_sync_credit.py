@@ -34,7 +34,7 @@ class Stuck:
     """The receiving half of one store whose transactions do not end until it is let go."""
 
     def __init__(self, one: Replica, store: str = "chat_history") -> None:
-        link = one.sync._pool._workers[0].link
+        link = next(iter(one.sync._remotes.values()))._pool._workers[0].link
         assert link is not None
         self.link: Link = link
         self.pull: Pull = link.replications[one.logs[store].public_key].pull
@@ -95,7 +95,7 @@ async def test_a_backlog_of_many_times_the_credit_arrives_whole(transport: Trans
         await other.until_pushed()
         async with replica(transport) as one:
             await one.until_ids(await other.ids())
-            link = one.sync._pool._workers[0].link
+            link = next(iter(one.sync._remotes.values()))._pool._workers[0].link
             assert link is not None
             account = link.session._accounts[one.logs["chat_history"].public_key]
 

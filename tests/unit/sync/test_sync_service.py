@@ -516,7 +516,7 @@ async def test_received_messages_are_bounded_while_the_journal_is_slow() -> None
     server = SmallServer()
     async with replica(MemoryTransport(server.serve)) as one:
         await one.until_pushed()
-        link = one.sync._pool._workers[0].link
+        link = next(iter(one.sync._remotes.values()))._pool._workers[0].link
         assert link is not None
         pull = link.replications[CHAT.public_key].pull
         hold, real = asyncio.Event(), one.journal.transact
@@ -558,7 +558,7 @@ async def test_local_writes_never_wait_for_a_server_that_does_not_read() -> None
         await one.until(lambda sync: sync.status.is_connected)
         await asyncio.wait_for(one.write_many(20 * limits.PUSH_BATCH_ENTRIES_MAX, size=200), 5)
         await asyncio.sleep(0.1)
-        link = one.sync._pool._workers[0].link
+        link = next(iter(one.sync._remotes.values()))._pool._workers[0].link
         assert link is not None
         assert link.session.unacknowledged <= limits.PUSH_WINDOW_MESSAGES + 1
         await one.sync.disconnect()

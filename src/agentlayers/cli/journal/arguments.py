@@ -40,7 +40,7 @@ def readable_stores(directory: Path, names: list[str] | None) -> set[str] | None
     if not names:
         return None
     from agentlayers.storage.journal_file import journal_files
-    from agentlayers.storage.replica_store import STORE_NAMES
+    from agentlayers.storage.replica_store import STORE_NAMES, with_parts
     from agentlayers.storage.snapshot import open_snapshot
 
     known = set(STORE_NAMES)
@@ -50,4 +50,4 @@ def readable_stores(directory: Path, names: list[str] | None) -> set[str] | None
     for name in names:
         if name not in known:
             raise SettingsError(setting="--store", value=name, expected=f"one of {', '.join(sorted(known))}")
-    return set(names)
+    return {part for name in names for part in with_parts(name)}

@@ -24,7 +24,7 @@ _STORES = (
 )  # fmt: skip
 REMOTE_COLUMNS = (
     Column("store", 12, is_whole=True), Column("remote", 32), Column("cursor", is_number=True),
-    Column("pending", is_number=True), Column("state"), Column("address"),
+    Column("pending", is_number=True), Column("relayed", is_number=True), Column("state"), Column("address"),
 )  # fmt: skip
 
 
@@ -34,7 +34,8 @@ def stats(directory: Directory, as_json: AsJson = False) -> None:
 
     PAYLOADS is the size of what was written; LOCAL counts entries written here, the rest was received;
     COMPACTED counts ids that are remembered so that they do not come back. The CURSOR of a remote is the first of its
-    sequence numbers not read yet; PENDING counts entries it has not acknowledged.
+    sequence numbers not read yet; PENDING counts entries to be sent that it is not known to have, of which RELAYED came
+    from other remotes.
 
     For instance:
 
@@ -82,7 +83,8 @@ def remote_row(item: StoreRemote) -> tuple[str, ...]:
     """Return one remote of one store for a table."""
     remote = item.remote
     state = "retired" if remote.is_retired else "current"
-    numbers = str(remote.state.next_sequence), str(remote.state.pending)
+    relayed = str(remote.state.relayed) if remote.relays else "-"
+    numbers = str(remote.state.next_sequence), str(remote.state.pending), relayed
     return item.store, remote.remote_id.hex(), *numbers, state, remote.url or "?"
 
 
@@ -141,5 +143,7 @@ def remote_json(item: StoreRemote) -> dict[str, Any]:
         "retired": remote.is_retired,
         "cursor": remote.state.next_sequence,
         "pending": remote.state.pending,
+        "relayed": remote.state.relayed,
+        "relays": remote.relays,
         "incarnation": remote.state.incarnation.hex(),
     }

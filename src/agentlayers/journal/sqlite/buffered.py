@@ -126,7 +126,7 @@ class BufferedTransaction(JournalTransaction):
     def _flush_rows(self, count: int) -> None:
         if count <= 0:
             return
-        self.sql.insert("INSERT INTO entry", self._rows[:count])
+        self.sql.insert_entries(self._rows[:count])
         for row in self._rows[:count]:
             self._rows_by_id.pop((row.store, row.id), None)
         del self._rows[:count]

@@ -155,11 +155,16 @@ _VERSION_4: Final = (
     """,
 )
 
+_VERSION_5: Final = (
+    # See agentlayers.journal.sqlite.entry_row. Absent in rows that are older.
+    "ALTER TABLE entry ADD COLUMN checksum INTEGER",
+)
+
 JOURNAL_FORMAT: Final = SQLiteFormat(
     what="journal",
     backend="sqlite",
     application_id=_APPLICATION_ID,
-    migrations=(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4),
+    migrations=(_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5),
     ends=(
         "SELECT min(position) + max(position) FROM entry",
         "SELECT max(id) FROM entry",

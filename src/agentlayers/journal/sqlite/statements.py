@@ -9,22 +9,18 @@ one that returns them as one text.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from agentlayers.journal.primitives import EntryRow
+from agentlayers.journal.sqlite import entry_row
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 
-__all__ = ["ENTRY_COLUMNS", "Statements", "batches", "marks"]
+__all__ = ["Statements", "batches", "marks"]
 
-ENTRY_COLUMNS: Final = "position, store, id, event, primary_key, payload, outbound, origin, keyed, applied"
-_ENTRY_TEXT: Final = (
-    "position || ',' || store || ',' || hex(id) || ',' || hex(event) || ',' || hex(primary_key) || ',' || "
-    "hex(payload) || ',' || outbound || ',' || origin || ',' || keyed || ',' || applied"
-)
 _BATCH: Final = 512
 _GATHER_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -86,15 +82,30 @@ class Statements:
 
     def _rows_at(self, positions: Sequence[int]) -> list[EntryRow]:
         if len(positions) == 1:
-            found = self.one(f"SELECT {ENTRY_COLUMNS} FROM entry WHERE position = ?", positions)
-            return [] if found is None else [EntryRow._make(found)]
+            row = self.entry("position = ?", positions)
+            return [] if row is None else [row]
         rows = {}
         for some in batches(positions):
-            source = f"SELECT {ENTRY_COLUMNS} FROM entry WHERE position IN ({marks(len(some))})"
-            for row in self.gather(_ENTRY_TEXT, source, some):
-                entry = _parse(row)
-                rows[entry.position] = entry
+            source = f"SELECT {entry_row.COLUMNS} FROM entry WHERE position IN ({marks(len(some))})"
+            for found in self.gather(entry_row.TEXT, source, some):
+                row = self._undamaged(entry_row.row_from_text, found)
+                rows[row.position] = row
         return [rows[position] for position in positions if position in rows]
+
+    def entry(self, where: str, values: Sequence[Any]) -> EntryRow | None:
+        """Return the first entry of a condition, or :obj:`None`."""
+        found = self.one(f"SELECT {entry_row.COLUMNS} FROM entry WHERE {where}", values)
+        return None if found is None else self._undamaged(entry_row.row_from_values, found)
+
+    def _undamaged(self, read: Callable[[Sequence[Any]], EntryRow], found: Sequence[Any]) -> EntryRow:
+        try:
+            return read(found)
+        except (ValueError, TypeError) as error:
+            raise JOURNAL_FORMAT.damage(str(error), operation="read", path=self._path) from error
+
+    def insert_entries(self, rows: Sequence[EntryRow]) -> None:
+        """Insert entries."""
+        self.insert(f"INSERT INTO entry ({entry_row.COLUMNS})", [entry_row.row_values(row) for row in rows])
 
     def sizes(self, source: str, values: Sequence[Any]) -> list[tuple[int, int]]:
         """Return (position, payload size) of the entries that ``source`` selects, in its order."""
@@ -137,15 +148,6 @@ def _bounded(sized: Sequence[tuple[_Key, int]]) -> Iterator[list[_Key]]:
         batch.append(what)
     if batch:
         yield batch
-
-
-def _parse(row: list[str]) -> EntryRow:
-    position, store, entry_id, event, primary_key, payload, outbound, origin, keyed, applied = row
-    unhex = bytes.fromhex
-    return EntryRow(
-        int(position), int(store), unhex(entry_id), unhex(event).decode(), unhex(primary_key).decode(),
-        unhex(payload), outbound == "1", int(origin), keyed == "1", applied == "1",
-    )  # fmt: skip
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from agentlayers.journal.primitives import EntryRow, HeldEntry
-from agentlayers.journal.sqlite.statements import ENTRY_COLUMNS, batches, marks
+from agentlayers.journal.sqlite.statements import batches, marks
 from agentlayers.journal.sqlite.text_tables import TextTables
 
 __all__ = ["SQLiteTransaction", "Tail"]
@@ -101,11 +101,10 @@ class SQLiteTransaction(TextTables):
                 kept = self._rows_by_id.get((number, entry_id))
                 if kept is not None:
                     return kept
-        query = f"SELECT {ENTRY_COLUMNS} FROM entry WHERE id = ?"
-        found = self.sql.one(query, (entry_id,))
-        if found is not None and store not in (None, found[1]):
-            found = self.sql.one(f"{query} AND store = ?", (entry_id, store))
-        return None if found is None else EntryRow._make(found)
+        row = self.sql.entry("id = ?", (entry_id,))
+        if row is not None and store not in (None, row.store):
+            row = self.sql.entry("id = ? AND store = ?", (entry_id, store))
+        return row
 
     def held(self, store: int, ids: Sequence[bytes]) -> dict[bytes, HeldEntry]:
         """Return which of these ids are here."""

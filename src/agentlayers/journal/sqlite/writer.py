@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from agentlayers.errors import StateError
 from agentlayers.journal.event_journal import Commit
@@ -25,13 +25,11 @@ from agentlayers.journal.sqlite.transaction import SQLiteTransaction, Tail
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.limits import COMMIT_BATCH_MAX, FOREIGN_COMMIT_POLL_SECONDS
 from agentlayers.sqlite_file import Durability
+from agentlayers.sqlite_log_room import LogRoom
 
 __all__ = ["WriterThread"]
 
 T = TypeVar("T")
-
-_ROOM_AFTER_COMMITS: Final = 32
-"""Whoever commits so often is going to commit more often."""
 
 
 @dataclass(slots=True)
@@ -72,7 +70,6 @@ class WriterThread:
         self._data_version = 0
         self._tail = Tail(None, None)
         self._has_foreign_news = False
-        self._commits = 0
 
     async def start(self) -> None:
         """Open the file in the thread; raises what opening raises."""
@@ -122,6 +119,7 @@ class WriterThread:
             self._call(_fail, self._started, error)
             self._call(_succeed, self._stopped)
             return
+        self._room = LogRoom(self._connection, self._path, pages=JOURNAL_FORMAT.checkpoint_pages)
         self._call(_succeed, self._started)
         try:
             self._serve()
@@ -191,9 +189,7 @@ class WriterThread:
         self._call(self._deliver, batch, commit)
         if self._has_foreign_news:
             self._look_for_foreign()
-        self._commits += 1
-        if self._commits == _ROOM_AFTER_COMMITS:
-            JOURNAL_FORMAT.make_log_room(self._connection, self._path)
+        self._room.after_commit()
 
     def _fail_all(self, batch: list[_Job], error: BaseException) -> None:
         if isinstance(error, (sqlite3.Error, OSError)):

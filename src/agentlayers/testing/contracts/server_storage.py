@@ -313,6 +313,35 @@ class ServerStorageContract:
         assert one.remote_id != two.remote_id
         assert one.incarnation != two.incarnation
 
+    async def test_entries_are_found_by_id_in_the_order_asked_for(self, storage: ServerStorage) -> None:
+        """An id that is not there is left out, and counts as answered."""
+        entries = sealed_entries(5)
+        await storage.append("tenant", "key", entries)
+        wanted = [entries[3].entry_id, b"?" * 16, entries[0].entry_id]
+        found = await storage.find("tenant", "key", wanted, bytes_max=10_000)
+        stored = _as_read(entries)
+
+        assert found == ([stored[3], stored[0]], 3)
+
+    async def test_nothing_is_found_in_other_journals(self, storage: ServerStorage) -> None:
+        """Ids are looked up in one journal of one tenant."""
+        (entry,) = sealed_entries(1)
+        await storage.append("tenant", "key", [entry])
+
+        assert await storage.find("tenant", "other", [entry.entry_id], bytes_max=10_000) == ([], 1)
+        assert await storage.find("other", "key", [entry.entry_id], bytes_max=10_000) == ([], 1)
+
+    async def test_an_answer_is_bounded_but_never_empty_handed(self, storage: ServerStorage) -> None:
+        """The first entry comes however large it is."""
+        entries = sealed_entries(4, size=100)
+        await storage.append("tenant", "key", entries)
+        ids = [entry.entry_id for entry in entries]
+        two = await storage.find("tenant", "key", ids, bytes_max=250)
+        one = await storage.find("tenant", "key", [b"?" * 16, *ids], bytes_max=1)
+
+        assert (len(two.entries), two.answered) == (2, 2)
+        assert (len(one.entries), one.answered) == (1, 2)
+
 
 class DurableServerStorageContract:
     """What a storage promises across processes; the fixture ``reopen`` opens the same one again and again."""

@@ -1,0 +1,181 @@
+"""Sync of a service's stores with one server: its connections, and what is known there of each store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+from agentlayers import limits
+from agentlayers.crypto.encryption import Encryption
+from agentlayers.errors import TransportError
+from agentlayers.eventlog.event_log import EventLog
+from agentlayers.journal.event_journal import Commit
+from agentlayers.logs import get_logger
+from agentlayers.sync.connection import ConnectionWorker
+from agentlayers.sync.connection_pool import ConnectionPool, OnHello
+from agentlayers.sync.registration import Registration
+from agentlayers.sync.schedule import Schedule
+from agentlayers.sync.signal import Signal
+from agentlayers.sync.status import RemoteReport, SyncState, SyncStatus
+from agentlayers.transport.transport import Transport
+
+__all__ = ["RemoteSync"]
+
+logger = get_logger(__name__)
+
+
+class RemoteSync:
+    """
+    One server, and the stores replicated with it.
+
+    Attributes:
+        transport: Where it is.
+        registrations: The stores, by name.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        encryption: Encryption,
+        *,
+        relay: bool | None,
+        schedule: Schedule,
+        clock: Callable[[], float],
+        random: Random,
+        changed: Signal,
+    ) -> None:
+        self.transport = transport
+        self.registrations: dict[str, Registration] = {}
+        self._relay, self._random = relay, random
+
+        def new_worker(on_hello: OnHello) -> ConnectionWorker:
+            return ConnectionWorker(
+                transport,
+                encryption,
+                schedule=schedule,
+                clock=clock,
+                random=random,
+                changed=changed,
+                on_hello=on_hello,
+            )
+
+        self._pool = ConnectionPool(new_worker, changed)
+
+    @property
+    def url(self) -> str:
+        """Where the server is, without credentials."""
+        return self.transport.url
+
+    # -- life -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin connecting in the background, if there is anywhere to connect to."""
+        if self.transport.is_online:
+            self._pool.start()
+
+    async def stop(self) -> None:
+        """Close all connections and tasks."""
+        await self._pool.stop()
+
+    async def until_connected(self) -> None:
+        """
+        Wait for the outcome of the first attempt.
+
+        Raises:
+            AgentLayersError: Why it failed.
+        """
+        await self._pool.until_connected()
+
+    def look_again(self) -> None:
+        """Cut pauses short, and look for pending entries on open connections."""
+        self._pool.look_again()
+
+    # -- stores ---------------------------------------------------------------------------------
+
+    def add(self, log: EventLog, *, enabled: bool) -> None:
+        """Let a store take part."""
+        registration = Registration(log, enabled=enabled, relay=self._relay, random=self._random)
+        self.registrations[log.store] = registration
+        if enabled:
+            self._pool.assign(registration)
+
+    async def remove(self, store: str) -> None:
+        """Stop replicating a store."""
+        registration = self.registrations.pop(store, None)
+        if registration is not None:
+            await self._pool.release(registration)
+
+    def note_commit(self, store: str, commit: Commit) -> None:
+        """Take note that a store got entries."""
+        registration = self.registrations.get(store)
+        if registration is not None:
+            registration.note_commit(commit)
+
+    # -- exchanging -----------------------------------------------------------------------------
+
+    async def flush(self, store: str) -> None:
+        """Give a connected server a moment to acknowledge what was written here."""
+        registration = self.registrations.get(store)
+        found = None if registration is None else self._pool.link_of(registration)
+        if found is None:
+            return
+        link, replication = found
+        try:
+            async with asyncio.timeout(limits.FLUSH_ON_CLOSE_SECONDS):
+                await link.while_open(replication.flush())
+        except (TimeoutError, TransportError):
+            logger.info("sync_flush_incomplete", store=store, url=self.url)
+
+    async def settle(self, deadline: float, timeout_seconds: float) -> None:
+        """
+        Exchange everything there is, connecting as often as it takes.
+
+        Args:
+            deadline: Loop time at which it has to be done.
+            timeout_seconds: What that was at the beginning, for the message.
+
+        Raises:
+            AgentLayersError: Why an attempt to connect failed, or a :class:`TransportError`: it was not done in time.
+        """
+        self.start()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._pool.settle([r for r in self.registrations.values() if r.enabled])
+        except TimeoutError as error:
+            raise TransportError(
+                f"sync with {self.url} was not complete within {timeout_seconds:g} s; "
+                "what was exchanged stays, the rest follows in the background"
+            ) from error
+
+    def counts(self) -> RemoteReport:
+        """Return what was exchanged so far, since the stores were registered."""
+        enabled = [r for r in self.registrations.values() if r.enabled]
+        return RemoteReport(
+            url=self.url, sent={r.store: r.sent for r in enabled}, received={r.store: r.received for r in enabled}
+        )
+
+    # -- status ---------------------------------------------------------------------------------
+
+    def status(self) -> SyncStatus:
+        """Return what is known now."""
+        worker = self._pool.foremost
+        link, error = worker.link, worker.error
+        return SyncStatus(
+            state=worker.state if self.transport.is_online else SyncState.OFFLINE,
+            url=self.url,
+            since=worker.since,
+            stores={name: registration.status() for name, registration in self.registrations.items()},
+            attempt=worker.attempt,
+            retry_in_seconds=worker.retry_in_seconds,
+            last_error=None if error is None else str(error),
+            last_error_code=getattr(error, "code", None),
+            remote_id=None if link is None else link.remote_id.hex(),
+            is_stock=link is not None and link.session.is_stock,
+        )
+
+    async def recount(self) -> None:
+        """Count what is pending where it changed unseen."""
+        for registration in list(self.registrations.values()):
+            if self._pool.link_of(registration) is None or registration.is_relayed_stale:
+                await registration.recount()
