@@ -164,6 +164,12 @@ BUSY_SECONDS_MAX: Final = 10.0
 FOREIGN_COMMIT_POLL_SECONDS: Final = 0.05
 """Between looks for another process's commits, only while somebody follows the journal."""
 
+JOURNAL_CACHE_BYTES_MAX: Final = 4 * MIB
+"""Values a journal over a key-value store keeps at hand: states, counters and records that every append needs."""
+
+JOURNAL_CACHED_VALUE_BYTES_MAX: Final = 64 * KIB
+"""One of them; larger ones would push out many that are asked for more often."""
+
 # -- key-value stores -----------------------------------------------------------------------------------
 KEY_VALUE_KEY_BYTES_MAX: Final = 4 * KIB
 """One key; ordered keys of packed parts stay far below, and every medium can hold it."""

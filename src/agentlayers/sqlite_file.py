@@ -8,6 +8,7 @@ complete, so an empty file is never half of a first start, but damage.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import time
@@ -26,13 +27,19 @@ from agentlayers.errors import (
 )
 from agentlayers.limits import BUSY_SECONDS_MAX
 
-__all__ = ["Durability", "SQLiteFormat", "check_durability"]
+__all__ = ["DRIVER_ERRORS", "Durability", "SQLiteFormat", "bytes_joined", "check_durability", "joined_bytes"]
 
 Durability = Literal["full", "normal"]
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _PRIMARY_CODE_MASK: Final = 0xFF
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+_UNDECODED: Final = "Could not decode to UTF-8"
+"""How the driver says that a column declared as text holds something else."""
+
+DRIVER_ERRORS: Final = (sqlite3.Error, OSError, UnicodeDecodeError)
+"""What can go wrong with a file; the last one is about names in a damaged schema."""
+
 _ADVICE: Final = {
     sqlite3.SQLITE_BUSY: "another process holds the file; stop it or try again later",
     sqlite3.SQLITE_LOCKED: "another process holds the file; stop it or try again later",
@@ -62,6 +69,34 @@ def check_durability(value: str) -> Durability:
         value=value,
         expected="'full' (what is written survives a power failure) or 'normal' (it survives a crash of the process)",
     )
+
+
+@functools.cache
+def _joins_zero_bytes() -> bool:
+    """Tell whether this SQLite joins any bytes; releases before about 3.39 cut what they joined at a zero byte."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        (found,) = connection.execute("SELECT CAST(group_concat(x'00ff' || x'00', '') AS BLOB)").fetchone()
+    return bool(found == b"\x00\xff\x00")
+
+
+def joined_bytes(*columns: str) -> str:
+    """
+    Return an expression that joins columns of many rows into one value, to be read in one step.
+
+    Python's driver gives the interpreter lock back at every row, and may wait milliseconds to get it again while an
+    event loop computes. Read the value with :func:`bytes_joined`; what has to be cut apart again is for the caller to
+    know. No column may be NULL.
+    """
+    if _joins_zero_bytes():
+        return f"CAST(group_concat({' || '.join(columns)}, '') AS BLOB)"
+    return f"group_concat({' || '.join(f'hex({column})' for column in columns)}, '')"
+
+
+def bytes_joined(value: bytes | str | None) -> bytes:
+    """Return what :func:`joined_bytes` gave; nothing if there was no row."""
+    if value is None:
+        return b""
+    return bytes.fromhex(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +142,8 @@ class SQLiteFormat:
             reason = f"{error.strerror or error}; check that it is a directory this user may write to"
             return self._error(StorageUnavailableError, operation, path, reason)
         code = (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE_MASK
+        if isinstance(error, UnicodeDecodeError) or _UNDECODED in str(error):
+            return self.damage("the file is damaged: it holds text that is no UTF-8", operation=operation, path=path)
         if code in _CORRUPT or (code == sqlite3.SQLITE_ERROR and operation == "open"):
             return self.damage(f"{error}; the file is damaged or no {self.what}", operation=operation, path=path)
         advice = _ADVICE.get(code)
@@ -134,7 +171,7 @@ class SQLiteFormat:
         """
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except DRIVER_ERRORS as error:
             raise self.error(error, operation=operation, path=path) from error
 
     # -- opening -------------------------------------------------------------------------------------------

@@ -148,10 +148,12 @@ class SmallServer:
     Give :meth:`serve` to a ``MemoryTransport``.
     """
 
-    def __init__(self, *, is_stock: bool = False, first_sequence: int = 0) -> None:
+    def __init__(
+        self, *, is_stock: bool = False, first_sequence: int = 0, remote_id: bytes = b"remote-id-16byte"
+    ) -> None:
         self.is_stock = is_stock
         self.first_sequence = first_sequence
-        self.remote_id = b"remote-id-16byte"
+        self.remote_id = remote_id
         self.incarnation = b"incarnation-16by"
         self.journals: dict[str, list[RemoteEncryptedEntry]] = {}
         self.writes: list[tuple[str, tuple[EncryptedEntry, ...]]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,12 +142,19 @@ def reach(url: str) -> Transport:
 
 @contextlib.asynccontextmanager
 async def our_replica(
-    url: str, identity: Identity, journal: EventJournal | None = None, *, names: Collection[str] = (STORE,)
+    url: str,
+    identity: Identity,
+    journal: EventJournal | None = None,
+    *,
+    names: Collection[str] = (STORE,),
+    remotes: Sequence[str] = (),
+    **options: Any,
 ) -> AsyncIterator[Replica]:
     """Run a replica of ours whose stores have the keys of a stock identity, as the peer has it."""
     shared = Identity(identity.public_key, identity.private_key, {STORE: identity})
     flags = dict.fromkeys(names, True)
-    async with replica(reach(url), journal=journal, identity=shared, names=tuple(names), stores=flags) as made:
+    options |= {"identity": shared, "names": tuple(names), "stores": flags, "remotes": [*map(reach, remotes)]}
+    async with replica(reach(url), journal=journal, **options) as made:
         yield made
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agentlayers.cli import check, demo, graph, identity, journal, run, schema, serve, status, sync
+from agentlayers.cli import chat, check, demo, graph, identity, journal, run, schema, serve, status, sync, watch
 from agentlayers.cli import import_ as import_group
 from agentlayers.cli.exit_status import ExitStatus, exit_status_of, root_fault
 from agentlayers.cli.logs import LogFormat, configure_logs
@@ -59,6 +59,8 @@ app.command("schema")(schema.command)
 app.command("sync")(sync.command)
 app.command("status")(status.command)
 app.add_typer(import_group.app, name="import")
+app.add_typer(chat.app, name="chat")
+app.add_typer(watch.app, name="watch")
 app.add_typer(journal.app, name="journal")
 app.add_typer(identity.app, name="identity")
 

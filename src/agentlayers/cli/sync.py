@@ -1,4 +1,4 @@
-"""``agentlayers sync``: exchange a replica's journals with a server, once or for as long as it runs."""
+"""``agentlayers sync``: exchange a replica's journals with servers, once or for as long as it runs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agentlayers.cli.switch_interval import SWITCH_INTERVAL_SECONDS
+from agentlayers.cli.table import show_json
 from agentlayers.cli.token import read_token
 from agentlayers.errors import SettingsError
 
@@ -22,19 +23,26 @@ if TYPE_CHECKING:
     from agentlayers.layer import Layer
     from agentlayers.sync.service import SyncService
     from agentlayers.sync.status import StoreStatus, SyncReport, SyncStatus
+    from agentlayers.transport.transport import Transport
 
-__all__ = ["command"]
+__all__ = ["command", "transport_to"]
 
 STORES = ("audit_log", "chat_history", "artifacts")
 
 
 def command(
     directory: Annotated[Path, typer.Argument(help="Directory of the replica, the one that holds journal.sqlite.")],
-    to: Annotated[str, typer.Option(help="Server: ws://, wss://, tcp:// or tls:// address.")],
+    to: Annotated[
+        list[str],
+        typer.Option(help="Server: ws://, wss://, tcp:// or tls:// address; repeated, several servers at once."),
+    ],
     token: Annotated[
         str | None, typer.Option(help="Token the server asks for. Others may see it here: prefer --token-file.")
     ] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File that holds the token.")] = None,
+    token_file: Annotated[
+        list[Path] | None,
+        typer.Option(help="File that holds the token; repeated, one for each server, in the order of --to."),
+    ] = None,
     tenant: Annotated[str | None, typer.Option(help="Tenant of the server. (default: the URL's, or 'default')")] = None,
     ca: Annotated[
         Path | None, typer.Option(help="PEM file of the authorities to trust with wss:// and tls://. (default: system)")
@@ -52,6 +60,14 @@ def command(
     watch: Annotated[
         bool, typer.Option("--watch/--once", help="Stay connected and show the status until stopped.")
     ] = False,
+    relay: Annotated[
+        bool | None,
+        typer.Option(
+            "--relay/--no-relay",
+            help="Send servers also what came from others. (default: to our own servers, once there are several)",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --once: what was exchanged, as a JSON object.")] = False,
 ) -> None:
     """
     Send what the server does not have and fetch what this replica does not have.
@@ -61,29 +77,72 @@ def command(
 
     The token may also come from SYNC_TOKEN, and a client certificate may stand for it. Replicas share data only if
     they share an identity: the file "identity" in their directories.
+
+    With several servers everything held ends up at all of them: what came from one is sent to the others. A server that
+    cannot be reached does not keep the others from being served.
+
+    For instance:
+
+      agentlayers sync ./replica --to wss://sync.example.org --token-file ./token --watch
+
+      agentlayers sync ./replica --to ws://127.0.0.1:8787 --to tcp://127.0.0.1:8788
     """
     files = {"ca": ca, "client_cert": client_cert, "client_key": client_key}
     tls = {name: str(path) for name, path in files.items() if path is not None}
-    layer = _layer(directory, to, read_token(token, token_file, variable="SYNC_TOKEN"), tenant, store, tls)
+    tokens = _tokens(token, token_file or [], len(to))
+    transports = [transport_to(url, one, tenant, tls) for url, one in zip(to, tokens, strict=True)]
+    layer = _layer(directory, transports, store, relay)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_watch(layer))
         return
-    report = asyncio.run(_once(layer))
-    for name in report.sent:
-        typer.echo(f"{name:14} sent {report.sent[name]:>8}   received {report.received[name]:>8}")
-    typer.echo(f"in {report.seconds:.2f} s with {to.split('?')[0]}")
+    _tell(asyncio.run(_once(layer)), as_json=as_json)
 
 
-def _layer(
-    directory: Path,
-    to: str,
-    token: str | None,
-    tenant: str | None,
-    stores: list[str] | None,
-    tls: dict[str, Any],
-) -> Layer:
+def _tokens(token: str | None, files: list[Path], count: int) -> list[str | None]:
+    """Return the token of each server."""
+    if len(files) > 1 and len(files) != count:
+        expected = f"one for all servers, or one for each of the {count}, in the order of --to"
+        raise SettingsError(setting="--token-file", value=f"{len(files)} files", expected=expected)
+    given: list[Path | None] = [*files] or [None]
+    tokens = [read_token(token, file, variable="SYNC_TOKEN") for file in given]
+    return tokens if len(tokens) == count else tokens * count
+
+
+def _tell(report: SyncReport, *, as_json: bool) -> None:
+    """Say how much went each way, and what went wrong where."""
+    if as_json:
+        show_json(_as_json(report), indent=2)
+    else:
+        for remote in report.remotes:
+            if remote.error is None:
+                if len(report.remotes) > 1:
+                    typer.echo(remote.url)
+                for name in remote.sent:
+                    typer.echo(f"{name:14} sent {remote.sent[name]:>8}   received {remote.received[name]:>8}")
+        done = [remote.url for remote in report.remotes if remote.error is None]
+        if done:
+            typer.echo(f"in {report.seconds:.2f} s with {' and '.join(done)}")
+    for remote in report.remotes:
+        if remote.error is not None:
+            raise remote.error
+
+
+def _as_json(report: SyncReport) -> dict[str, Any]:
+    remotes = [
+        {
+            "url": remote.url,
+            "sent": dict(remote.sent),
+            "received": dict(remote.received),
+            "error": None if remote.error is None else str(remote.error),
+        }
+        for remote in report.remotes
+    ]
+    return {"seconds": round(report.seconds, 3), "remotes": remotes}
+
+
+def _layer(directory: Path, transports: Sequence[Transport], stores: list[str] | None, relay: bool | None) -> Layer:
     from agentlayers.layer import Layer
     from agentlayers.runtime.containers import IDENTITY_FILE, AgentRuntimeContainer
     from agentlayers.storage.artifacts import ArtifactStore
@@ -107,12 +166,13 @@ def _layer(
     return AgentRuntimeContainer.layer(
         outputs=(SyncService, AuditEventStore, ChatHistoryStore, ArtifactStore),
         storage_config=StorageConfig.layer_of(config),
-        transport=Layer.succeed(Transport, _transport(to, token, tenant, tls)),
-        sync=SyncService.layer(stores=flags),
+        transport=Layer.succeed(Transport, transports[0]),
+        sync=SyncService.layer(stores=flags, remotes=transports[1:], relay=relay),
     )
 
 
-def _transport(to: str, token: str | None, tenant: str | None, tls: dict[str, Any]) -> Any:
+def transport_to(to: str, token: str | None, tenant: str | None, tls: dict[str, Any]) -> Transport:
+    """Return the transport for a server's address."""
     from agentlayers.transport.tcp import TCPTransport
     from agentlayers.transport.websocket import WebSocketTransport
 
@@ -122,7 +182,7 @@ def _transport(to: str, token: str | None, tenant: str | None, tls: dict[str, An
 
 async def _once(layer: Layer) -> SyncReport:
     async with _opened(layer) as sync:
-        return await sync.sync_now()
+        return await sync.sync_now(return_errors=True)
 
 
 @contextlib.asynccontextmanager
@@ -160,24 +220,44 @@ async def _show(sync: SyncService) -> None:
 
 
 def _table(status: SyncStatus) -> Table:
-    """Lay out each store that takes part; the heading says where the connection stands, and why."""
+    """Lay out each store that takes part; the heading says where each connection stands, and why."""
     from rich.table import Table
 
-    heading = f"{status.state} {status.url}"
-    if status.retry_in_seconds is not None:
-        heading += f", attempt {status.attempt + 1} within {status.retry_in_seconds:.1f} s"
-    table = Table(title=heading, title_justify="left", caption=status.last_error, caption_justify="left")
+    remotes = status.remotes.values()
+    troubles = [remote.last_error for remote in remotes if remote.last_error]
+    table = Table(
+        title="\n".join(map(_heading, remotes)),
+        title_justify="left",
+        caption="\n".join(troubles) or None,
+        caption_justify="left",
+    )
+    is_one = len(status.remotes) == 1
     for name in ("store", "pending", "behind", "sent", "received", "quarantined", "verified"):
         table.add_column(name, justify="left" if name in ("store", "verified") else "right")
-    for name, store in status.stores.items():
-        if store.enabled:
-            numbers = (store.pending, store.behind, store.sent, store.received, store.quarantined)
-            verified = "differs" if store.is_diverged else _clock(store)
-            table.add_row(name, *("?" if number is None else f"{number:,}" for number in numbers), verified)
+    if not is_one:
+        table.add_column("server")
+    for remote in remotes:
+        for name, store in remote.stores.items():
+            if store.enabled:
+                numbers = (store.pending, store.behind, store.sent, store.received, store.quarantined)
+                shown = ["?" if number is None else f"{number:,}" for number in numbers]
+                verified = "differs" if store.is_diverged else _clock(store)
+                table.add_row(name, *shown, verified, *([] if is_one else [remote.url]))
     return table
 
 
+def _heading(remote: SyncStatus) -> str:
+    heading = f"{remote.state} {remote.url}"
+    if remote.retry_in_seconds is not None:
+        heading += f", attempt {remote.attempt + 1} within {remote.retry_in_seconds:.1f} s"
+    return heading
+
+
 def _line(status: SyncStatus) -> str:
+    return " | ".join(map(_remote_line, status.remotes.values()))
+
+
+def _remote_line(status: SyncStatus) -> str:
     stores = " ".join(
         f"{name} +{store.received}/-{store.sent}" for name, store in status.stores.items() if store.enabled
     )

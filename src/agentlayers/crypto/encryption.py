@@ -80,6 +80,7 @@ class AesGcmEncryption(Encryption):
     def __init__(self, random: Callable[[int], bytes] = os.urandom) -> None:
         self._random = random
         self._ciphers: dict[bytes, AESGCM] = {}
+        self._invalid_tag: type[Exception] = DecryptionError  # cryptography's own, once it is loaded
 
     def __repr__(self) -> str:
         return "AesGcmEncryption()"
@@ -92,8 +93,6 @@ class AesGcmEncryption(Encryption):
 
     def open_sealed(self, key: bytes, iv: bytes, ciphertext: bytes) -> bytes:
         """Open one entry, or refuse it."""
-        from cryptography.exceptions import InvalidTag
-
         try:
             cipher = self._ciphers.get(key) or self._cipher(key)
         except UsageError as error:
@@ -105,14 +104,16 @@ class AesGcmEncryption(Encryption):
             )
         try:
             return cipher.decrypt(iv, ciphertext, None)
-        except InvalidTag:
+        except self._invalid_tag:
             raise DecryptionError("cannot decrypt: sealed with another key, or changed on the way") from None
 
     def _cipher(self, key: bytes) -> AESGCM:
+        from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         if len(key) not in _KEY_BYTES:
             raise UsageError(f"an encryption key has 32 bytes, not {len(key)}")
+        self._invalid_tag = InvalidTag
         if len(self._ciphers) >= _CIPHERS_MAX:
             self._ciphers.clear()
         return self._ciphers.setdefault(key, AESGCM(key))

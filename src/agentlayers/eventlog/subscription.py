@@ -8,7 +8,7 @@ dropping adds no entry.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
@@ -17,7 +17,7 @@ from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.transaction import JournalTransaction
 
-__all__ = ["KeyView", "key_view", "key_views", "watched"]
+__all__ = ["KeyView", "key_view", "key_views", "reread", "watched"]
 
 T = TypeVar("T")
 
@@ -97,10 +97,19 @@ async def watched(
         read: Runs on a consistent snapshot and must not write; its results are compared with ``==``.
         store: Only commits with entries of this store can change it; all if not given.
     """
+    async with aclosing(reread(journal, lambda: journal.read(read), store=store)) as results:
+        async for found in results:
+            yield found
+
+
+async def reread(
+    journal: EventJournal, read: Callable[[], Awaitable[T]], *, store: str | None = None
+) -> AsyncGenerator[T]:
+    """Yield what an async ``read`` returns, and again whenever a commit made it another; see :func:`watched`."""
     last: object = _NOTHING
     async with aclosing(journal.commits(store)) as commits:
         async for _position in commits:
-            found = await journal.read(read)
+            found = await read()
             if last is _NOTHING or found != last:
                 last = found
                 yield found

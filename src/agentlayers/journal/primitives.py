@@ -160,6 +160,11 @@ class JournalPrimitives(abc.ABC):
     def append_row(self, row: EntryRow) -> None:
         """Add an entry at :meth:`next_position`."""
 
+    def append_rows(self, rows: Sequence[EntryRow]) -> None:
+        """Add entries from :meth:`next_position` on, one behind the other."""
+        for row in rows:
+            self.append_row(row)
+
     @abc.abstractmethod
     def find_row(self, store: int | None, entry_id: bytes) -> EntryRow | None:
         """Look an entry up by id, in one store or in all."""

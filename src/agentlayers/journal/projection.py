@@ -9,7 +9,7 @@ until a release knows it, and is then taken into account as if it had just come.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentlayers.errors import MalformedMessageError, StorageError, UnknownEventError
 from agentlayers.journal.causality import NO_STATE, Conflict, KeyState, with_version
@@ -27,6 +27,7 @@ __all__ = ["apply_rows", "conflict_of", "emit", "is_understood", "report_conflic
 logger = get_logger(__name__)
 
 _ERROR_TEXT_MAX = 500
+_new_tuple: Final = tuple.__new__
 
 
 def apply_rows(
@@ -125,7 +126,7 @@ def _project(
     versions: dict[bytes, Version],
     heads: dict[str, list[Version]],
 ) -> None:
-    entry = Entry(row.id, row.event, row.primary_key, row.payload)
+    entry = _new_tuple(Entry, row[2:6])  # the same fields in the same order, at half the cost
     if not row.keyed:
         schema.project(tx, entry, ())
         return

@@ -6,9 +6,9 @@ What of the journal it has is kept by :mod:`agentlayers.journal.held_entries`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentlayers.errors import MalformedMessageError
 from agentlayers.journal import held_entries as held
@@ -48,6 +48,8 @@ __all__ = [
 
 logger = get_logger(__name__)
 
+_ABOVE_ALL: Final = b"\xff" * (ENTRY_ID_BYTES + 1)
+
 HORIZON_FLOOR = "horizon_floor:"
 """Setting per store: highest milliseconds of an id that was compacted and is remembered no longer."""
 
@@ -74,8 +76,7 @@ def write_from_remote(
     next_sequence = max(remote.next_sequence, through or 0)
     tx.put_remote(remote._replace(next_sequence=next_sequence))
     projection.report_conflicts(tx, schema, remote_id, states)
-    written = tuple(Entry(row.id, row.event, row.primary_key, row.payload) for row in arrival.rows)
-    return RemoteWriteResult(written, arrival.duplicates, tuple(arrival.quarantined), next_sequence)
+    return RemoteWriteResult(tuple(arrival.taken), arrival.duplicates, tuple(arrival.quarantined), next_sequence)
 
 
 class _Arrival:
@@ -84,6 +85,7 @@ class _Arrival:
     def __init__(self, tx: JournalTransaction, schema: StoreSchema, remote: RemoteRow) -> None:
         self.tx, self.schema, self.remote = tx, schema, remote
         self.rows: list[EntryRow] = []
+        self.taken: list[Entry] = []
         self.versions: dict[bytes, Version] = {}
         self.returned: list[int] = []
         self.seen: list[int] = []
@@ -94,9 +96,22 @@ class _Arrival:
         """Append what is new; note what came back; keep aside what cannot be used."""
         tx, store = self.tx, self.remote.store
         ids = [remote_entry.entry.id for remote_entry in entries]
-        here = tx.held(store, ids)
+        # What is above all that is here is not here: the usual case, found by one look instead of one for each.
+        here = {} if ids and min(ids) > tx.highest_id(_ABOVE_ALL) else tx.held(store, ids)
         known = tx.compacted(store, [entry_id for entry_id in ids if entry_id not in here])
         floor = _horizon_floor(tx, store)
+        if not here and not known and floor < 0 and self._are_plain(entries, ids):
+            self._take_plain([entry for _, entry in entries])
+        else:
+            self._sort_singly(entries, here, known, floor)
+        if self.rows:
+            tx.written_stores.add(self.schema.name)
+            tx.sources.add((self.schema.name, self.remote.remote_id))
+            tx.note_ids([row.id for row in self.rows])
+
+    def _sort_singly(
+        self, entries: Sequence[RemoteEntry], here: Mapping[bytes, HeldEntry], known: set[bytes], floor: int
+    ) -> None:
         for sequence, entry in entries:
             if entry.id in here or entry.id in known:
                 self.duplicates += 1
@@ -109,16 +124,31 @@ class _Arrival:
             else:
                 known.add(entry.id)
                 self._take(sequence, entry)
-        if self.rows:
-            tx.written_stores.add(self.schema.name)
-            tx.sources.add((self.schema.name, self.remote.remote_id))
-            tx.note_ids([row.id for row in self.rows])
 
     def _note_held(self, back: HeldEntry) -> None:
         if back.outbound:
             self.returned.append(back.position)
         elif held.is_relayable(self.remote, back.origin, back.position):
             self.seen.append(back.position)
+
+    def _are_plain(self, entries: Sequence[RemoteEntry], ids: Sequence[bytes]) -> bool:
+        """Tell whether no entry needs a closer look, as in nearly every batch of an append-only group."""
+        return (
+            self.schema.keyed_events.isdisjoint({entry.event for _, entry in entries})
+            and len(set(ids)) == len(ids)
+            and set(map(len, ids)) == {ENTRY_ID_BYTES}
+            and max(len(entry.payload) for _, entry in entries) <= PAYLOAD_BYTES_MAX
+        )
+
+    def _take_plain(self, entries: list[Entry]) -> None:
+        """Append entries as :meth:`_take` does, for a third of the cost."""
+        store, origin, start = self.remote.store, self.remote.number, self.tx.next_position()
+        self.rows = [
+            EntryRow(position, store, *entry, False, origin, False, True)  # noqa: FBT003
+            for position, entry in enumerate(entries, start)
+        ]
+        self.tx.append_rows(self.rows)
+        self.taken = entries
 
     def _take(self, sequence: int, entry: Entry) -> None:
         keyed = entry.event in self.schema.keyed_events
@@ -138,6 +168,7 @@ class _Arrival:
             return
         self.tx.append_row(row)
         self.rows.append(row)
+        self.taken.append(entry)
 
     def _check_author(self, version: Version) -> None:
         # Written under our name, but not by this journal as it is: it was restored from a backup, or copied and

@@ -23,6 +23,7 @@ __all__ = [
     "precedence",
     "share_rank",
     "snippet_of",
+    "words_of",
 ]
 
 _WORD: Final = re.compile(r"[^\W_](?:[^\W_]|[\u0300-\u036f])*")
@@ -113,6 +114,17 @@ TextTerm(words=('pars',), is_prefix=True), TextTerm(words=('and',), is_prefix=Fa
         if words:
             terms.append(TextTerm(words, bare.endswith("*")))
     return terms
+
+
+def words_of(text: str) -> set[str]:
+    """
+    Return the words of a text as they are compared.
+
+    >>> sorted(words_of("The cat, the CAFÉ"))
+    ['cafe', 'cat', 'the']
+
+    """
+    return {word for word, _start, _end in _words(text)}
 
 
 def places_of(text: str, terms: Sequence[TextTerm]) -> list[tuple[int, int]] | None:

@@ -8,7 +8,7 @@ and is valid only until the callback returns.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from agentlayers.errors import StateError, StorageCorruptionError, UsageError
 from agentlayers.journal import projection, replication
@@ -36,6 +36,8 @@ from agentlayers.protocol.payload import decode_payload, encode_payload
 __all__ = ["JournalTransaction"]
 
 logger = get_logger(__name__)
+
+_new_tuple: Final = tuple.__new__
 
 
 class JournalTransaction(JournalPrimitives):
@@ -425,7 +427,7 @@ class JournalTransaction(JournalPrimitives):
 
 
 def _entry(row: EntryRow) -> Entry:
-    return Entry(row.id, row.event, row.primary_key, row.payload)
+    return _new_tuple(Entry, row[2:6])  # the same fields in the same order, at half the cost
 
 
 def _checked_text(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentlayers.errors import StateError
@@ -37,7 +37,7 @@ class BlockingKeyValueStore(abc.ABC):
 
     @abc.abstractmethod
     def pages(self, key_range: KeyRange, limit: int | None = None) -> Iterator[Sequence[Pair]]:
-        """Iterate over pages of pairs as a scan does; close the iterator when it is left early."""
+        """Iterate over pages of pairs as a scan does."""
 
     @abc.abstractmethod
     def write(self, changes: Changes, expected: Expectation = NOTHING_EXPECTED) -> None:
@@ -71,12 +71,15 @@ class BridgedKeyValueStore(BlockingKeyValueStore):
 
     def pages(self, key_range: KeyRange, limit: int | None = None) -> Iterator[Sequence[Pair]]:
         """Yield pages; each is fetched when it is asked for."""
-        pages = self._store.scan(start=key_range.start, end=key_range.end, reverse=key_range.reverse, limit=limit)
-        try:
-            while (page := self._wait(_next_page(pages))) is not None:
-                yield page
-        finally:
-            self._wait(_close(pages))
+        is_last = False
+        while not is_last and (limit is None or limit > 0):
+            # One page at a time, so that nothing is left open when the caller stops early.
+            page, is_last = self._wait(self._store.first_page(key_range, limit))
+            if not page:
+                return
+            yield page
+            limit = None if limit is None else limit - len(page)
+            key_range = key_range.beyond(page[-1][0])
 
     def write(self, changes: Changes, expected: Expectation = NOTHING_EXPECTED) -> None:
         """Write as a batch."""
@@ -88,13 +91,3 @@ class BridgedKeyValueStore(BlockingKeyValueStore):
             work.close()
             raise StateError(f"{self._store!r} blocks only other threads than that of its event loop, while that runs")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-
-async def _next_page(pages: AsyncIterator[Sequence[Pair]]) -> Sequence[Pair] | None:
-    return await anext(pages, None)
-
-
-async def _close(pages: AsyncIterator[Sequence[Pair]]) -> None:
-    close = getattr(pages, "aclose", None)
-    if close is not None:
-        await close()

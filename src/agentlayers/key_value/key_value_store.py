@@ -189,6 +189,15 @@ class KeyValueStore(abc.ABC):
             raise UsageError(f"scan: limit is {limit}; expected 0 or more")
         return self._pages(KeyRange.of(prefix, start=start, end=end, reverse=reverse), limit)
 
+    async def first_page(self, key_range: KeyRange, limit: int | None = None) -> tuple[Sequence[Pair], bool]:
+        """Return the first page of a scan, and whether it is known that nothing is left behind it."""
+        pages = self._pages(key_range, limit)
+        page = await anext(pages, None)
+        close = getattr(pages, "aclose", None)
+        if close is not None:
+            await close()
+        return page or [], page is None
+
     def blocking(self) -> BlockingKeyValueStore:
         """
         Return this store for threads that may wait; call it on the event loop, while the store is open.

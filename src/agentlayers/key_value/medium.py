@@ -14,7 +14,7 @@ __all__ = ["Medium"]
 
 class Medium(Protocol):
     """
-    Files that block: one thread opens, writes and closes; several threads read in between.
+    Files that block: one thread opens and closes, one at a time writes; several threads read in between.
 
     Attributes:
         shares_commits: Concurrent writes are handed over as one, because they cost hardly more than one.

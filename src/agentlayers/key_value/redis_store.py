@@ -212,15 +212,17 @@ class RedisKeyValueStore(KeyValueStore):
         self._opened()
         is_last = key_range.is_empty
         while not is_last and (limit is None or limit > 0):
-            page, is_last = await self._page(key_range, limit)
+            page, is_last = await self.first_page(key_range, limit)
             if not page:
                 return
             yield page
             limit = None if limit is None else limit - len(page)
             key_range = key_range.beyond(page[-1][0])
 
-    async def _page(self, key_range: KeyRange, limit: int | None) -> tuple[list[Pair], bool]:
-        """Return a page, and whether nothing is left behind it."""
+    async def first_page(self, key_range: KeyRange, limit: int | None = None) -> tuple[list[Pair], bool]:
+        """Return the first page of a scan, and whether nothing is left behind it."""
+        if key_range.is_empty or limit == 0:
+            return [], True
         count = KEY_VALUE_PAGE_ENTRIES_MAX if limit is None else min(limit, KEY_VALUE_PAGE_ENTRIES_MAX)
         low = b"[" + key_range.start
         high = b"+" if key_range.end is None else b"(" + key_range.end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import queue
 import threading
@@ -23,7 +22,7 @@ __all__ = ["WriterThread"]
 class _Job:
     changes: Changes
     expected: Expectation
-    future: asyncio.Future[None] | concurrent.futures.Future[None]
+    future: asyncio.Future[None]
     error: BaseException | None = None
 
     @property
@@ -36,7 +35,7 @@ class WriterThread:
     Opens a medium, writes to it in the order asked for, and closes it.
 
     Args:
-        medium: Only this thread opens, writes and closes it.
+        medium: Only this thread opens and closes it; who else writes takes turns with it.
         before_close: Called in the thread when everything queued is written.
     """
 
@@ -44,6 +43,7 @@ class WriterThread:
         self._medium, self._before_close = medium, before_close
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._taken: _Job | None = None
+        self._turn = threading.Lock()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="key-value-writer", daemon=True)
 
@@ -76,11 +76,10 @@ class WriterThread:
         await future
 
     def write_blocking(self, changes: Changes, expected: Expectation) -> None:
-        """Write from another thread than the event loop's; returns once it is durable."""
-        self.require_running()
-        future: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._queue.put(_Job(changes, expected, future))
-        future.result()
+        """Write in the calling thread, which saves two changes of thread; returns once it is durable."""
+        with self._turn:
+            self.require_running()
+            self._medium.write(changes, expected)
 
     def require_running(self) -> None:
         """
@@ -104,11 +103,12 @@ class WriterThread:
         self._call(_settle, self._started, None)
         while group := self._next_group():
             self._write(group)
-            self._settle_group(group)
+            self._call(_settle_all, group)
         failure: BaseException | None = None
         try:
             self._before_close()
-            self._medium.close()
+            with self._turn:
+                self._medium.close()
         except Exception as error:  # noqa: BLE001  # handed to whoever closes the store
             failure = error
         self._call(_settle, self._stopped, failure)
@@ -117,18 +117,6 @@ class WriterThread:
         # The loop may be gone when a program ends without closing its store.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
-
-    def _settle_group(self, group: list[_Job]) -> None:
-        awaited = []
-        for job in group:
-            if isinstance(job.future, asyncio.Future):
-                awaited.append((job.future, job.error))
-            elif job.error is None:
-                job.future.set_result(None)
-            else:
-                job.future.set_exception(job.error)
-        if awaited:
-            self._call(_settle_all, awaited)
 
     def _next_group(self) -> list[_Job]:
         """Wait for a write and take along what is queued behind it; empty when it is time to stop."""
@@ -159,7 +147,8 @@ class WriterThread:
         for job in group:
             changes |= job.changes
         try:
-            self._medium.write(changes, group[0].expected)
+            with self._turn:
+                self._medium.write(changes, group[0].expected)
         except Exception as error:  # noqa: BLE001  # handed to the callers
             if len(group) == 1:
                 group[0].error = error
@@ -178,6 +167,6 @@ def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
         future.set_exception(error)
 
 
-def _settle_all(outcomes: list[tuple[asyncio.Future[None], BaseException | None]]) -> None:
-    for future, error in outcomes:
-        _settle(future, error)
+def _settle_all(group: list[_Job]) -> None:
+    for job in group:
+        _settle(job.future, job.error)

@@ -90,7 +90,7 @@ class AuditTrail(MessageTap):
         self._decided: set[str] = set()
         # Tools that ran though no hook and no callback decided; their result's message may tell what did.
         self._undecided: dict[str, Mapping[str, Any]] = {}
-        self._session_started = False
+        self._started_session: str | None = None
         self._writer: BackgroundWriter[_Event] = BackgroundWriter(self._keep, name="audit-trail")
         self.options = self._audited(options, timeout)
 
@@ -103,6 +103,11 @@ class AuditTrail(MessageTap):
     def pending(self) -> int:
         """Events not durable yet."""
         return self._writer.pending
+
+    @property
+    def lost(self) -> int:
+        """Events given up."""
+        return self._writer.lost
 
     @property
     def error(self) -> Exception | None:
@@ -184,8 +189,9 @@ class AuditTrail(MessageTap):
         """Read from the messages what no hook tells: how denied and interrupted tools end, and the session's start."""
         if not self._fixed_session_id and message.session_id:
             self._session_id = message.session_id
-        if message.is_init and not self._session_started:
-            self._session_started = True
+        if message.is_init and self._started_session != self._session_id:
+            await self._end_session()  # as after /clear
+            self._started_session = self._session_id
             await self._hook_event("SessionStart", {}, None, "success")
         for result in message.tool_results:
             await self._tool_answered(result.tool_use_id, _decision_of(message, result.tool_use_id))
@@ -198,9 +204,12 @@ class AuditTrail(MessageTap):
         await self._settle_undecided()
         for tool_use_id in tuple(self._open):
             await self._tool_ended(tool_use_id, "failure", {}, reason="interrupted")
-        if self._session_started:
-            await self._hook_event("SessionEnd", {}, None, "success")
+        await self._end_session()
         await self._writer.aclose()
+
+    async def _end_session(self) -> None:
+        if self._started_session is not None:
+            await self._hook_event("SessionEnd", {"session_id": self._started_session}, None, "success")
 
     async def _tool_answered(self, tool_use_id: str, told: Mapping[str, Any]) -> None:
         """Note who decided about a tool, now that its result is here."""

@@ -128,22 +128,38 @@ class Broadcast(Generic[T]):
         """Nothing more will be published."""
         return self._closed
 
-    async def publish(self, item: T) -> None:
-        """Hand an item to every subscriber; waits for slow ones only with the strategy ``suspend``."""
-        self._recent.append(item)
-        for subscriber in tuple(self._subscribers):
-            while self._must_wait_for(subscriber):
-                subscriber.room.clear()
-                await subscriber.room.wait()
-            if not subscriber.is_open:
-                continue
-            if len(subscriber.items) >= self._capacity:
-                subscriber.missed += 1
-                if self._strategy == "dropping":
-                    continue
-                subscriber.items.popleft()
-            subscriber.items.append(item)
-            subscriber.arrived.set()
+    async def publish(self, item: T) -> bool:
+        """
+        Hand an item to every subscriber; waits for slow ones only with the strategy ``suspend``.
+
+        Returns:
+            Whether there was one; otherwise nothing happened.
+        """
+        has_reached = False
+        served: set[_Subscriber[T]] = set()
+        # Who comes while it waits for a slow one is served too: only then is the item one to be replayed.
+        while waiting := self._subscribers - served:
+            for subscriber in waiting:
+                served.add(subscriber)
+                has_reached |= await self._hand(item, subscriber)
+        if has_reached:
+            self._recent.append(item)
+        return has_reached
+
+    async def _hand(self, item: T, subscriber: _Subscriber[T]) -> bool:
+        while self._must_wait_for(subscriber):
+            subscriber.room.clear()
+            await subscriber.room.wait()
+        if not subscriber.is_open:
+            return False
+        if len(subscriber.items) >= self._capacity:
+            subscriber.missed += 1
+            if self._strategy == "dropping":
+                return True
+            subscriber.items.popleft()
+        subscriber.items.append(item)
+        subscriber.arrived.set()
+        return True
 
     def _must_wait_for(self, subscriber: _Subscriber[T]) -> bool:
         is_full = len(subscriber.items) >= self._capacity

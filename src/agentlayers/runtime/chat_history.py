@@ -143,6 +143,11 @@ class ChatRecorder(MessageTap):
         return bool(self._waits) and self._waits[0][0] <= asyncio.get_running_loop().time()
 
     @property
+    def lost(self) -> int:
+        """Messages given up."""
+        return self._writer.lost
+
+    @property
     def error(self) -> Exception | None:
         """Why recording fails at the moment, or why a message was lost."""
         return self._writer.lost_error or self._writer.error

@@ -143,6 +143,7 @@ class ClaudeQuery(BackendQuery):
             await _cancelled(hurrying)
             await self._process.ensure_gone()
             await _cancelled(self._drain)
+            _close_stream_of(self._client)
             self._finish(None)
 
     @property
@@ -284,6 +285,13 @@ def _frames_of(client: Any) -> AsyncIterator[Mapping[str, Any]]:
         raise BackendError("this release of claude-agent-sdk is not known here; install another one (>= 0.2.187)")
     frames: AsyncIterator[Mapping[str, Any]] = query.receive_messages()
     return frames
+
+
+def _close_stream_of(client: Any) -> None:
+    """Close what the SDK leaves open when its closing is cut short."""
+    query = getattr(client, "_query", None)
+    if query is not None and hasattr(query, "close_receive_stream"):
+        query.close_receive_stream()
 
 
 def _process_of(client: Any) -> Any:

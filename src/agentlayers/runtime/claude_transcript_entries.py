@@ -15,24 +15,29 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, final
 
+from agentlayers.errors import UsageError
 from agentlayers.journal.causality import causal_payload
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.entry_id import entry_id_millis, next_entry_id
-from agentlayers.limits import ARTIFACT_CHUNK_BYTES, ARTIFACT_INLINE_BYTES_MAX
+from agentlayers.limits import ARTIFACT_CHUNK_BYTES, ARTIFACT_INLINE_BYTES_MAX, PAYLOAD_DEPTH_MAX
 from agentlayers.protocol.payload import encode_payload
 from agentlayers.runtime.claude_transcript_reader import ReadLine
 from agentlayers.runtime.message import AgentMessage
 from agentlayers.runtime.session_transcript import LINE_EVENT, SESSION_EVENTS, STORE, Transcript, TranscriptLine
 from agentlayers.runtime.tool_artifacts import artifact_of
 from agentlayers.storage.artifact import ARTIFACT_RECORD, ArtifactRecord, artifact_key
+from agentlayers.storage.artifact import STORE as ARTIFACTS
 from agentlayers.storage.artifact_chunk import (
     ARTIFACT_CHUNK,
+    CONTENT_STORE,
     ContentChunks,
     chunk_key,
     chunk_payload,
     digest_of_chunk,
+    digest_of_key,
 )
 from agentlayers.storage.chat_event import CHAT_EVENT, ChatEvent
+from agentlayers.storage.chat_index import STORE as CHAT
 
 __all__ = ["IMPORTED", "ArtifactDraft", "EntryMaker", "ImportedLine", "artifact_entries", "digest_of", "sidecar_entry"]
 
@@ -43,9 +48,21 @@ WRITER: Final = "claude-code"
 """Who wrote an imported artifact: the same whoever imports it, so that it is one version."""
 
 _CONVERSATION: Final = frozenset({"user", "assistant", "system"})
+_BOOKKEEPING: Final = frozenset(
+    {
+        "apiBlockIndex", "attributionAgent", "cwd", "effort", "entrypoint", "gitBranch", "madeBy", "perTurnEffort",
+        "promptCacheRequested", "promptId", "promptSource", "requestRef", "requestedModel", "sessionId", "slug",
+        "sourceToolAssistantUUID", "toolInputStreamMs", "toolUseResult", "turnOrigin", "turnPosition", "userType",
+        "version",
+    }
+)  # fmt: skip
+"""What stands on every line and is not said by anybody; the line itself, kept beside the message, has it all."""
+
 _TIMELESS: Final = 1_735_689_600_000
 """2025-01-01, before the first transcript: the time of lines that stand before any that tells theirs."""
 
+_INTEGER_MAX: Final = (1 << 53) - 1
+_DEPTH_MAX: Final = PAYLOAD_DEPTH_MAX // 2
 _CALLS_MAX: Final = 256
 _ENTROPY_BYTES: Final = 6
 _INSTANT_MAX: Final = (1 << 48) - 1
@@ -125,7 +142,12 @@ class EntryMaker:
         session, reached_ms = self.transcript.session, entry_id_millis(self.last)
         message = self._message(record)
         event = ChatEvent(session, reached_ms, reached_ms if said_ms is None else said_ms, "replay", message, b"")
-        chat = _entry("chat_history", CHAT_EVENT, event.primary_key, event.to_payload(), floor_ms, before)
+        try:
+            chat = _entry(CHAT, CHAT_EVENT, event.primary_key, event.to_payload(), floor_ms, before)
+        except UsageError:
+            message = {name: _writable(value) for name, value in message.items()}
+            event = replace(event, message=message)
+            chat = _entry(CHAT, CHAT_EVENT, event.primary_key, event.to_payload(), floor_ms, before)
         drafts = []
         view = AgentMessage(message)
         for result in view.tool_results:
@@ -144,7 +166,7 @@ class EntryMaker:
 
     def _message(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Name the fields as in the messages of a running agent, so that readers know one shape."""
-        message = {name: value for name, value in record.items() if name not in ("sessionId", "toolUseResult")}
+        message = {name: value for name, value in record.items() if name not in _BOOKKEEPING}
         message["session_id"] = self.transcript.session
         message.setdefault("parent_tool_use_id", self.parent_tool_use_id)
         if "toolUseResult" in record:
@@ -152,26 +174,32 @@ class EntryMaker:
         return message
 
 
-def artifact_entries(draft: ArtifactDraft) -> list[Entry]:
+def artifact_entries(draft: ArtifactDraft) -> tuple[Entry, list[Entry]]:
     """
-    Make the entries of an artifact: its pieces, where its content is large, and the record that refers to them.
+    Make the entries of an artifact.
+
+    Returns:
+        The record, and the pieces it refers to where its content is large; those are of a store of their own.
 
     Raises:
         AgentLayersError: It says what no entry can hold.
     """
     record, pieces = draft.record, list[Entry]()
     if record.size_bytes > ARTIFACT_INLINE_BYTES_MAX:
-        data, digests = record.data, list[bytes]()
-        for start in range(0, len(data), ARTIFACT_CHUNK_BYTES):
-            piece = data[start : start + ARTIFACT_CHUNK_BYTES]
-            digests.append(digest_of_chunk(piece))
-            payload = chunk_payload(digests[-1], piece)
-            key = chunk_key(digests[-1])
-            pieces.append(_entry("artifacts", ARTIFACT_CHUNK, key, payload, draft.instant_ms, draft.before))
-        record = replace(record, content=record.content[:0], chunks=ContentChunks(len(data), tuple(digests)))
+        pieces = [_piece(draft, start) for start in range(0, record.size_bytes, ARTIFACT_CHUNK_BYTES)]
+        digests = tuple(digest_of_key(piece.primary_key) for piece in pieces)
+        chunks = ContentChunks(record.size_bytes, digests, tuple(piece.id for piece in pieces))
+        record = replace(record, content=record.content[:0], chunks=chunks)
     payload = causal_payload(record.to_payload(), WRITER, {})
     key = artifact_key(record.session_id, record.id)
-    return [*pieces, _entry("artifacts", ARTIFACT_RECORD, key, payload, draft.instant_ms, draft.before)]
+    return _entry(ARTIFACTS, ARTIFACT_RECORD, key, payload, draft.instant_ms, draft.before), pieces
+
+
+def _piece(draft: ArtifactDraft, start: int) -> Entry:
+    data = draft.record.data[start : start + ARTIFACT_CHUNK_BYTES]
+    digest = digest_of_chunk(data)
+    payload = chunk_payload(digest, data)
+    return _entry(CONTENT_STORE, ARTIFACT_CHUNK, chunk_key(digest), payload, draft.instant_ms, draft.before)
 
 
 def sidecar_entry(transcript: Transcript, sidecar: Mapping[str, Any], began_ms: int) -> Entry:
@@ -201,6 +229,19 @@ def _entry(store: str, event: str, key: str, payload: Mapping[str, Any], floor_m
     told = hashlib.sha256(b"\x00".join((store.encode(), event.encode(), key.encode(errors="replace"), encoded)))
     entropy = int.from_bytes(told.digest()[:_ENTROPY_BYTES])
     return Entry(next_entry_id(floor_ms, before, entropy), event, key, encoded)
+
+
+def _writable(value: Any, depth: int = 0) -> Any:
+    """Turn what JSON can hold and an entry cannot into text."""
+    if isinstance(value, int) and not -_INTEGER_MAX <= value <= _INTEGER_MAX:
+        return str(value)
+    if isinstance(value, dict | list) and depth > _DEPTH_MAX:
+        return json.dumps(value)
+    if isinstance(value, dict):
+        return {name: _writable(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_writable(item, depth + 1) for item in value]
+    return value
 
 
 def _instant(value: Any) -> int | None:

@@ -26,11 +26,12 @@ from agentlayers.runtime.claude_transcript_entries import (
     sidecar_entry,
 )
 from agentlayers.runtime.claude_transcript_files import TranscriptFile
-from agentlayers.runtime.claude_transcript_known import KnownLines, KnownMessages, missing, unknown_artifacts
+from agentlayers.runtime.claude_transcript_known import KnownLines, KnownMessages, unknown_artifacts
 from agentlayers.runtime.claude_transcript_reader import BrokenLine, ReadLine, read_lines
 from agentlayers.runtime.claude_transcript_stores import TranscriptStores
 from agentlayers.runtime.session_transcript import STORE as SESSIONS
 from agentlayers.storage.artifact import STORE as ARTIFACTS
+from agentlayers.storage.artifact_chunk import CONTENT_STORE
 from agentlayers.storage.chat_index import STORE as CHAT
 from agentlayers.storage.import_ import take_over
 
@@ -240,7 +241,6 @@ def _write_step(
 
 
 def _write_artifact(tx: JournalTransaction, draft: ArtifactDraft) -> int:
-    *pieces, record = artifact_entries(draft)
-    new = missing(tx, ARTIFACTS, pieces)
-    take_over(tx, store=ARTIFACTS, entries=[piece for piece in pieces if piece.id in new])
+    record, pieces = artifact_entries(draft)
+    take_over(tx, store=CONTENT_STORE, entries=pieces)
     return take_over(tx, store=ARTIFACTS, entries=[record]).imported

@@ -40,6 +40,7 @@ class TranscriptPreview:
         self._directory = directory
         self._progress = progress or (lambda _count: None)
         self._stack = ExitStack()
+        self._drafts: set[tuple[str, str]] = set()
         self._chat: JournalTransaction | None = None
         self._artifacts: JournalTransaction | None = None
         self._sessions: JournalTransaction | None = None
@@ -85,8 +86,10 @@ class TranscriptPreview:
             self._progress(batch.bytes_read)
 
     def _count(self, lines: list[ImportedLine], known: tuple[KnownLines, KnownMessages], report: FileImport) -> None:
-        drafts = [draft for line in lines for draft in line.artifacts]
+        drafts = {(draft.record.session_id, draft.record.id): draft for line in lines for draft in line.artifacts}
+        new = [draft for name, draft in drafts.items() if name not in self._drafts]
+        self._drafts.update(drafts)
         messages = [line for line in lines if line.chat is not None]
         report.new_lines += len(lines if self._sessions is None else known[0].unknown(self._sessions, lines))
         report.messages += len(messages if self._chat is None else known[1].unknown(self._chat, messages))
-        report.artifacts += len(drafts if self._artifacts is None else unknown_artifacts(self._artifacts, drafts))
+        report.artifacts += len(new if self._artifacts is None else unknown_artifacts(self._artifacts, new))

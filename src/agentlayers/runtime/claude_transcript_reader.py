@@ -76,7 +76,7 @@ def read_lines(path: Path, *, offset: int = 0, number: int = 0) -> Iterator[Read
         end = offset
         while data := file.readline(LINE_BYTES_MAX + 2):
             is_whole, size = data.endswith(b"\n"), len(data)
-            if len(data) > LINE_BYTES_MAX:
+            if size - is_whole > LINE_BYTES_MAX:
                 is_whole, size = _skip(file, data)
                 data = b""
             number, end = number + 1, end + size

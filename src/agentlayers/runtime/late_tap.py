@@ -39,6 +39,11 @@ class LateTap(MessageTap):
         return self._tap.is_behind
 
     @property
+    def lost(self) -> int:
+        """As the tap says."""
+        return self._tap.lost
+
+    @property
     def error(self) -> Exception | None:
         """As the tap says."""
         return self._tap.error

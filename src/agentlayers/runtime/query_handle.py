@@ -257,6 +257,7 @@ class QueryHandle(QueryControls):
             messages=self._count,
             recording_behind=any(tap.is_behind for tap in self._taps),
             recording_pending=sum(tap.pending for tap in self._taps),
+            recording_lost=sum(tap.lost for tap in self._taps),
             recording_error="" if error is None else str(error),
         )
 

@@ -22,6 +22,8 @@ class QueryStatus:
         messages: Messages the agent sent so far.
         recording_behind: A message was yielded before it was durable, and still is not.
         recording_pending: Messages not durable yet.
+        recording_lost: Messages, artifacts and audit events given up, because their store did not take them before the
+            query was closed; each has a log line.
         recording_error: Why the last attempt to record failed; empty when it succeeded.
     """
 
@@ -30,4 +32,5 @@ class QueryStatus:
     messages: int
     recording_behind: bool
     recording_pending: int
+    recording_lost: int
     recording_error: str

@@ -42,10 +42,10 @@ def transcript_facts(record: Mapping[str, Any], entry_id: bytes) -> dict[str, Se
 
 
 def first_prompt(record: Mapping[str, Any]) -> str:
-    """
+    r"""
     Return what a message asks on one line; empty if it is none of a person.
 
-    >>> first_prompt({"type": "user", "message": {"role": "user", "content": "Where is\\nthe fault?"}})
+    >>> first_prompt({"type": "user", "message": {"role": "user", "content": "Where is\nthe fault?"}})
     'Where is the fault?'
 
     """

@@ -23,7 +23,7 @@ class SharedMessages:
 
     Each ``async for`` over it is a reader of its own, with a buffer of its own. A reader sees what comes after it
     began, preceded by the last ``replay`` messages. While there is no reader messages wait, as they do in a query
-    that nobody reads. Recording goes on whatever the readers do.
+    that nobody reads; what was in the buffer of one that left is gone with it. Recording goes on whatever they do.
 
     When the query ends, each reader ends after what it has buffered, with the query's error if it failed.
 
@@ -83,7 +83,9 @@ class SharedMessages:
         try:
             while True:
                 await self._messages.until_followed()
-                await self._messages.publish(await self._next_message())
+                message = await self._next_message()
+                while not await self._messages.publish(message):
+                    await self._messages.until_followed()
         except StopAsyncIteration:
             pass
         except Exception as failure:  # noqa: BLE001 - raised to every reader

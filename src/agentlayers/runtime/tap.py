@@ -73,6 +73,11 @@ class MessageTap:
         return False
 
     @property
+    def lost(self) -> int:
+        """How many messages were given up and will never be kept."""
+        return 0
+
+    @property
     def error(self) -> Exception | None:
         """Why the last attempt to keep something failed; :obj:`None` when it succeeded."""
         return None

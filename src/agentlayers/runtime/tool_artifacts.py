@@ -44,6 +44,11 @@ class ToolArtifacts(MessageTap):
         return self._writer.pending
 
     @property
+    def lost(self) -> int:
+        """Artifacts given up."""
+        return self._writer.lost
+
+    @property
     def error(self) -> Exception | None:
         """Why an artifact cannot be kept at the moment, or was lost."""
         return self._writer.lost_error or self._writer.error

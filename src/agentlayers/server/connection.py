@@ -40,7 +40,7 @@ from agentlayers.server.close import CloseReason
 from agentlayers.server.hub import Hub, Key
 from agentlayers.server.link import Link, StreamLink, WrongFrameError
 from agentlayers.server.outbox import STALL_SECONDS_MAX, Outbox
-from agentlayers.server.spacing import MessageSpacer, small_messages
+from agentlayers.server.spacing import MessageSpacer
 
 __all__ = ["Connection"]
 
@@ -123,8 +123,8 @@ class Connection:
                 if data is None:
                     break
                 self._session.receive_data(data)
-                if self._session.is_ours:
-                    self._outbox.spacer = None
+                if self._outbox.spacer is not None and self._session.is_ours:
+                    self._outbox.stop_spacing()
                 self._flush()
                 await self._handle_events()
                 await self._take_breath()
@@ -225,7 +225,7 @@ class Connection:
         except AccessError as error:
             self._session.reject(error)
             self._flush()
-            self.end(CloseReason.UNAUTHENTICATED)
+            await self.end_gracefully(CloseReason.UNAUTHENTICATED)
             return
         self._tenant = event.tenant
         self._log = self._log.bind(tenant=event.tenant)
@@ -273,10 +273,10 @@ class Connection:
         if self._outbox.spacer is None:
             self._outbox.put(self._link.wire(broadcast))
         else:
-            self._put_spaced(broadcast.messages)
+            self._put_singly(broadcast.messages)
 
-    def _put_spaced(self, messages: Sequence[bytes]) -> None:
-        for message in small_messages(messages):
+    def _put_singly(self, messages: Sequence[bytes]) -> None:
+        for message in messages:
             self._outbox.put(message)
 
     def write_settled(self, size: int) -> None:
@@ -314,7 +314,7 @@ class Connection:
         if self._outbox.spacer is None:
             self._outbox.put(self._link.wire(Broadcast(messages)))
         else:
-            self._put_spaced(messages)
+            self._put_singly(messages)
 
 
 def _close_reason(error: Exception) -> CloseReason:

@@ -59,6 +59,12 @@ class Outbox:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
+    def stop_spacing(self) -> None:
+        """Write whatever is queued without a pause."""
+        spacer, self.spacer = self.spacer, None
+        if spacer is not None:
+            spacer.release()
+
     async def wait_below(self, size: int) -> None:
         """Return once fewer than ``size`` bytes are queued."""
         while self.size >= size:
@@ -81,11 +87,7 @@ class Outbox:
                     await self._link.drain()
                 if not self._queue:
                     break
-                data = self._queue.popleft()
-                self._link.write(data)
-                if self.spacer is not None:
-                    await self.spacer.until_read(len(data))
-                self.size -= len(data)
+                self.size -= await self._write_next()
                 self._wake()
         except TimeoutError:
             self._queue.clear()
@@ -97,6 +99,19 @@ class Outbox:
             if not self._queue:
                 self.size = 0
             self._wake()
+
+    async def _write_next(self) -> int:
+        """Write what is next, and return how much shorter the queue is."""
+        if self.spacer is None:
+            data = self._queue.popleft()
+            self._link.write(data)
+            return len(data)
+        spacer = self.spacer
+        data, taken = spacer.next_message(self._queue)
+        self._link.write(data)
+        async with asyncio.timeout(self._stall_seconds):
+            await spacer.until_read()
+        return taken
 
     def _wake(self) -> None:
         if not self._waiters:

@@ -1,50 +1,51 @@
 """
-What a stock peer over TCP can stand: one small message in each of its reads.
+What a stock peer over TCP can stand: in each of its reads one message, and that whole.
 
 It takes whatever one read returns for one message and ends when that is none. So to a TCP peer that has used nothing
-of ours, Changes go out an entry at a time, and a message only once the one before has left the machine and the peer
-has had a moment to read it. It is best effort: nobody can see when another process reads its socket.
+of ours, Changes are made to fit into one segment, and a message goes out only once the one before has left the
+machine and the peer has had time to read it; Changes that wait meanwhile are put together. It is best effort: nobody
+can see when another process reads its socket.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 from agentlayers.protocol.decoder import decode_message
 from agentlayers.protocol.encoder import encode_message
-from agentlayers.protocol.messages import Changes
+from agentlayers.protocol.messages import Changes, RemoteEncryptedEntry
 
-__all__ = ["MessageSpacer", "small_messages"]
+__all__ = ["MessageSpacer"]
 
-GAP_SECONDS: Final = 0.003
-"""After a message has left: time for the peer to be given the processor and read it."""
+GAP_SECONDS: Final = 0.15
+"""From one message to the next: time for the peer to be given the processor, to read, and to come back from what it was
+doing."""
 
-GAP_SECONDS_PER_KIB: Final = 0.0005
-"""As long more for what takes the peer longer to handle."""
+GAP_SECONDS_PER_ENTRY: Final = 0.0005
+"""As long more for each entry that the peer takes over meanwhile."""
+
+SEGMENT_BYTES_MAX: Final = 60 * 1024
+"""Node reads no more at once, whatever fits into a segment (64 KiB on one machine)."""
+
+_SEGMENT_BYTES: Final = 1200
+"""Where the socket does not say: fits into a segment of any network."""
 
 _POLL_SECONDS: Final = 0.001
-_LEAVE_SECONDS_MAX: Final = 0.1
-"""A peer that acknowledges late (by up to 40 ms, to save packets) has read long before."""
+_ENTRY_BYTES: Final = 90
+"""Of an entry in Changes, beside its ciphertext."""
 
-
-def small_messages(messages: Sequence[bytes]) -> list[bytes]:
-    """Cut Changes into one for each entry, in the stock form; everything else stays as it is."""
-    small: list[bytes] = []
-    for data in messages:
-        message = decode_message(data)
-        if type(message) is not Changes or len(message.entries) < 2:
-            small.append(data)
-            continue
-        small += [encode_message(Changes(message.public_key, (entry,))) for entry in message.entries]
-    return small
+_HEAD_BYTES: Final = 64
+"""Of Changes, beside its public key and entries."""
 
 
 class MessageSpacer:
     """
-    Waits until a message that was written may be taken for read.
+    Makes messages for a stock peer, and waits between them.
 
     Args:
         transport: Of a TCP socket.
@@ -53,13 +54,62 @@ class MessageSpacer:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._socket = transport.get_extra_info("socket")
+        self._segment_bytes = min(_segment_bytes(self._socket), SEGMENT_BYTES_MAX)
+        self._entries = 0
+        self._released = asyncio.Event()
 
-    async def until_read(self, size: int) -> None:
-        """Return when the peer has probably read the message of so many bytes that was written last."""
-        deadline = asyncio.get_running_loop().time() + _LEAVE_SECONDS_MAX
-        while self._unsent() and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(_POLL_SECONDS)
-        await asyncio.sleep(GAP_SECONDS + GAP_SECONDS_PER_KIB * size / 1024)
+    def release(self) -> None:
+        """Wait no more: the peer finds the boundaries itself."""
+        self._released.set()
+
+    def next_message(self, queue: deque[bytes]) -> tuple[bytes, int]:
+        """
+        Take the next message off a queue of messages: Changes as many as fit together, or as much of one as fits.
+
+        Returns:
+            The message, and the bytes of those that are gone from the queue.
+        """
+        data = queue.popleft()
+        message = decode_message(data)
+        self._entries = 0
+        if type(message) is not Changes:
+            return data, len(data)
+        taken, entries = len(data), list(message.entries)
+        while queue and self._fitting(message.public_key, entries) == len(entries):
+            more = decode_message(queue[0])
+            if type(more) is not Changes or more.public_key != message.public_key:
+                break
+            entries += more.entries
+            taken += len(queue.popleft())
+        count = max(self._fitting(message.public_key, entries), 1)
+        if rest := entries[count:]:
+            queue.appendleft(encode_message(Changes(message.public_key, rest)))
+            taken -= len(queue[0])
+        self._entries = count
+        return encode_message(Changes(message.public_key, entries[:count])), taken
+
+    def _fitting(self, public_key: str, entries: Sequence[RemoteEncryptedEntry]) -> int:
+        """Return how many of the entries fit into one segment."""
+        left = self._segment_bytes - _HEAD_BYTES - len(public_key.encode())
+        for count, entry in enumerate(entries):
+            left -= len(entry.ciphertext) + _ENTRY_BYTES
+            if left < 0:
+                return count
+        return len(entries)
+
+    async def until_read(self) -> None:
+        """Return when the peer has probably read what was written last; not at all while it does not read."""
+        while self._unsent() and not await self._is_released(_POLL_SECONDS):
+            pass  # the kernel tells nobody
+        await self._is_released(GAP_SECONDS + GAP_SECONDS_PER_ENTRY * self._entries)
+
+    async def _is_released(self, seconds: float) -> bool:
+        """Wait for so long, or until :meth:`release`."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._released.wait()
+        except TimeoutError:
+            return False
 
     def _unsent(self) -> int:
         """Return the bytes that the peer's machine has not acknowledged, as far as ours can tell."""
@@ -74,3 +124,10 @@ class MessageSpacer:
         except (ImportError, OSError, ValueError):  # another system, or a socket that is gone
             return 0
         return int(struct.unpack("i", answer)[0])
+
+
+def _segment_bytes(sock: socket.socket | None) -> int:
+    try:
+        return _SEGMENT_BYTES if sock is None else sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    except (OSError, AttributeError):
+        return _SEGMENT_BYTES

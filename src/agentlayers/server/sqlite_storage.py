@@ -11,8 +11,10 @@ import asyncio
 import os
 import sqlite3
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -23,6 +25,7 @@ from agentlayers.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from agentlayers.limits import ENTRY_ID_BYTES, IV_BYTES
 from agentlayers.logs import get_logger
 from agentlayers.protocol.messages import EncryptedEntry, RemoteEncryptedEntry
 from agentlayers.protocol.sequence_digest import EMPTY_DIGEST
@@ -30,6 +33,7 @@ from agentlayers.server.sqlite_digest import digest_below, fill_step, unfilled_j
 from agentlayers.server.sqlite_file import FILE_NAME, POSITION_BITS, SERVER_FORMAT
 from agentlayers.server.sqlite_writer import AppendJob, CallJob, Outcome, SQLiteWriter
 from agentlayers.server.storage import Appended, Found, ServerStorage, TenantInfo, new_tenant_info
+from agentlayers.sqlite_file import bytes_joined, joined_bytes
 
 __all__ = ["SQLiteServerStorage"]
 
@@ -275,30 +279,24 @@ def _read(
         return []
     first = base + max(start, 0)
     # Sizes first, so that memory is spent on no more than was asked for; each query is one row, one step.
-    (text,) = connection.execute(
-        "SELECT group_concat(position || ' ' || length(iv) || ' ' || length(entry_id) || ' ' || length(ciphertext))"
+    count, last, regular, text = connection.execute(
+        f"SELECT count(*), max(position), sum(length(iv) = {IV_BYTES} AND length(entry_id) = {ENTRY_ID_BYTES}),"
+        " group_concat(length(ciphertext))"
         " FROM (SELECT * FROM entries WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?)",
         (first, base | _SEQUENCE_MASK, entries_max),
     ).fetchone()
-    if not text:
+    if not count:
         return []
-    sizes: list[tuple[int, int, int]] = []
-    total = 0
-    for item in text.split(","):
-        position, iv, entry_id, ciphertext = map(int, item.split(" "))
-        total += ciphertext
-        if sizes and total > bytes_max:
-            break
-        if position != first + len(sizes):
-            reason = f"sequence {(first & _SEQUENCE_MASK) + len(sizes)} of a journal is missing; restore a backup"
-            raise StorageCorruptionError(backend=SERVER_FORMAT.backend, operation="read", reason=reason, path=path)
-        sizes.append((iv, entry_id, ciphertext))
-    (text,) = connection.execute(
-        "SELECT group_concat(hex(iv) || hex(entry_id) || hex(ciphertext), '')"
+    if last - first + 1 != count or regular != count:
+        raise _corruption(connection, path, first, last)
+    sizes = list(map(int, text.split(",")))
+    fitting = max(1, bisect_right(list(accumulate(sizes)), bytes_max))
+    (joined,) = connection.execute(
+        f"SELECT {joined_bytes('iv', 'entry_id', 'ciphertext')}"
         " FROM (SELECT * FROM entries WHERE position BETWEEN ? AND ? ORDER BY position)",
-        (first, first + len(sizes) - 1),
+        (first, first + fitting - 1),
     ).fetchone()
-    return _cut(bytes.fromhex(text), first & _SEQUENCE_MASK, sizes)
+    return _cut(bytes_joined(joined), first & _SEQUENCE_MASK, sizes[:fitting])
 
 
 def _find(connection: sqlite3.Connection, key: tuple[str, str], entry_ids: Sequence[bytes], bytes_max: int) -> Found:
@@ -322,22 +320,28 @@ def _find(connection: sqlite3.Connection, key: tuple[str, str], entry_ids: Seque
     return found
 
 
-def _cut(data: bytes, sequence: int, sizes: Sequence[tuple[int, int, int]]) -> list[RemoteEncryptedEntry]:
+def _corruption(connection: sqlite3.Connection, path: Path, first: int, last: int) -> StorageCorruptionError:
+    """Say which of the entries from ``first`` to ``last`` is not what an append wrote."""
+    query = "SELECT length(iv), length(entry_id) FROM entries WHERE position = ?"
+    position, found = first, connection.execute(query, (first,)).fetchone()
+    while found == (IV_BYTES, ENTRY_ID_BYTES) and position < last:
+        position += 1
+        found = connection.execute(query, (position,)).fetchone()
+    state = "damaged" if found else "missing"
+    reason = f"sequence {position & _SEQUENCE_MASK} of a journal is {state}; restore a backup"
+    return StorageCorruptionError(backend=SERVER_FORMAT.backend, operation="read", reason=reason, path=path)
+
+
+def _cut(data: bytes, sequence: int, sizes: Sequence[int]) -> list[RemoteEncryptedEntry]:
     entries = []
     start = 0
-    for iv, entry_id, ciphertext in sizes:
-        id_start = start + iv
-        ciphertext_start = id_start + entry_id
-        end = ciphertext_start + ciphertext
+    for number, size in enumerate(sizes, sequence):
+        id_start = start + IV_BYTES
+        body_start = id_start + ENTRY_ID_BYTES
+        end = body_start + size
         entries.append(
-            RemoteEncryptedEntry(
-                sequence,
-                data[start:id_start],
-                data[id_start:ciphertext_start],
-                data[ciphertext_start:end],
-            )
+            RemoteEncryptedEntry(number, data[start:id_start], data[id_start:body_start], data[body_start:end])
         )
-        sequence += 1
         start = end
     return entries
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agentlayers.errors import StorageConflictError, UsageError
-from agentlayers.journal.compaction import CompactionReport
 from agentlayers.journal.conflict_policy import ConflictPolicy, Version
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.storage.artifact import (
@@ -18,14 +17,12 @@ from agentlayers.storage.artifact import (
     ArtifactVersion,
     artifact_key,
 )
-from agentlayers.storage.artifact_chunk import ARTIFACT_CHUNK
 from agentlayers.storage.artifact_chunk_index import has_all
 from agentlayers.storage.artifact_content import with_completeness
 from agentlayers.storage.artifact_index import ArtifactRow, readable_heads, resolve_heads, row_of, rows_of_id
 from agentlayers.storage.payload_field import required_text
-from agentlayers.storage.retention import report_dropped
 
-__all__ = ["conflict_of", "report_cleanup", "rows_named", "versions_of", "write_deletion", "write_record"]
+__all__ = ["conflict_of", "rows_named", "versions_of", "write_deletion", "write_record"]
 
 
 def write_record(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
@@ -88,19 +85,6 @@ def _version_record(tx: JournalTransaction, version: Version) -> ArtifactRecord 
         return None
     record = ArtifactRecord.from_payload(version.id, version.value)
     return with_completeness(tx, artifact_key(record.session_id, record.id), record)
-
-
-def report_cleanup(
-    tx: JournalTransaction, artifacts: int, pieces: int, others: CompactionReport | None
-) -> CompactionReport:
-    """Tell observers of what retention dropped, and join it with what other strategies did."""
-    dropped = {ARTIFACT_RECORD: artifacts, ARTIFACT_CHUNK: pieces}
-    events = tuple(event for event, count in dropped.items() if count)
-    report_dropped(tx, STORE, artifacts + pieces, events)
-    after = tx.count_rows(tx.store_number(STORE))
-    total = artifacts + pieces + (0 if others is None else others.dropped)
-    held_back = 0 if others is None else others.held_back
-    return CompactionReport(after + total, after, total, events, held_back, tx.now_ms())
 
 
 def conflict_of(heads: Sequence[Version], policy: ConflictPolicy) -> ArtifactConflict | None:

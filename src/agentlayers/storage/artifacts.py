@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from agentlayers.errors import UsageError
 from agentlayers.eventlog.event_log import EventLog
@@ -41,7 +41,8 @@ from agentlayers.storage.artifact_chunk import (
     digest_of_key,
     read_chunk,
 )
-from agentlayers.storage.artifact_chunk_index import add_chunk, chunk_entries, due_chunks, remove_chunk
+from agentlayers.storage.artifact_chunk_index import add_chunk, remove_chunk
+from agentlayers.storage.artifact_cleanup import drop_due_chunks, report_cleanup
 from agentlayers.storage.artifact_content import (
     bytes_in_chunks,
     check_metadata,
@@ -53,13 +54,13 @@ from agentlayers.storage.artifact_content import (
 )
 from agentlayers.storage.artifact_entries import (
     conflict_of,
-    report_cleanup,
     rows_named,
     versions_of,
     write_deletion,
     write_record,
 )
 from agentlayers.storage.artifact_exchange import ChunkExchange, note_wanted
+from agentlayers.storage.artifact_fetch import fetch_content
 from agentlayers.storage.artifact_index import (
     STORE,
     ArtifactRow,
@@ -82,8 +83,6 @@ from agentlayers.storage.retention import drop_entries
 from agentlayers.storage.storage_config import EnabledStores, Retention
 
 __all__ = ["ArtifactStore"]
-_DROP_STEP: Final = 4
-"""Pieces of content dropped in one transaction, so that appends never wait long and memory stays small."""
 
 
 class ArtifactStore(JournaledStore):
@@ -291,23 +290,10 @@ class ArtifactStore(JournaledStore):
                 dropped += await self.log.transact(partial(self._enforce, session_id=session_id))
         if self._exchange is not None:
             await self._exchange.run(for_others=True)
-        pieces = await self._drop_due_chunks()
+        pieces = await drop_due_chunks(self.log, (self.content_log.schema, self.log.schema))
         if not dropped and not pieces:
             return report
         return await self.log.transact(lambda tx: report_cleanup(tx, dropped, pieces, report))
-
-    async def _drop_due_chunks(self) -> int:
-        dropped, after = 0, b""
-        schemas = (self.content_log.schema, self.log.schema)
-        while due := await self.log.read(partial(due_chunks, after=after, limit=_DROP_STEP)):
-            after = due[-1]
-
-            def work(tx: JournalTransaction, due: builtins.list[bytes] = due) -> int:
-                ids = [entry_id for digest in due for entry_id in chunk_entries(tx, digest)]
-                return sum(drop_entries(tx, schema, ids) for schema in schemas)
-
-            dropped += await self.log.transact(work)
-        return dropped
 
     def _enforce_bounds(self, tx: JournalTransaction, session_id: str) -> None:
         if self._config is None:
@@ -367,11 +353,12 @@ class ArtifactStore(JournaledStore):
         """
         Yield the content of what is shown of an artifact, piece by piece; text as UTF-8.
 
-        No transaction is open while the caller works.
+        No transaction is open while the caller works. Content that is not here is fetched first, if a
+        server has it.
 
         Raises:
             UsageError: There is no such artifact, or it is deleted.
-            StorageUnavailableError: Not all of the content has arrived here yet, or it was deleted
+            StorageUnavailableError: Not all of the content is here or can be fetched, or it was deleted
                 and dropped while it was read.
             StorageCorruptionError: The journal does not give back what was stored.
         """
@@ -383,7 +370,7 @@ class ArtifactStore(JournaledStore):
                 yield record.data
             return
         if not record.is_complete:
-            raise content_missing(record.id, "not all of its content has arrived here yet; sync, then try again")
+            await fetch_content(self.log, record, self._sync)
         for digest in record.chunks.digests:
             data = await self.log.read(partial(piece_of, digest=digest))
             if data is None:

@@ -8,6 +8,7 @@ everything is read from one snapshot.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
@@ -118,9 +119,7 @@ def open_journal_file(path: Path) -> sqlite3.Connection:
         head = file.read(len(_MAGIC))
     if head != _MAGIC:
         raise _corrupt(path, "the file is no SQLite database, so no journal; restore it from a backup")
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
-    )
+    connection = sqlite3.connect(_address(path), uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
     try:
         connection.execute("BEGIN")
         JOURNAL_FORMAT.check_header(connection, path)
@@ -131,15 +130,24 @@ def open_journal_file(path: Path) -> sqlite3.Connection:
     if version == JOURNAL_FORMAT.schema_version:
         return connection
     with closing(connection):
-        return _migrated_copy(connection)
+        return _migrated_copy(connection, version)
 
 
-def _migrated_copy(source: sqlite3.Connection) -> sqlite3.Connection:
-    """Return an older file's content with the tables of this release, in a temporary database."""
+def _address(path: Path) -> str:
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    log = path.with_name(f"{path.name}-wal")
+    is_fixed = hasattr(os, "statvfs") and os.statvfs(path).f_flag & os.ST_RDONLY
+    # A backup on a medium that nobody can write to: there SQLite cannot make the files it shares with writers.
+    return f"{address}&immutable=1" if is_fixed and not (log.exists() and log.stat().st_size) else address
+
+
+def _migrated_copy(source: sqlite3.Connection, version: int) -> sqlite3.Connection:
+    """Return an older file's content with the tables of this release, in a temporary database, with its version."""
     copy = sqlite3.connect("", isolation_level=None)
     try:
         source.backup(copy)
         JOURNAL_FORMAT.migrate(copy)
+        copy.execute(f"PRAGMA user_version = {version}")
         copy.execute("BEGIN")
     except BaseException:
         copy.close()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from agentlayers.errors import AgentLayersError, StateError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.eventlog.identity import Identity
+from agentlayers.eventlog.subscription import reread
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy, Composite
 from agentlayers.journal.conflict_policy import ConflictPolicy, LastWriteWins
 from agentlayers.journal.event_journal import EventJournal, StoreSchema
@@ -31,7 +32,12 @@ from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.storage_config import EnabledStores, Retention, StorageConfig
 from agentlayers.sync.service import SyncService
 
+if TYPE_CHECKING:
+    from agentlayers.storage.rebuild import Rebuilt
+
 __all__ = ["JournaledStore"]
+
+T = TypeVar("T")
 
 logger = get_logger(__name__)
 
@@ -184,6 +190,38 @@ class JournaledStore(abc.ABC):
         if not strategies:
             return None
         return await self.log.journal.compact(self.name, Composite(*strategies))
+
+    # -- reactivity --------------------------------------------------------------------------------
+    def watch(self, read: Callable[[], Awaitable[T]]) -> AsyncGenerator[T]:
+        """
+        Yield what ``read`` returns now, and again whenever entries that were written or received made it another.
+
+        Any reading method will do: ``store.watch(lambda: store.get("plan"))``. What changes while the caller is busy
+        may be left out, but never the newest, so it costs no memory to be slow. What retention or a purge drops shows
+        with the next entry. Ends when the journal is closed; who stops earlier closes it (``contextlib.aclosing``).
+
+        Args:
+            read: Reads of this store; its results are compared with ``==``.
+
+        Raises:
+            StateError: The store is not open.
+        """
+        return reread(self.log.journal, read)
+
+    # -- replay ------------------------------------------------------------------------------------
+    async def rebuild(self) -> Rebuilt:
+        """
+        Replay the journal, and repair what differs in the read models of this and all other open stores.
+
+        Stores go on meanwhile, and no reaction is started anew.
+
+        Raises:
+            StateError: The store is not open.
+            StorageError: The journal cannot be read or written.
+        """
+        from agentlayers.storage.rebuild import rebuild_open
+
+        return await rebuild_open(self.log.journal)
 
     # -- layers ------------------------------------------------------------------------------------
     @classmethod

@@ -4,12 +4,15 @@ Make read models again what the entries say, beside a running replica or without
 Entries are replayed into a temporary database, and only rows that differ are written, each only if it is still what
 was compared. That goes on until a replay shows no difference. So a healthy replica is not written to at all, a running
 one may go on writing, and after a crash in the middle the next run does the rest.
+
+Entries keep their places, so a rebuild starts no reaction anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,52 +21,71 @@ from typing import Final
 
 from agentlayers.errors import StateError, StorageUnavailableError
 from agentlayers.journal.conflict_policy import ConflictPolicy
+from agentlayers.journal.event_journal import EventJournal, StoreSchema
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.journal_file import journal_files
 from agentlayers.storage.replay import (
     IndexGap,
     KeyDifference,
+    Replay,
+    TextDifference,
     ValueDifference,
     found_state,
     read_model_digest,
     replayed,
 )
-from agentlayers.storage.replica_store import open_replica_stores
+from agentlayers.storage.replay_source import OpenJournalSource
+from agentlayers.storage.replica_store import has_index, open_replica_stores, replica_schemas
 from agentlayers.storage.session_index import SessionIndexStore
-from agentlayers.storage.snapshot import open_snapshot
+from agentlayers.storage.snapshot import JournalSnapshot, open_snapshot
 
-__all__ = ["RebuiltFile", "rebuild"]
+__all__ = ["Rebuilt", "RebuiltFile", "rebuild", "rebuild_open"]
 
 Progress = Callable[[int], None]
-_Change = ValueDifference | KeyDifference | IndexGap
+_Opened = Callable[[], AbstractContextManager[JournalSnapshot]]
+_Change = ValueDifference | KeyDifference | TextDifference | IndexGap
 
 _CHUNK: Final = 1000
 """Rows one transaction repairs, so that appends of a running replica never wait long."""
 
 _ROUNDS_MAX: Final = 8
 
+_CHANGES_MAX: Final = 100_000
+"""Differences one round keeps in memory where they cannot be repaired while they are found."""
+
 
 @dataclass(frozen=True, slots=True)
-class RebuiltFile:
+class Rebuilt:
     """
-    What became of one file.
+    What became of a journal's read models.
 
     Attributes:
-        path: The file.
         entries: Entries that were replayed.
-        before: Digest of its read models before.
+        before: Digest of the read models before.
         after: The same afterwards; equal if there was nothing to repair.
         repaired: Rows that were written or taken away.
         unreadable: Entries that could not be taken into account.
     """
 
-    path: Path
     entries: int
     before: str
     after: str
     repaired: int
     unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
+class RebuiltFile(Rebuilt):
+    """
+    What became of one file.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: Path
 
 
 async def rebuild(
@@ -86,33 +108,108 @@ async def rebuild(
     return [await _rebuild_file(path, policy, progress) for path in journal_files(directory)]
 
 
+async def rebuild_open(journal: EventJournal, *, progress: Progress | None = None) -> Rebuilt:
+    """
+    Rebuild the read models of all open stores of a journal, those an application declares included.
+
+    The stores stay open and may go on writing. A file can be of any size; of a journal that is no SQLite file, the
+    differences have to fit into memory.
+
+    Args:
+        journal: Open, with the stores registered.
+        progress: Called with the number of entries of each step; several passes are possible.
+
+    Raises:
+        StateError: The journal is not open.
+        StorageUnavailableError: It cannot be read or written, or differences come back as quickly as they are repaired.
+        StorageCorruptionError: It is damaged.
+    """
+    registered = await journal.read(lambda tx: dict(tx.registry.schemas))
+    path = journal.path if isinstance(journal, SQLiteJournal) else None
+    with_index = path is None or has_index(path)
+    schemas = _schemas_for_replay(registered, with_index=with_index)
+    index = SessionIndexStore(journal) if with_index else None
+    if path is None:
+        return await _rebuild_in_reads(journal, schemas, index, progress)
+    opened = partial(open_snapshot, path, schemas=schemas)
+    before = await asyncio.to_thread(_digest, opened)
+    return await _rebuild_by_rounds(journal, opened, before, index, progress)
+
+
+def _schemas_for_replay(registered: Mapping[str, StoreSchema], *, with_index: bool) -> dict[str, StoreSchema]:
+    # The built-in stores as tools replay them: what an open artifact store notes in the session index depends on more
+    # than its entries.
+    shown = registered.get(ArtifactStore.name)
+    known = replica_schemas(None if shown is None else shown.policy, with_index=with_index)
+    return {name: known.get(name, schema) for name, schema in registered.items()}
+
+
 async def _rebuild_file(path: Path, policy: ConflictPolicy | None, progress: Progress | None) -> RebuiltFile:
-    with open_snapshot(path) as snapshot:
-        before = await asyncio.to_thread(_digest, path)
+    opened = partial(open_snapshot, path, policy=policy)
+    with opened() as snapshot:
+        before = await asyncio.to_thread(_digest, opened)
         names = snapshot.known_stores
     if not names:
-        return RebuiltFile(path, 0, before, before, 0, 0)
-    repaired = 0
+        return RebuiltFile(0, before, before, 0, 0, path)
     async with open_replica_stores(path, policy=policy) as (journal, _stores, index):
-        for _round in range(_ROUNDS_MAX):
-            loop = asyncio.get_running_loop()
-            one = _Round(path, journal, index, loop, policy, progress)
-            try:
-                await asyncio.to_thread(one.run)
-            finally:
-                one.is_stopped = True
-            repaired += one.repaired
-            if one.is_clean:
-                after = await asyncio.to_thread(_digest, path)
-                return RebuiltFile(path, one.entries, before, after, repaired, one.unreadable)
+        done = await _rebuild_by_rounds(journal, opened, before, index, progress)
+    return RebuiltFile(done.entries, done.before, done.after, done.repaired, done.unreadable, path)
+
+
+async def _rebuild_by_rounds(
+    journal: EventJournal,
+    opened: _Opened,
+    before: str,
+    index: SessionIndexStore | None,
+    progress: Progress | None,
+) -> Rebuilt:
+    repaired = 0
+    for _round in range(_ROUNDS_MAX):
+        one = _Round(opened, journal, index, asyncio.get_running_loop(), progress)
+        try:
+            await asyncio.to_thread(one.run)
+        finally:
+            one.is_stopped = True
+        repaired += one.repaired
+        if one.is_clean:
+            after = await asyncio.to_thread(_digest, opened)
+            return Rebuilt(one.entries, before, after, repaired, one.unreadable)
+    raise _not_settled()
+
+
+async def _rebuild_in_reads(
+    journal: EventJournal,
+    schemas: Mapping[str, StoreSchema],
+    index: SessionIndexStore | None,
+    progress: Progress | None,
+) -> Rebuilt:
+    def look(tx: JournalTransaction) -> tuple[list[_Change], list[_Change], Replay, str]:
+        source = OpenJournalSource(tx, schemas, has_index=index is not None)
+        with replayed(source, progress) as replay:
+            differences: list[_Change] = list(islice(replay.differences(), _CHANGES_MAX))
+            gaps: list[_Change] = list(islice(replay.index_gaps(), _CHANGES_MAX))
+        return differences, gaps, replay, read_model_digest(tx, source.known_stores)
+
+    before, repaired = None, 0
+    for _round in range(_ROUNDS_MAX):
+        differences, gaps, replay, digest = await journal.read(look)
+        before = before or digest
+        for chunk in _chunks([*differences, *gaps]):
+            repaired += await journal.transact(partial(_apply, index=index, chunk=chunk))
+        if not differences:
+            return Rebuilt(replay.entries, before, digest, repaired, len(replay.unreadable))
+    raise _not_settled()
+
+
+def _not_settled() -> StorageUnavailableError:
     reason = (
         "differences come back as they are repaired; say which conflict policy the running application has, or stop it"
     )
-    raise StorageUnavailableError(backend="sqlite", operation="rebuild", path=path, reason=reason)
+    return StorageUnavailableError(backend="journal", operation="rebuild", reason=reason)
 
 
-def _digest(path: Path) -> str:
-    with open_snapshot(path) as snapshot:
+def _digest(opened: _Opened) -> str:
+    with opened() as snapshot:
         return read_model_digest(snapshot.tx, snapshot.known_stores)
 
 
@@ -121,22 +218,21 @@ class _Round:
 
     def __init__(
         self,
-        path: Path,
-        journal: SQLiteJournal,
+        opened: _Opened,
+        journal: EventJournal,
         index: SessionIndexStore | None,
         loop: asyncio.AbstractEventLoop,
-        policy: ConflictPolicy | None,
         progress: Progress | None,
     ) -> None:
-        self.path, self.journal, self.index, self.loop = path, journal, index, loop
-        self.policy, self.progress = policy, progress
+        self.opened, self.journal, self.index, self.loop = opened, journal, index, loop
+        self.progress = progress
         self.repaired, self.entries, self.unreadable = 0, 0, 0
         self.is_clean = True
         self.is_stopped = False
 
     def run(self) -> None:
         """Replay and repair; :attr:`is_clean` says whether there was nothing to do."""
-        with open_snapshot(self.path, policy=self.policy) as snapshot, replayed(snapshot, self._advance) as replay:
+        with self.opened() as snapshot, replayed(snapshot, self._advance) as replay:
             self.entries, self.unreadable = replay.entries, len(replay.unreadable)
             for differences in _chunks(replay.differences()):
                 self.is_clean = False
@@ -182,6 +278,13 @@ def _repair_one(tx: JournalTransaction, index: SessionIndexStore | None, change:
         if found_state(tx, number, change.primary_key) != change.found:
             return False
         tx.put_key_state(number, change.primary_key, change.expected)
+        return True
+    if isinstance(change, TextDifference):
+        # What it is found by now cannot be told in a transaction that writes; the next round sees if it was changed.
+        text = change.expected
+        tx.put_text(
+            tx.store_number(change.store), change.entry_id, text.scope if text else "", text.text if text else None
+        )
         return True
     if index is None:
         return False

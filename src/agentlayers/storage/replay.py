@@ -1,8 +1,8 @@
 """
 Bring read models up again from the entries alone, beside the ones a journal has, and tell where the two differ.
 
-The entries are read from one snapshot of the file; what is made of them goes to a temporary database, so that memory
-does not grow with the journal. Nothing of the replica is changed here.
+The entries are read from one snapshot; what is made of them goes to a temporary database, so that memory does not
+grow with the journal. Nothing of the replica is changed here.
 
 Three things are no function of the entries that are held, and are taken over from the journal: what a key's compacted
 versions had seen, the highest sequence number of a session whose messages were compacted, and which messages were
@@ -27,8 +27,8 @@ from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.primitives import EntryRow, UnappliedRow
 from agentlayers.journal.projection import apply_rows
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
-from agentlayers.journal.sqlite.state_codec import decode_state
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction
+from agentlayers.journal.state_codec import decode_state
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.limits import JOURNAL_PAGE_BYTES_MAX
@@ -36,13 +36,15 @@ from agentlayers.storage.artifact_index import STORE as ARTIFACTS
 from agentlayers.storage.artifact_index import ArtifactRow
 from agentlayers.storage.chat_index import STORE as CHAT_HISTORY
 from agentlayers.storage.chat_index import carry_over
+from agentlayers.storage.chat_search import has_backlog
+from agentlayers.storage.replay_source import IndexedText, ReplaySource
 from agentlayers.storage.session_index import SessionMeta, session_meta, session_metas
-from agentlayers.storage.snapshot import JournalSnapshot
 
 __all__ = [
     "IndexGap",
     "KeyDifference",
     "Replay",
+    "TextDifference",
     "UnreadableEntry",
     "ValueDifference",
     "found_state",
@@ -89,6 +91,23 @@ class KeyDifference(NamedTuple):
     expected: KeyState
 
 
+class TextDifference(NamedTuple):
+    """
+    An entry that is not found by the text it has.
+
+    Attributes:
+        store: The store.
+        entry_id: The entry.
+        found: What it is found by; :obj:`None` for nothing.
+        expected: What a replay gives; :obj:`None` for nothing.
+    """
+
+    store: str
+    entry_id: bytes
+    found: IndexedText | None
+    expected: IndexedText | None
+
+
 class IndexGap(NamedTuple):
     """
     A session that a store has something of, but that the session index does not list, or with a shorter time.
@@ -120,16 +139,32 @@ class Replay:
         unreadable: Those that could not be taken into account.
     """
 
-    snapshot: JournalSnapshot
+    snapshot: ReplaySource
     scratch: ReplayTransaction
     entries: int = 0
     unreadable: list[UnreadableEntry] = field(default_factory=list)
 
-    def differences(self) -> Iterator[ValueDifference | KeyDifference]:
+    def differences(self) -> Iterator[ValueDifference | KeyDifference | TextDifference]:
         """Iterate over what differs between the journal and the replay, store by store, in key order."""
         for store in self.snapshot.known_stores:
             yield from self._key_differences(store)
             yield from self._value_differences(store)
+            if self.snapshot.lists_texts:
+                yield from self._text_differences(store)
+
+    def _text_differences(self, store: str) -> Iterator[TextDifference]:
+        number = self.snapshot.tx.store_number(store)
+        for found in self.snapshot.texts(number):
+            expected = self.scratch.expected_text(number, found.entry_id)
+            if found != expected:
+                yield TextDifference(store, found.entry_id, found, expected)
+        # A file from before there was an index is brought up at the first search.
+        backlog = self.snapshot.tx.text_backlog() if has_backlog(self.snapshot.tx) else 0
+        for expected in self.scratch.expected_texts(number):
+            if self.snapshot.text_of(number, expected.entry_id) is None:
+                row = self.snapshot.tx.find_row(number, expected.entry_id)
+                if row is not None and row.position > backlog:
+                    yield TextDifference(store, expected.entry_id, None, expected)
 
     def _value_differences(self, store: str) -> Iterator[ValueDifference]:
         start = pack_key(store)
@@ -150,17 +185,16 @@ class Replay:
                 left, right = next(found, None), next(expected, None)
 
     def _key_differences(self, store: str) -> Iterator[KeyDifference]:
-        number = self.snapshot.tx.store_number(store)
-        query = "SELECT primary_key, state FROM key_state WHERE store = ? ORDER BY primary_key"
-        for primary_key, data in self.snapshot.connection.execute(query, (number,)):
-            found = _decoded_state(data)
-            expected = self.scratch.key_state(number, primary_key)
-            if expected is not None and not _is_same(found, expected):
+        tx = self.snapshot.tx
+        number = tx.store_number(store)
+        for primary_key, expected in self.scratch.written_states(number):
+            found = found_state(tx, number, primary_key)
+            if not _is_same(found, expected):
                 yield KeyDifference(store, primary_key, found, expected)
-        for primary_key, data in self.scratch.connection.execute(query, (number,)):
-            is_there = "SELECT 1 FROM key_state WHERE store = ? AND primary_key = ?"
-            if self.snapshot.connection.execute(is_there, (number, primary_key)).fetchone() is None:
-                yield KeyDifference(store, primary_key, None, decode_state(data))
+        for primary_key in self.snapshot.listed_keys(number):
+            found = found_state(tx, number, primary_key)
+            if found is not None and found.heads and not self.scratch.has_state(number, primary_key):
+                yield KeyDifference(store, primary_key, found, found._replace(heads=()))
 
     def index_gaps(self) -> Iterator[IndexGap]:
         """Iterate over sessions that are missing in the session index, or stand there with too short a time."""
@@ -195,13 +229,6 @@ def found_state(tx: JournalTransaction, store: int, primary_key: str) -> KeyStat
         return None
 
 
-def _decoded_state(data: bytes) -> KeyState | None:
-    try:
-        return decode_state(data)
-    except (ValueError, TypeError):
-        return None
-
-
 def _is_same(found: KeyState | None, expected: KeyState) -> bool:
     return (
         found is not None
@@ -212,12 +239,21 @@ def _is_same(found: KeyState | None, expected: KeyState) -> bool:
 
 
 class ReplayTransaction(SQLiteTransaction):
-    """Entries of a snapshot, read models and states of keys of a temporary database."""
+    """Entries of a snapshot; read models, states of keys and texts of a temporary database."""
 
-    def __init__(self, snapshot: JournalSnapshot, connection: sqlite3.Connection) -> None:
-        super().__init__(snapshot.registry, connection, path=Path("replay"), read_only=False, stores=snapshot.tx.stores)
+    def __init__(self, snapshot: ReplaySource, connection: sqlite3.Connection) -> None:
+        super().__init__(snapshot.registry, connection, path=Path("replay"), read_only=False, stores={})
         self.source = snapshot.tx
         self.connection = connection
+        self._replayed_texts: dict[tuple[int, bytes], IndexedText | None] = {}
+
+    def store_number(self, name: str) -> int:
+        """Return the number the snapshot has for a store."""
+        return self.source.store_number(name)
+
+    def store_name(self, number: int) -> str:
+        """Return the name the snapshot has for a store."""
+        return self.source.store_name(number)
 
     def find_row(self, store: int | None, entry_id: bytes) -> EntryRow | None:
         """Look an entry up in the snapshot."""
@@ -245,9 +281,52 @@ class ReplayTransaction(SQLiteTransaction):
             state = None if state is None else state._replace(heads=())
         return state
 
+    # -- keys ----------------------------------------------------------------------------------------------
+    def written_states(self, store: int) -> Iterator[tuple[str, KeyState]]:
+        """Iterate over the keys that have entries, and what these give."""
+        query = "SELECT primary_key, state FROM key_state WHERE store = ? ORDER BY primary_key"
+        return ((key, decode_state(data)) for key, data in self.connection.execute(query, (store,)))
+
+    def has_state(self, store: int, primary_key: str) -> bool:
+        """Tell whether a key has entries."""
+        query = "SELECT 1 FROM key_state WHERE store = ? AND primary_key = ?"
+        return self.connection.execute(query, (store, primary_key)).fetchone() is not None
+
+    # -- texts ---------------------------------------------------------------------------------------------
+    def put_text(self, store: int, entry_id: bytes, scope: str, text: str | None) -> None:
+        """Note the text an entry would be found by."""
+        noted = None if text is None else IndexedText(entry_id, text, scope)
+        self._set(self._replayed_texts, (store, entry_id), noted)
+
+    def flush(self) -> None:
+        """Write what is still kept in Python."""
+        super().flush()
+        for (store, entry_id), noted in self._replayed_texts.items():
+            self.connection.execute("DELETE FROM replayed_text WHERE store = ? AND id = ?", (store, entry_id))
+            if noted is not None:
+                self.connection.execute("INSERT INTO replayed_text VALUES (?, ?, ?, ?)", (store, *noted))
+
+    def expected_text(self, store: int, entry_id: bytes) -> IndexedText | None:
+        """Return the text an entry would be found by."""
+        query = "SELECT id, text, scope FROM replayed_text WHERE store = ? AND id = ?"
+        row = self.connection.execute(query, (store, entry_id)).fetchone()
+        return None if row is None else IndexedText._make(row)
+
+    def expected_texts(self, store: int) -> Iterator[IndexedText]:
+        """Iterate over the texts entries would be found by."""
+        query = "SELECT id, text, scope FROM replayed_text WHERE store = ? ORDER BY id"
+        return map(IndexedText._make, self.connection.execute(query, (store,)))
+
+
+_TEXT_TABLE: Final = """
+CREATE TABLE replayed_text (
+    store INTEGER NOT NULL, id BLOB NOT NULL, text TEXT NOT NULL, scope TEXT NOT NULL, PRIMARY KEY (store, id)
+) WITHOUT ROWID
+"""
+
 
 @contextmanager
-def replayed(snapshot: JournalSnapshot, progress: Progress | None = None) -> Iterator[Replay]:
+def replayed(snapshot: ReplaySource, progress: Progress | None = None) -> Iterator[Replay]:
     """
     Replay all entries of the stores that are known.
 
@@ -263,6 +342,7 @@ def replayed(snapshot: JournalSnapshot, progress: Progress | None = None) -> Ite
     with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as connection:
         JOURNAL_FORMAT.migrate(connection)
         connection.execute("PRAGMA synchronous=OFF")
+        connection.execute(_TEXT_TABLE)
         connection.execute("BEGIN")
         tx = ReplayTransaction(snapshot, connection)
         if CHAT_HISTORY in snapshot.known_stores:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import builtins
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
 
 from agentlayers.errors import UsageError
+from agentlayers.eventlog.subscription import reread
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.key_value.keys import pack_key, prefix_end
@@ -36,6 +37,8 @@ SessionOrder = Literal["updated_at", "created_at"]
 
 Direction = Literal["asc", "desc"]
 """Lowest or highest first; ties are broken by session id in the same direction."""
+
+T = TypeVar("T")
 
 _STORE: Final = "session_index"
 _TIMES: Final = struct.Struct(">QQ")
@@ -247,6 +250,14 @@ class SessionIndexStore:
             return [value[_TIMES.size :].decode() for _key, value in tx.scan(start, prefix_end(start))]
 
         return await self.journal.read(work)
+
+    def watch(self, read: Callable[[], Awaitable[T]]) -> AsyncGenerator[T]:
+        """
+        Yield what ``read`` returns now, and again whenever entries of the index's journal made it another.
+
+        For instance ``index.watch(lambda: index.list(limit=20))``; see :meth:`JournaledStore.watch`.
+        """
+        return reread(self.journal, read)
 
     # -- layers ------------------------------------------------------------------------------------
     @classmethod

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from agentlayers.journal.conflict_policy import ConflictPolicy
 from agentlayers.journal.entry import Entry, StoredEntry
+from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.registry import JournalRegistry
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction
 from agentlayers.storage.journal_file import entry_rows, open_journal_file
+from agentlayers.storage.replay_source import IndexedText
 from agentlayers.storage.replica_store import has_index, replica_schemas, stores_of_file
 
 __all__ = ["JournalSnapshot", "open_snapshot"]
+
+
+_TEXT_TABLES: Final = (("text_index", "rowid"), ("text_waiting", "position"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,37 @@ class JournalSnapshot:
         """Whether the stores of the file keep the session index with them."""
         return has_index(self.path)
 
+    @property
+    def lists_texts(self) -> bool:
+        """Whether texts can be compared: all of them are in the index, or wait for it."""
+        return True
+
+    def listed_keys(self, store: int) -> Iterator[str]:
+        """Iterate over the keys something is noted of, also those without entries."""
+        query = "SELECT primary_key FROM key_state WHERE store = ? ORDER BY primary_key"
+        return (key for (key,) in self.connection.execute(query, (store,)))
+
+    def texts(self, store: int) -> Iterator[IndexedText]:
+        """Iterate over the texts that entries are found by, in no order."""
+        for table, column in _TEXT_TABLES:
+            query = (
+                f"SELECT entry.id, text, scope FROM {table} JOIN entry ON entry.position = {table}.{column} "
+                f"WHERE {table}.store = ?"
+            )
+            yield from map(IndexedText._make, self.connection.execute(query, (store,)))
+
+    def text_of(self, store: int, entry_id: bytes) -> IndexedText | None:
+        """Return the text one entry is found by."""
+        (found,) = self.connection.execute(
+            "SELECT max(position) FROM entry WHERE id = ? AND store = ?", (entry_id, store)
+        ).fetchone()
+        for table, column in _TEXT_TABLES:
+            query = f"SELECT text, scope FROM {table} WHERE {column} = ? AND store = ?"
+            row = self.connection.execute(query, (found, store)).fetchone()
+            if row is not None:
+                return IndexedText(entry_id, *row)
+        return None
+
     def entries(self, *, store: str | None = None, after: int = 0, newest_first: bool = False) -> Iterator[StoredEntry]:
         """Iterate over entries in local arrival order or against it, one in memory at a time."""
         numbers = {name: number for number, name in self.store_names.items()}
@@ -70,13 +107,16 @@ class JournalSnapshot:
 
 
 @contextmanager
-def open_snapshot(path: Path, *, policy: ConflictPolicy | None = None) -> Iterator[JournalSnapshot]:
+def open_snapshot(
+    path: Path, *, policy: ConflictPolicy | None = None, schemas: Mapping[str, StoreSchema] | None = None
+) -> Iterator[JournalSnapshot]:
     """
     Open one moment of a journal file.
 
     Args:
         path: The file.
         policy: Decides what is shown of concurrent versions; last write wins if not given.
+        schemas: The stores that are known; those a tool knows if not given.
 
     Raises:
         StorageUnavailableError: The file cannot be read.
@@ -85,8 +125,10 @@ def open_snapshot(path: Path, *, policy: ConflictPolicy | None = None) -> Iterat
     """
     with JOURNAL_FORMAT.translated("read", path), closing(open_journal_file(path)) as connection:
         registry = JournalRegistry(clock=time.time, random=None)
-        schemas = replica_schemas(policy, with_index=has_index(path))
-        registry.schemas.update((name, schemas[name]) for name in stores_of_file(path))
+        if schemas is None:
+            known = replica_schemas(policy, with_index=has_index(path))
+            schemas = {name: known[name] for name in stores_of_file(path)}
+        registry.schemas.update(schemas)
         names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store ORDER BY number"))
         tx = SQLiteTransaction(
             registry, connection, path=path, read_only=True, stores={name: number for number, name in names.items()}

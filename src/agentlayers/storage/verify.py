@@ -25,7 +25,7 @@ from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.digest import Digest, digest_of_sorted
 from agentlayers.storage.event_groups import UNSYNCED_EVENTS
 from agentlayers.storage.journal_file import journal_files
-from agentlayers.storage.replay import Replay, ValueDifference, read_model_digest, replayed
+from agentlayers.storage.replay import Replay, TextDifference, ValueDifference, read_model_digest, replayed
 from agentlayers.storage.snapshot import JournalSnapshot, open_snapshot
 
 __all__ = ["Finding", "Severity", "VerifiedFile", "VerifyReport", "verify"]
@@ -218,12 +218,12 @@ class _File:
         remotes = {number for (number,) in self.snapshot.connection.execute("SELECT number FROM remote")}
         for position, store, entry_id, event, primary_key, payload, outbound, origin, _, _, checksum in rows:
             where = f"entry {entry_id.hex()} at position {position}"
-            if checksum is not None and checksum != entry_checksum(entry_id, event, primary_key, payload):
+            if len(entry_id) != ENTRY_ID_BYTES:
+                self._fault("entry", f"{where}: an id of {len(entry_id)} bytes")
+            elif checksum not in (None, entry_checksum(entry_id, event, primary_key, payload)):
                 self._fault("entry", f"{where}: it is not what was written; restore the file from a backup")
                 damaged += 1
                 continue
-            if len(entry_id) != ENTRY_ID_BYTES:
-                self._fault("entry", f"{where}: an id of {len(entry_id)} bytes")
             elif entry_id_millis(entry_id) > ahead:
                 self._tell(Severity.NOTE, "clock", f"{where}: its time lies ahead of this machine's clock")
             if store not in self.snapshot.store_names:
@@ -257,12 +257,19 @@ class _File:
                     self._fault(
                         "remote", f"remote {remote.remote_id.hex()} is noted to have entries that were never here"
                     )
-            for unapplied in self.snapshot.tx.unapplied(store):
-                where = f"entry {unapplied.stored.entry.id.hex()} of {store}"
-                self._fault("unapplied", f"{where} is not in its read model: {unapplied.error}")
+            self._check_unapplied(store)
             quarantined = len(self.snapshot.tx.quarantined(store))
             if quarantined:
                 self._tell(Severity.NOTE, "quarantine", f"{store}: {quarantined} kept aside; see 'journal stats'")
+
+    def _check_unapplied(self, store: str) -> None:
+        for unapplied in self.snapshot.tx.unapplied(store):
+            where = f"entry {unapplied.stored.entry.id.hex()} of {store}"
+            if unapplied.attempts > 0:
+                self._fault("unapplied", f"{where} is not in its read model: {unapplied.error}")
+            else:
+                text = f"{where} is kept, but not understood until a release knows its event: {unapplied.error}"
+                self._tell(Severity.NOTE, "not_understood", text)
 
     def _check_replay(self, replay: Replay) -> None:
         for row, reason in replay.unreadable:
@@ -270,6 +277,8 @@ class _File:
         for difference in replay.differences():
             if isinstance(difference, ValueDifference):
                 self._fault("read_model", _difference_text(difference))
+            elif isinstance(difference, TextDifference):
+                self._fault("text_index", _text_difference_text(difference))
             else:
                 text = f"{difference.store}: key {difference.primary_key!r} has other heads than its versions give"
                 self._fault("heads", text)
@@ -287,6 +296,16 @@ def _difference_text(difference: ValueDifference) -> str:
         what = "differs from what the entries give"
     key = difference.key[len(difference.store) + 1 :]
     return f"{difference.store}: row {_printable(key)} {what}; 'journal rebuild' repairs it"
+
+
+def _text_difference_text(difference: TextDifference) -> str:
+    if difference.found is None:
+        what = "is not found by its text"
+    elif difference.expected is None:
+        what = "is found by a text, though it is not to be found"
+    else:
+        what = "is found by another text than it has"
+    return f"{difference.store}: entry {difference.entry_id.hex()} {what}; 'journal rebuild' repairs it"
 
 
 def _printable(key: bytes) -> str:

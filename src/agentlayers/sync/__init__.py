@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule, exponential, fixed
-    from agentlayers.sync.service import DEFAULT_STORES, SyncService
+    from agentlayers.sync.flags import DEFAULT_STORES
+    from agentlayers.sync.service import SyncService
     from agentlayers.sync.status import (
         QuarantinedEntry,
         RemoteReport,
@@ -33,7 +34,7 @@ __all__ = [
 
 _MODULES = {
     "DEFAULT_SCHEDULE": "schedule",
-    "DEFAULT_STORES": "service",
+    "DEFAULT_STORES": "flags",
     "QuarantinedEntry": "status",
     "RemoteReport": "status",
     "Schedule": "schedule",

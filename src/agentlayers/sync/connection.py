@@ -141,7 +141,7 @@ class ConnectionWorker:
             self._encryption,
             clock=self._clock,
             changed=self._changed,
-            patience=min(2.0**self._breaks, _PATIENCE_MAX),
+            patience=min(2.0 ** min(self._breaks, 10), _PATIENCE_MAX),
         )
         self.link = link
         try:

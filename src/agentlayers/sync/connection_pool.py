@@ -127,14 +127,21 @@ class ConnectionPool:
             await self.until_connected()
             try:
                 for registration in registrations:
-                    link, replication = await self._until_linked(registration)
+                    link, replication = await self.until_linked(registration)
                     await link.while_open(replication.settle())
                 return
             except ConnectionLostError:
                 # It was open and broke; the next attempt tells whether the server is still there.
                 continue
 
-    async def _until_linked(self, registration: Registration) -> tuple[Link, Replication]:
+    async def until_linked(self, registration: Registration) -> tuple[Link, Replication]:
+        """
+        Wait for the connection that replicates a store.
+
+        Raises:
+            StateError: The store was closed meanwhile.
+            AgentLayersError: Why an attempt to connect failed.
+        """
         while (found := self.link_of(registration)) is None:
             if not any(registration.public_key in worker.assigned for worker in self._workers):
                 raise StateError(f"store {registration.store!r} was closed meanwhile")

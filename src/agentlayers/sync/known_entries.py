@@ -39,6 +39,17 @@ class KnownEntries:
 
     def add(self, sequences: Sequence[int], entry_ids: Sequence[bytes]) -> None:
         """Fold in what the server said of some entries; duplicates, and what is covered already, are left out."""
+        count = len(sequences)
+        if (
+            self.digest is not None
+            and count == len(entry_ids)
+            and list(sequences) == [*range(self.cursor, self.cursor + count)]
+        ):
+            # In order and with nothing missing, as nearly always.
+            if count:
+                self.digest = extend_digest(self.digest, self.cursor, entry_ids)[-1]
+                self.cursor += count
+            return
         fresh = {
             sequence: entry_id
             for sequence, entry_id in zip(sequences, entry_ids, strict=True)

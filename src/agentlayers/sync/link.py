@@ -287,7 +287,7 @@ class Link:
         """Ask whether the server is there and, if it can tell, whether it has what we believe it has."""
         if not self.session.compares_digests:
             return self.session.ping()
-        asking = {key: one for key, one in self.replications.items() if one.has_resumed}
+        asking = {key: one for key, one in self.replications.items() if one.has_resumed and one.follows}
         ping_id = self.session.ping({key: one.pull.cursor for key, one in asking.items()})
         for one in asking.values():
             one.asked(ping_id)

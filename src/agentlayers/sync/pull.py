@@ -128,6 +128,13 @@ class Pull:
             self.arrived_at = asyncio.get_running_loop().time()
         await self._inbox.put(message)
 
+    async def take(self, sealed: Sequence[RemoteEncryptedEntry]) -> None:
+        """Take over entries that were asked for by id; the cursor stays where it is."""
+        step = _Step(known=self.known.copy())
+        self._open(sealed, step)
+        if sealed:
+            self._note_taken(step, await self._log.journal.transact(lambda tx: self._apply(tx, step)))
+
     async def run(self) -> None:
         """Bring what arrives into the journal, for as long as the connection lasts."""
         committing: asyncio.Task[None] | None = None
@@ -247,6 +254,11 @@ class Pull:
         return result
 
     def _note(self, step: _Step, result: RemoteWriteResult | None) -> None:
+        self.cursor = self._registration.next_sequence = step.cursor
+        self.known = step.known
+        self._note_taken(step, result)
+
+    def _note_taken(self, step: _Step, result: RemoteWriteResult | None) -> None:
         registration = self._registration
         for sealed, reason in step.reported:
             logger.warning(
@@ -257,13 +269,13 @@ class Pull:
                 reason=reason,
             )
             registration.keep_out(sealed.entry_id, sealed.sequence, reason)
-        self.cursor = registration.next_sequence = step.cursor
-        self.known = step.known
         if step.positions:
             registration.acknowledged(len(step.positions), self._clock())
             self.was_useful = True
         if result is not None:
             registration.received += len(result.written)
+            # What the server turned out to have is no longer pending.
+            registration.is_relayed_stale = registration.is_relayed_stale or result.duplicates > 0
             self.was_useful = self.was_useful or bool(result.written)
             self._note_set_aside(step, result.quarantined)
         self._changed.notify()

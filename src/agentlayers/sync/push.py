@@ -130,8 +130,12 @@ class Push:
     def close(self) -> None:
         """Forget what was to be done later."""
         self._may_relay = False
-        if self._relay_timer is not None:
-            self._relay_timer.cancel()
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        timer, self._relay_timer = self._relay_timer, None
+        if timer is not None:
+            timer.cancel()
 
     # -- what others wait for -------------------------------------------------------------------
     async def until_relayable(self) -> None:
@@ -154,6 +158,7 @@ class Push:
         """
         courses = [self._own]
         if relayed and self._may_relay and self.has_relayable:
+            self._stop_timer()
             self._others.hurry = self._others.reads_started + 1
             self._others.is_woken = True
             courses.append(self._others)

@@ -25,11 +25,12 @@ class Registration:
     Attributes:
         log: The store.
         enabled: Whether its sync flag is on.
+        on_demand: Entries are sent, but those of others only fetched by id.
         relay: Whether the server is sent what came from other servers; :obj:`None`: if it is one of ours, and there are
             several.
         pending: Entries to be sent that the server is not known to have, as last counted.
         is_stale: Something was written since ``pending`` was counted.
-        is_relayed_stale: Something came from another server since then.
+        is_relayed_stale: Since then something came from another server, or this one turned out to have something.
         next_sequence: First sequence of the server not held here.
         remote_id: The server that was last spoken to.
         sent: Entries acknowledged since the process started.
@@ -42,10 +43,17 @@ class Registration:
     """
 
     def __init__(
-        self, log: EventLog, *, enabled: bool, relay: bool | None = None, random: Random | None = None
+        self,
+        log: EventLog,
+        *,
+        enabled: bool,
+        on_demand: bool = False,
+        relay: bool | None = None,
+        random: Random | None = None,
     ) -> None:
         self.log = log
         self.enabled = enabled
+        self.on_demand = on_demand
         self.relay = relay
         self._random = random or Random()
         self.pending: int | None = None
@@ -61,6 +69,7 @@ class Registration:
         self.must_start_over = False
         self.quarantine: deque[QuarantinedEntry] = deque(maxlen=_QUARANTINE_MAX)
         self._quarantined = 0
+        self._changes = 0
         self._last_acknowledged: float | None = None
 
     @property
@@ -75,12 +84,13 @@ class Registration:
 
     def note_commit(self, commit: Commit) -> None:
         """Take note that the journal got entries: until it is counted, at least one own entry may be pending."""
+        self._changes += 1
         if commit.has_own(self.store):
             self.is_stale = True
             if self.pending is not None:
                 self.pending = max(1, self.pending)
         if self.relay is not False and commit.has_received(self.store, other_than=self.remote_id or b""):
-            self.is_stale = self.is_relayed_stale = True
+            self.is_relayed_stale = True
 
     def relay_pause_seconds(self) -> float:
         """Return how long to wait before something is relayed; it differs each time."""
@@ -88,10 +98,12 @@ class Registration:
 
     def counted(self, pending: int) -> None:
         """Note how many entries are pending."""
+        self._changes += 1
         self.pending, self.is_stale, self.is_relayed_stale = pending, False, False
 
     def acknowledged(self, count: int, now: float) -> None:
         """Note that the server durably holds ``count`` more of our entries."""
+        self._changes += 1
         self.sent += count
         self._last_acknowledged = now
         if self.pending is not None:
@@ -104,11 +116,16 @@ class Registration:
 
     async def recount(self) -> None:
         """Count again what is pending, if something was written since and a server is known."""
-        if self.remote_id is None or not self.is_stale:
+        if self.remote_id is None or not (self.is_stale or self.is_relayed_stale):
             return
         self.is_stale = self.is_relayed_stale = False
+        changes = self._changes
         state = await self.log.journal.remote_state(self.store, self.remote_id)
-        self.pending, self.next_sequence = state.pending, state.next_sequence
+        if changes == self._changes:
+            self.pending, self.next_sequence = state.pending, state.next_sequence
+        else:
+            # Something was acknowledged or written while the journal was read: what it said is of no use.
+            self.is_stale = self.is_relayed_stale = True
 
     def status(self) -> StoreStatus:
         """Return the counters as a value."""

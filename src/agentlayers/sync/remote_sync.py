@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from agentlayers import limits
@@ -14,6 +14,7 @@ from agentlayers.journal.event_journal import Commit
 from agentlayers.logs import get_logger
 from agentlayers.sync.connection import ConnectionWorker
 from agentlayers.sync.connection_pool import ConnectionPool, OnHello
+from agentlayers.sync.flags import SyncFlag
 from agentlayers.sync.registration import Registration
 from agentlayers.sync.schedule import Schedule
 from agentlayers.sync.signal import Signal
@@ -93,9 +94,10 @@ class RemoteSync:
 
     # -- stores ---------------------------------------------------------------------------------
 
-    def add(self, log: EventLog, *, enabled: bool) -> None:
+    def add(self, log: EventLog, *, flag: SyncFlag) -> None:
         """Let a store take part."""
-        registration = Registration(log, enabled=enabled, relay=self._relay, random=self._random)
+        enabled, on_demand = flag is not False, flag == "on_demand"
+        registration = Registration(log, enabled=enabled, on_demand=on_demand, relay=self._relay, random=self._random)
         self.registrations[log.store] = registration
         if enabled:
             self._pool.assign(registration)
@@ -126,6 +128,31 @@ class RemoteSync:
                 await link.while_open(replication.flush())
         except (TimeoutError, TransportError):
             logger.info("sync_flush_incomplete", store=store, url=self.url)
+
+    async def fetch(self, store: str, entry_ids: Sequence[bytes]) -> list[bytes]:
+        """
+        Take over entries by id, connecting if necessary.
+
+        Returns:
+            The ids the server does not have.
+
+        Raises:
+            StateError: This server does not offer it.
+            AgentLayersError: Why an attempt to connect failed.
+        """
+        self.start()
+        await self._pool.until_connected()
+        link, replication = await self._pool.until_linked(self.registrations[store])
+        left, missing = list(entry_ids), list[bytes]()
+        while left:
+            batch = left[: limits.FETCH_ENTRIES_MAX]
+            answer = await link.fetch(replication.registration.public_key, batch)
+            answered = batch[: len(batch) - len(answer.unanswered)]
+            found = {entry.entry_id for entry in answer.entries}
+            missing += [entry_id for entry_id in answered if entry_id not in found]
+            await replication.pull.take(answer.entries)
+            left = left[len(answered) :]
+        return missing
 
     async def settle(self, deadline: float, timeout_seconds: float) -> None:
         """

@@ -46,7 +46,8 @@ class Replication:
         registration: The store.
         push: The sending half.
         pull: The receiving half.
-        has_resumed: Whether changes were asked for on this connection.
+        follows: Whether changes are asked for; not where entries are fetched on demand instead.
+        has_resumed: Whether this connection knows where it goes on.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Replication:
         self._session, self._remote_id, self._url = session, remote_id, url
         self._flush, self._changed, self._patience = flush, changed, patience
         self._clock = clock
+        self.follows = not (registration.on_demand and session.fetches)
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._stop_listening: Callable[[], None] | None = None
         self.has_resumed = False
@@ -164,16 +166,22 @@ class Replication:
         self.pull.cursor = registration.next_sequence = state.next_sequence
         self.pull.arrived_at = asyncio.get_running_loop().time()
         self._resumed_at = state.next_sequence
-        credit = limits.PULL_CREDIT_BYTES if self._session.takes_credit else None
-        self._session.request_changes(log.public_key, state.next_sequence, credit)
         self.has_resumed = True
-        # The answer says where the server is, even if nothing else is said on this connection.
-        if self._session.compares_digests:
-            self.asked(self._session.ping({log.public_key: state.next_sequence}))
-        elif extensions is not None:
-            self._session.write_entries(log.public_key, ())
+        if self.follows:
+            self._ask(state.next_sequence)
         self._flush()
         self._changed.notify()
+
+    def _ask(self, next_sequence: int) -> None:
+        """Follow the store, and have the server say where it is."""
+        public_key = self.registration.public_key
+        credit = limits.PULL_CREDIT_BYTES if self._session.takes_credit else None
+        self._session.request_changes(public_key, next_sequence, credit)
+        # The answer says where the server is, even if nothing else is said on this connection.
+        if self._session.compares_digests:
+            self.asked(self._session.ping({public_key: next_sequence}))
+        elif self._session.extensions is not None:
+            self._session.write_entries(public_key, ())
 
     def _grant(self, amount: int) -> None:
         """Let the server send more of this store."""
@@ -298,7 +306,7 @@ class Replication:
 
     def leave(self) -> None:
         """Tell the server not to send more of this store."""
-        if self.has_resumed and self._session.error is None:
+        if self.has_resumed and self.follows and self._session.error is None:
             self._session.stop_changes(self.registration.public_key)
             self._flush()
 
@@ -315,6 +323,7 @@ class Replication:
 
         Cancelled with the connection.
         """
+        await self._changed.until(lambda: self.has_resumed)
         if self.push.has_relayable and self._relay_mode is not RelayMode.NEVER:
             await self._caught_up()
             self.push.relay()

@@ -16,13 +16,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import StateError
+from agentlayers.errors import AgentLayersError, SettingsError, StateError, TransportError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
+from agentlayers.sync.flags import SyncFlag, checked_flags, flag_of
 from agentlayers.sync.remote_sync import RemoteSync
 from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule
 from agentlayers.sync.signal import Signal
-from agentlayers.sync.status import QuarantinedEntry, SyncReport, SyncStatus, combined_status, report_since
+from agentlayers.sync.status import (
+    QuarantinedEntry,
+    SyncReport,
+    SyncStatus,
+    combined_status,
+    report_since,
+)
 from agentlayers.transport.offline import OfflineTransport
 from agentlayers.transport.transport import Transport
 
@@ -30,15 +37,7 @@ if TYPE_CHECKING:
     from agentlayers.layer import Layer
     from agentlayers.transport.memory import ServeMemory
 
-__all__ = ["DEFAULT_STORES", "SyncService"]
-
-DEFAULT_STORES: Final[Mapping[str, bool]] = {
-    "audit_log": True,
-    "chat_history": False,
-    "artifacts": False,
-    "agent_sessions": False,
-}
-"""Sync flags where none is given; a store that is not named anywhere is not synced."""
+__all__ = ["SyncService"]
 
 _NOT_OPEN: Final = "the sync service is not open: enter it with 'async with' first"
 
@@ -65,12 +64,15 @@ class SyncService:
         relay: Send servers also what came from others. If not given: servers of ours are, as soon as
             a store was synced with several; stock servers are not.
         encryption: Seals entries before they leave and opens those that arrive.
-        stores: Sync flags by store name, on top of :data:`DEFAULT_STORES`.
+        stores: Sync flags by store name, on top of :data:`~agentlayers.sync.flags.DEFAULT_STORES`.
         schedule: When to connect again; jittered exponential up to 5 s if not given.
         interval_seconds: Look for work and try to connect at least this often; a safety net only,
             since changes are pushed as they happen.
         clock: Wall-clock time in seconds, for what the status shows.
         random: Source of jitter.
+
+    Raises:
+        SettingsError: Two servers have one address.
     """
 
     def __init__(
@@ -80,23 +82,25 @@ class SyncService:
         *,
         remotes: Sequence[Transport] = (),
         relay: bool | None = None,
-        stores: Mapping[str, bool] | None = None,
+        stores: Mapping[str, SyncFlag] | None = None,
         schedule: Schedule | None = None,
         interval_seconds: float | None = None,
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
         self._encryption, self._relay = encryption, relay
-        self._stores = {**DEFAULT_STORES, **(stores or {})}
+        self._stores = checked_flags(stores)
         self._schedule = schedule or DEFAULT_SCHEDULE
         self._interval_seconds = interval_seconds
         self._clock, self._random = clock, random or Random()
         self._logs: dict[str, EventLog] = {}
-        self._enabled: dict[str, bool] = {}
+        self._flags: dict[str, SyncFlag] = {}
         self._stop_listening: dict[str, Callable[[], None]] = {}
         self._changed = Signal()
         self._remotes: dict[str, RemoteSync] = {}
         for one in (transport, *remotes):
+            if one.url in self._remotes:
+                raise SettingsError(setting="remotes", value=one.url, expected="servers with different addresses")
             self._add_remote(one)
         self._interval: asyncio.Task[None] | None = None
         self._is_open = False
@@ -265,7 +269,7 @@ class SyncService:
             self._remotes.pop(OfflineTransport.url, None)
         self._remotes[transport.url] = remote
         for store, log in self._logs.items():
-            remote.add(log, enabled=self._enabled[store])
+            remote.add(log, flag=self._flags[store])
 
     def _remote(self, url: str) -> RemoteSync:
         if url not in self._remotes:
@@ -299,10 +303,10 @@ class SyncService:
                 self._changed.notify()
 
         self._logs[log.store] = log
-        self._enabled[log.store] = self._stores.get(log.store, False) if enabled is None else enabled
+        self._flags[log.store] = flag_of(self._stores, log.store) if enabled is None else enabled
         self._stop_listening[log.store] = log.journal.on_commit(note_commit)
         for remote in self._remotes.values():
-            remote.add(log, enabled=self._enabled[log.store])
+            remote.add(log, flag=self._flags[log.store])
         self._changed.notify()
 
         async def unregister() -> None:
@@ -362,6 +366,40 @@ class SyncService:
         return report_since(
             [replace(remote.counts(), error=errors.get(remote.url)) for remote in remotes], before, seconds
         )
+
+    async def fetch(self, store: str, entry_ids: Sequence[bytes], timeout_seconds: float = 30.0) -> list[bytes]:
+        """
+        Fetch entries by id, from whichever server has them; needed for a store that is synced on demand.
+
+        Args:
+            store: Theirs.
+            entry_ids: Those held already are fetched again, and change nothing.
+            timeout_seconds: For all of it.
+
+        Returns:
+            The ids that no server has.
+
+        Raises:
+            StateError: The service is not open, has no server, or does not sync this store; or no server offers it.
+            ConnectError: Nobody answers.
+            TransportError: It was not done in time. What was fetched stays.
+        """
+        self._require_server()
+        if not self._flags.get(store, False):
+            raise StateError(f"store {store!r} is not synced, so nothing can be fetched; switch its sync flag on")
+        missing, errors = list(entry_ids), list[AgentLayersError]()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                for remote in list(self._remotes.values()):
+                    try:
+                        missing = await remote.fetch(store, missing) if missing else []
+                    except AgentLayersError as error:
+                        errors.append(error)
+        except TimeoutError as error:
+            raise TransportError(f"{store}: not fetched within {timeout_seconds:g} s; what was, stays") from error
+        if missing and errors:
+            raise errors[0]
+        return missing
 
     @staticmethod
     async def _settle(

@@ -150,6 +150,7 @@ class MemoryTransport(Transport):
             makes every attempt fail, like a server that is not running. May be replaced any time.
         authenticate: What the client session is to send before anything else.
         is_stream: Tell the sessions that bytes may be cut anywhere, as on TCP.
+        name: Tells it from others, where a replica is synced with several servers.
     """
 
     def __init__(
@@ -158,15 +159,17 @@ class MemoryTransport(Transport):
         *,
         authenticate: Authenticate | None = None,
         is_stream: bool = False,
+        name: str = "",
     ) -> None:
         self.server = server
+        self._url = f"memory://{name}"
         self.connections = 0
         self._authenticate, self._is_stream = authenticate, is_stream
 
     @property
     def url(self) -> str:
-        """The same for all: there is only this process."""
-        return "memory://"
+        """Where to: the same for all that were given no name, because there is only this process."""
+        return self._url
 
     async def connect(self) -> MemoryConnection:
         """Open a connection and start serving its other end."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from agentlayers.journal.conflict_policy import (
     Resolution,
     Version,
 )
+from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.key_value import SQLiteKeyValueStore
 from agentlayers.testing.contracts.event_journal_world import ManualClock
 from helpers.journal_world import Step, World
+from helpers.key_value_journal import JournalWithStore
 
 POLICIES: list[ConflictPolicy] = [
     LastWriteWins(),
@@ -59,12 +63,24 @@ def test_replicas_converge_under_every_policy(policy: ConflictPolicy, steps: lis
     assert [first] * len(others) == others
 
 
+@contextlib.contextmanager
+def disk_journal(kind: str, clock: ManualClock) -> Iterator[EventJournal]:
+    """Return a journal of another kind than those in memory."""
+    with tempfile.TemporaryDirectory() as directory:
+        chance = random.Random(9)
+        if kind == "sqlite":
+            yield SQLiteJournal(Path(directory), clock=clock, random=chance, durability="normal")
+        else:
+            store = SQLiteKeyValueStore(directory) if kind == "key_value_sqlite" else None
+            yield JournalWithStore(store, clock=clock, random=chance)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "key_value_memory", "key_value_sqlite"])
 @given(steps=STEPS, policy=st.sampled_from(POLICIES))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_journal_on_disk_converges_with_one_in_memory(steps: list[Step], policy: ConflictPolicy) -> None:
+def test_a_journal_on_disk_converges_with_one_in_memory(kind: str, steps: list[Step], policy: ConflictPolicy) -> None:
     clock = ManualClock()
-    with tempfile.TemporaryDirectory() as directory:
-        disk = SQLiteJournal(Path(directory), clock=clock, random=random.Random(9), durability="normal")
+    with disk_journal(kind, clock) as disk:
         world = World([disk, MemoryJournal(clock=clock, random=random.Random(1))], lambda: policy, clock)
         disk_view, memory_view, meaning = play(world, steps)
 

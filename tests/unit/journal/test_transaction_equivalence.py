@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,9 @@ from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value import SQLiteKeyValueStore
 from agentlayers.testing.contracts.event_journal_world import REMOTE, ManualClock, notes
+from helpers.key_value_journal import JournalWithStore
 
 OPERATION = st.tuples(
     st.sampled_from(
@@ -125,16 +128,27 @@ async def play(journal: EventJournal, clock: ManualClock, works: Works) -> Any:
     return player.shown, after
 
 
+def another_journal(kind: str, directory: str, clock: ManualClock) -> EventJournal:
+    """Return a journal that keeps its changes in another way than the one in memory."""
+    chance = random.Random(1)
+    if kind == "sqlite":
+        return SQLiteJournal(Path(directory), clock=clock, random=chance, durability="normal")
+    return JournalWithStore(
+        SQLiteKeyValueStore(directory) if kind == "key_value_sqlite" else None, clock=clock, random=chance
+    )
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "key_value_memory", "key_value_sqlite"])
 @given(works=WORKS)
 @settings(max_examples=120, deadline=None)
 @example(works=[([("write", 0), ("open", 0), ("list", 0), ("write", 1), ("rollback", 0), ("write", 2)], False)])
 @example(works=[([("open", 0), ("put", 1), ("open", 0), ("setting", 1), ("rollback", 0), ("scan", 3)], False)])
 @example(works=[([("open", 0), ("write", 0), ("open", 0), ("bad", 0), ("rollback", 0), ("list", 0)], True)])
 @example(works=[([("scan", 3), ("open", 0), ("put", 1), ("rollback", 0), ("scan", 3), ("scan", 2)], False)])
-def test_disk_and_memory_agree(works: Works) -> None:
+def test_disk_and_memory_agree(kind: str, works: Works) -> None:
     with tempfile.TemporaryDirectory() as directory:
         here, there = ManualClock(), ManualClock()
         memory = MemoryJournal(clock=here, random=random.Random(1))
-        disk = SQLiteJournal(Path(directory), clock=there, random=random.Random(1), durability="normal")
+        disk = another_journal(kind, directory, there)
 
         assert asyncio.run(play(memory, here, works)) == asyncio.run(play(disk, there, works))

@@ -123,20 +123,33 @@ async def test_one_that_joins_later_sees_what_comes_and_what_is_replayed() -> No
     await handle.aclose()
 
 
-async def test_messages_wait_while_there_is_no_reader() -> None:
-    handle, _ = await shared(*talk(5), None)
-    messages = handle.share()
+@pytest.mark.parametrize("replay", [0, 3])
+async def test_messages_wait_while_there_is_no_reader(replay: int) -> None:
+    """Also the one that was on its way to the reader that left."""
+    handle, _ = await shared(*talk(50), None)
+    messages = handle.share(capacity=2, replay=replay)
     async with messages.subscribe() as first:
         before = await take(first, 1)
         await idle()
-        buffered = len(first._subscriber.items)
+        assert 2 == len(first._subscriber.items)
     await idle()
 
     rest = await texts(aiter(messages))
 
     assert ["system"] == before
-    assert numbers(5)[1 + buffered :] == rest, "only what was handed to the first reader is gone"
+    assert numbers(50)[3 - min(replay, 3) :] == rest, "only what was handed to the first reader is gone"
     await handle.aclose()
+
+
+async def test_a_query_whose_readers_left_leaves_nothing() -> None:
+    handle, _ = await shared(INIT)
+    async with handle.share().subscribe() as reader:
+        await anext(reader)
+    await idle()
+
+    await handle.aclose()
+
+    assert [] == [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
 
 async def test_a_reader_that_is_forgotten_holds_nobody_up() -> None:

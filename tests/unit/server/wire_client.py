@@ -14,8 +14,9 @@ import aiohttp
 
 from agentlayers.limits import FRAME_BYTES_MAX
 from agentlayers.protocol.client_session import ClientSession
+from agentlayers.protocol.codec import encode_message
 from agentlayers.protocol.events import AckReceived, ChangesReceived, HelloReceived
-from agentlayers.protocol.messages import Authenticate, EncryptedEntry, RemoteEncryptedEntry
+from agentlayers.protocol.messages import Authenticate, Credit, EncryptedEntry, RemoteEncryptedEntry
 from agentlayers.server import SyncServer
 
 WAIT = 10.0
@@ -96,6 +97,9 @@ class Client:
     async def hello(self) -> HelloReceived:
         found: HelloReceived = await self.next()
         assert isinstance(found, HelloReceived)
+        if isinstance(self.socket, Stream) and self.session.takes_credit:
+            # Anything of ours will do: to a stock peer over TCP the server speaks slowly.
+            await self.socket.send(encode_message(Credit("nothing that is followed", 1)))
         return found
 
     async def follow(self, public_key: str = "key", start: int = 0) -> None:

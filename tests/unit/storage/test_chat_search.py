@@ -11,11 +11,13 @@ import pytest
 from agentlayers.journal.compaction import ByCount
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.sqlite import JOURNAL_FILE, SCHEMA_VERSION, SQLiteJournal
+from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.text_search import parse_terms, places_of
 from agentlayers.limits import COMPACTION_STEP_ROWS_MAX, SEARCH_TEXT_CHARACTERS_MAX
 from agentlayers.storage.chat_search import searchable_text
 from agentlayers.storage.storage_config import StorageConfig
 from agentlayers.storage.verify import Severity, verify
+from helpers.older_file import make_older
 from helpers.store_replica import Clock, Replica, open_replica
 
 
@@ -78,17 +80,6 @@ def test_only_so_much_of_a_message_is_searched() -> None:
     assert text == "x" * SEARCH_TEXT_CHARACTERS_MAX
 
 
-def make_version_1(path: Path) -> None:
-    """Take a file back to the tables of version 1, as the release before the text index left it."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("DROP TABLE text_index")
-    connection.execute("DROP TABLE text_waiting")
-    connection.execute("DELETE FROM migration WHERE version > 1")
-    connection.execute("DELETE FROM setting WHERE name = 'text_backlog'")
-    connection.execute("PRAGMA user_version = 1")
-    connection.close()
-
-
 async def test_messages_of_an_older_file_are_found_after_the_upgrade(tmp_path: Path) -> None:
     """They come into the index in steps, at the first search; what was purged does not."""
     count = COMPACTION_STEP_ROWS_MAX + 50
@@ -97,7 +88,7 @@ async def test_messages_of_an_older_file_are_found_after_the_upgrade(tmp_path: P
         await replica.chat.append_all("s", [said(f"old word {number}") for number in range(count)])
         await replica.chat.append("gone", said("old word"))
         await replica.chat.purge("gone")
-    make_version_1(tmp_path / JOURNAL_FILE)
+    make_older(tmp_path / JOURNAL_FILE, JOURNAL_FORMAT, 1)
     async with open_replica(SQLiteJournal(tmp_path)) as replica:
         await replica.chat.append("s", said("new word"))
 

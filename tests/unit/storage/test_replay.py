@@ -8,25 +8,38 @@ import sqlite3
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentlayers.eventlog.event import Event, EventGroup
+from agentlayers.eventlog.typed_event import TypedEntry
 from agentlayers.journal.compaction import ByAge, ByCount, ByKey, BySize
 from agentlayers.journal.conflict_policy import FirstWriteWins
+from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.key_value.keys import pack_key, prefix_end
+from agentlayers.limits import ARTIFACT_INLINE_BYTES_MAX
 from agentlayers.storage.artifact import ArtifactRecord
-from agentlayers.storage.rebuild import rebuild
+from agentlayers.storage.declared_handler import projects, reacts
+from agentlayers.storage.event_store import EventStore
+from agentlayers.storage.rebuild import rebuild, rebuild_open
 from agentlayers.storage.replay import read_model_digest
 from agentlayers.storage.snapshot import open_snapshot
 from agentlayers.storage.storage_config import StorageConfig
 from agentlayers.storage.verify import Severity, VerifyReport, verify
-from helpers.store_replica import STORES, Clock, Replica, open_replica
+from helpers.store_replica import IDENTITY, STORES, Clock, Replica, open_replica
+
+noted = Event("noted", lambda fields: str(fields["text"]))
+titled = Event("titled", lambda fields: str(fields["text"]))
 
 ACTIONS = (
     "append", "append", "put", "put", "delete", "audit", "purge_chat", "purge_artifacts", "meet", "acknowledge",
-    "take", "take_back", "by_count", "by_age", "by_size", "by_key", "touch", "forget",
+    "take", "take_back", "by_count", "by_age", "by_size", "by_key", "touch", "forget", "say", "search", "put_large",
+    "take_large", "cleanup",
 )  # fmt: skip
 
 
@@ -60,6 +73,20 @@ async def act(action: str, which: int, replica: Replica, other: Replica, clock: 
             await other.take_all(replica)
         case "touch":
             await replica.index.touch(session, updated_at_ms=1_700_000_000_000 + which)
+        case "say":
+            await replica.chat.append(session, {"role": "user", "content": f"word{which} and more"})
+        case "search":
+            await replica.chat.search(f"word{which}")
+        case "put_large":
+            content = bytes([which % 2]) * (ARTIFACT_INLINE_BYTES_MAX + 1 + which % 3)
+            await replica.artifacts.put(ArtifactRecord(id=artifact, session_id=session, kind="file", content=content))
+        case "take_large":
+            content = b"\x01" * (ARTIFACT_INLINE_BYTES_MAX + 1)
+            await other.artifacts.put(ArtifactRecord(id=artifact, session_id=session, kind="file", content=content))
+            await replica.take_all(other, reverse=which % 2 == 0)
+        case "cleanup":
+            await replica.artifacts.cleanup()
+            await replica.chat.cleanup()
         case "forget":
             await replica.index.remove(session)
         case strategy:
@@ -113,8 +140,11 @@ async def directory(tmp_path: Path) -> Path:
         open_replica(SQLiteJournal(tmp_path / "replica"), clock=clock) as replica,
         open_replica(seed=5, clock=clock) as other,
     ):
-        for number, action in enumerate(("append", "put", "audit", "put", "append", "take", "audit", "put")):
+        for number, action in enumerate(("append", "put", "audit", "say", "put", "append", "take", "audit", "put")):
             await act(action, number, replica, other, clock)
+        # What there is goes into the index, and one text waits beside it.
+        await replica.chat.search("word3", order="best")
+        await act("say", 4, replica, other, clock)
     return tmp_path / "replica"
 
 
@@ -134,6 +164,13 @@ DAMAGE = {
     "a head is missing": "DELETE FROM key_state WHERE primary_key = (SELECT min(primary_key) FROM key_state)",
     "heads differ": "UPDATE key_state SET state = x'93908080', head_count = 0",
     "heads are no heads": "UPDATE key_state SET state = x'c1'",
+    "a waiting text is lost": "DELETE FROM text_waiting",
+    "an indexed text is lost": "DELETE FROM text_index WHERE rowid = (SELECT min(rowid) FROM text_index)",
+    "a text is another": "UPDATE text_waiting SET text = 'other'",
+    "a text is in another session": "UPDATE text_waiting SET scope = 'other'",
+    "a text is too many": "INSERT INTO text_waiting SELECT position, 'x', store, '' FROM entry "
+    "WHERE event = 'chat_event' AND position NOT IN "
+    "(SELECT position FROM text_waiting UNION SELECT rowid FROM text_index)",
     "a sequence is lost": "UPDATE value SET value = zeroblob(16) "
     "WHERE instr(key, CAST('chat_history' AS BLOB)) = 1 AND length(value) > 16",
 }
@@ -170,6 +207,93 @@ async def test_a_fault_of_the_entries_is_told(directory: Path, statement: str, t
     change(directory, statement)
 
     assert any(text in fault for fault in faults(directory)), faults(directory)
+
+
+async def test_an_event_that_is_not_known_is_a_note_and_no_fault(directory: Path) -> None:
+    """It is kept until a release knows it."""
+    async with open_replica(SQLiteJournal(directory)) as replica:
+        await replica.journal.write("chat_history", "chat_pinned", "s:1", {"sessionId": "s"})
+    report = verified(directory)
+
+    assert report.is_good
+    assert [(finding.check, "'chat_pinned'" in finding.text) for finding in report.findings] == [
+        ("not_understood", True)
+    ]
+    assert (await rebuild(directory))[0].repaired == 0
+
+
+# -- an open journal --------------------------------------------------------------------------------------------
+async def lose_everything(journal: EventJournal) -> None:
+    """Damage the read models of an open journal as no store can."""
+
+    def work(tx: JournalTransaction) -> None:
+        for store in STORES:
+            start = pack_key(store)
+            for key, _value in list(tx.scan(start, prefix_end(start))):
+                tx.delete(key)
+
+    await journal.transact(work)
+
+
+async def test_open_stores_are_rebuilt_from_their_journal(journal: EventJournal) -> None:
+    """Chunks and search included; equal before and after where nothing was wrong."""
+    clock = Clock()
+    async with open_replica(journal, clock=clock) as replica, open_replica(seed=5, clock=clock) as other:
+        for number, action in enumerate(("say", "put_large", "audit", "take", "put", "delete", "take_large", "say")):
+            await act(action, number, replica, other, clock)
+        healthy = await rebuild_open(journal)
+        messages, artifacts = await replica.chat.list("s1"), await replica.artifacts.list("s1")
+        await lose_everything(journal)
+        lost = await replica.chat.list("s1")
+        rebuilt = await rebuild_open(journal)
+
+        assert (healthy.repaired, healthy.before) == (0, healthy.after)
+        assert (lost, rebuilt.repaired > 0) == ([], True)
+        assert rebuilt.after == healthy.after != rebuilt.before
+        assert messages
+        assert (await replica.chat.list("s1"), await replica.artifacts.list("s1")) == (messages, artifacts)
+        assert [match.event for match in (await replica.chat.search("word7")).items] == messages[-1:]
+        await replica.chat.append("s1", {"n": 1})
+        assert len(await replica.chat.list("s1")) == len(messages) + 1
+
+
+async def test_a_store_that_an_application_declared_is_rebuilt_too(journal: EventJournal) -> None:
+    """Through the store, with what its projections wrote; its reactions see nothing twice."""
+
+    class Notes(EventStore):
+        name: ClassVar[str] = "notes"
+        groups = (EventGroup.append_only(noted), EventGroup.keyed(titled))
+        handled: ClassVar[list[str]] = []
+
+        @projects(noted)
+        def count(self, tx: JournalTransaction, entry: TypedEntry[dict[str, str]]) -> None:
+            tx.put(self.row_key("seen", entry.value["text"]), b"")
+
+        @reacts(noted)
+        async def handle(self, entry: TypedEntry[dict[str, str]]) -> None:
+            self.handled.append(entry.value["text"])
+
+    async with journal, Notes(journal, IDENTITY) as notes:
+        for text in ("a", "b"):
+            await notes.write(noted, {"text": text})
+            await notes.write(titled, {"text": text})
+        await notes.reaction("handle").caught_up()
+
+        def damage(tx: JournalTransaction) -> None:
+            tx.delete(notes.row_key("seen", "a"))
+            tx.put(notes.row_key("seen", "z"), b"")
+            tx.delete(pack_key("notes", "k", "b"))
+
+        await journal.transact(damage)
+        done = await notes.rebuild()
+        rows = await notes.log.read(lambda tx: [tx.get(notes.row_key("seen", text)) for text in "abz"])
+        await notes.write(noted, {"text": "c"})
+        await notes.reaction("handle").caught_up()
+
+        assert (done.repaired, done.entries) == (3, 4)
+        assert rows == [b"", b"", None]
+        assert await notes.keys() == ["a", "b"]
+        assert notes.handled == ["a", "b", "c"]
 
 
 async def test_flipped_bytes_in_the_file_are_found(directory: Path) -> None:

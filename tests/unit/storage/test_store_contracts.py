@@ -13,6 +13,7 @@ from agentlayers.testing.contracts.artifacts import ArtifactStoreContract
 from agentlayers.testing.contracts.audit_log import AuditLogContract
 from agentlayers.testing.contracts.chat_history import ChatHistoryContract
 from agentlayers.testing.contracts.session_index import SessionIndexContract
+from helpers.key_value_journal import JournalWithStore
 
 
 class InMemory:
@@ -25,6 +26,12 @@ class OnSQLite:
     @pytest.fixture
     def journal(self, tmp_path: Path) -> EventJournal:
         return SQLiteJournal(tmp_path)
+
+
+class OnKeyValues:
+    @pytest.fixture
+    def journal(self) -> EventJournal:
+        return JournalWithStore()
 
 
 class TestChatHistoryInMemory(InMemory, ChatHistoryContract):
@@ -56,4 +63,20 @@ class TestSessionIndexInMemory(InMemory, SessionIndexContract):
 
 
 class TestSessionIndexOnSQLite(OnSQLite, SessionIndexContract):
+    pass
+
+
+class TestChatHistoryOnKeyValues(OnKeyValues, ChatHistoryContract):
+    pass
+
+
+class TestArtifactsOnKeyValues(OnKeyValues, ArtifactStoreContract):
+    pass
+
+
+class TestAuditLogOnKeyValues(OnKeyValues, AuditLogContract):
+    pass
+
+
+class TestSessionIndexOnKeyValues(OnKeyValues, SessionIndexContract):
     pass

@@ -49,8 +49,8 @@ def claude_code(
     """
     Import transcripts of Claude Code: messages, results of tools, and every line as it is.
 
-    The messages can be read with 'agentlayers chat', the results of tools become artifacts, and a session can be resumed
-    from the replica by an agent of yours (resume=ID), on any machine it is synced to.
+    The messages can be read with 'agentlayers chat', the results of tools become artifacts, and a session can be
+    resumed from the replica by an agent of yours (resume=ID), on any machine it is synced to.
 
     Importing again adds only what is new, on this replica and on others it syncs with. A line that is still being
     written is left for later. A broken line is told and left out; the rest is imported, and the exit status is 1.
@@ -136,13 +136,18 @@ def _warnings(report: FileImport) -> Iterable[str]:
 
 def _summary(directory: Path, reports: list[FileImport], *, dry_run: bool) -> str:
     count = _counts(reports)
+    here = count["lines"] - count["new_lines"]
+    new = ", ".join((_many(count["new_lines"], "line"), _many(count["messages"], "message")))
+    read = ", ".join((_many(count["sessions"], "session"), _many(count["projects"], "project")))
     done = "would import" if dry_run else "imported"
     return (
-        f"{done} {count['new_lines']:,} lines with {count['messages']:,} messages and {count['artifacts']:,} artifacts "
-        f"into {directory}\n"
-        f"{count['sessions']:,} sessions of {count['projects']:,} projects in {count['files']:,} files; "
-        f"{count['lines'] - count['new_lines']:,} lines were there already"
+        f"{done} {new} and {_many(count['artifacts'], 'artifact')} into {directory}\n"
+        f"from {read} and {_many(count['files'], 'file')}; {_many(here, 'line')} already there"
     )
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
 
 
 def _counts(reports: list[FileImport]) -> dict[str, int]:

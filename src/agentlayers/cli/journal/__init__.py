@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from agentlayers.cli.journal import remotes
+from agentlayers.cli.journal import reactions, remotes
 from agentlayers.cli.journal.compact import compact
 from agentlayers.cli.journal.conflicts import conflicts
 from agentlayers.cli.journal.export import export
@@ -28,6 +28,7 @@ app.command("show")(show)
 app.command("search")(search)
 app.command("conflicts")(conflicts)
 app.add_typer(remotes.app, name="remotes")
+app.add_typer(reactions.app, name="reactions")
 app.command("verify")(verify)
 app.command("rebuild")(rebuild)
 app.command("compact")(compact)

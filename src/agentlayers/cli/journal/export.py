@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
 
 from agentlayers.cli.journal.arguments import Directory, Stores, readable_stores
 from agentlayers.cli.journal.secret import PASSPHRASE_VARIABLE, identity_secret, passphrase_secret
 from agentlayers.cli.journal.verify import count_entries
+from agentlayers.cli.output_file import write_lines
 from agentlayers.cli.progress import progress_bar
-from agentlayers.errors import SettingsError, StorageUnavailableError
+from agentlayers.errors import SettingsError
 
 __all__ = ["export"]
 
@@ -76,46 +74,10 @@ def export(
             for line in lines:
                 sys.stdout.write(line + "\n")
         else:
-            _write_file(output, lines)
+            write_lines(output, lines)
 
 
 def _counted(lines: Iterable[str], advance: Callable[[int], None]) -> Iterator[str]:
     for line in lines:
         yield line
         advance(1)
-
-
-def _write_file(path: Path, lines: Iterable[str]) -> None:
-    """Put a file in place whole or not at all; a device or pipe is written to as it is."""
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        with _translated(path), path.open("w", encoding="utf-8") as file:
-            _write(path, file, lines)
-        return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with _translated(path):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with _translated(path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            _write(path, file, lines)
-            file.flush()
-            os.fsync(file.fileno())
-        with _translated(path):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write(path: Path, file: IO[str], lines: Iterable[str]) -> None:
-    for line in lines:
-        with _translated(path):
-            file.write(line + "\n")
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = f"{error.strerror or error}; give a file in a directory this user may write to, with room for it"
-        raise StorageUnavailableError(backend="export", operation="write", path=path, reason=reason) from error

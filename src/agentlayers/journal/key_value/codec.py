@@ -86,9 +86,7 @@ def encode(value: bytes | Unencoded) -> bytes:
         return value
     if isinstance(value, EntryRow):
         flags = value.outbound * _OUTBOUND | value.keyed * _KEYED | bool(value.applied) * _APPLIED
-        return bytes(
-            msgpack.packb((value.id, value.event, value.primary_key, value.payload, flags, value.origin))
-        )
+        return bytes(msgpack.packb((value.id, value.event, value.primary_key, value.payload, flags, value.origin)))
     return _TALLY.pack(*value) if isinstance(value, Tally) else encode_state(value)
 
 

@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 from agentlayers.journal.causality import KeyState
 from agentlayers.journal.primitives import EntryRow
 from agentlayers.journal.registry import JournalRegistry
-from agentlayers.journal.sqlite.state_codec import decode_state, encode_state
 from agentlayers.journal.sqlite.statements import Statements
+from agentlayers.journal.state_codec import decode_state, encode_state
 from agentlayers.journal.transaction import JournalTransaction
 
 __all__ = ["BufferedTransaction"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random as random_module
 import sqlite3
 import time
@@ -12,17 +13,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from agentlayers.errors import StateError
+from agentlayers.errors import StateError, StorageUnavailableError
 from agentlayers.journal.sqlite.reader import ReaderPool
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.writer import WriterThread
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.journal.transactional import TransactionalJournal
+from agentlayers.logs import get_logger
 from agentlayers.sqlite_file import check_durability
 
 __all__ = ["JOURNAL_FILE", "SQLiteJournal"]
 
 T = TypeVar("T")
+
+logger = get_logger(__name__)
 
 JOURNAL_FILE: Final = "journal.sqlite"
 _VACUUM_PAGES: Final = 256
@@ -134,14 +138,25 @@ class SQLiteJournal(TransactionalJournal):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     async def _reclaim(self) -> None:
-        # In steps, so that appends get their turn between them.
-        while self._writer is not None and await self._writer.maintain(_vacuum_step):
-            pass
+        try:
+            # In steps, so that appends get their turn between them.
+            while self._writer is not None and await self._writer.maintain(_vacuum_step):
+                pass
+        except StorageUnavailableError as error:
+            # What was dropped is dropped, and its space is used again in any case; on a full disk that is what counts.
+            logger.warning("space_not_given_back", reason=error.reason)
+            if self._writer is not None:
+                with contextlib.suppress(StorageUnavailableError):
+                    await self._writer.maintain(_checkpoint)
 
 
 def _vacuum_step(connection: sqlite3.Connection) -> bool:
     connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
     (left,) = connection.execute("PRAGMA freelist_count").fetchone()
     if left == 0:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        _checkpoint(connection)
     return bool(left)
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

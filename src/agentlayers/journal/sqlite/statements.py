@@ -11,13 +11,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from agentlayers.journal.primitives import EntryRow
 from agentlayers.journal.sqlite import entry_row
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
+from agentlayers.sqlite_file import DRIVER_ERRORS, bytes_joined, joined_bytes
 
 __all__ = ["Statements", "batches", "marks"]
 
@@ -26,6 +27,10 @@ _GATHER_BYTES_MAX: Final = 8 * 1024 * 1024
 
 
 _Key = TypeVar("_Key")
+T = TypeVar("T")
+
+_ENTRY_BYTES: Final = joined_bytes(*entry_row.BYTES)
+_VALUE_BYTES: Final = joined_bytes("key", "value")
 
 
 class Statements:
@@ -39,14 +44,14 @@ class Statements:
         # Translated here, because a projection must be able to tell the medium's failure from its own.
         try:
             return self._connection.execute(query, values).fetchone()
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise JOURNAL_FORMAT.error(error, operation="read", path=self._path) from error
 
     def all(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows; for few."""
         try:
             return self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise JOURNAL_FORMAT.error(error, operation="read", path=self._path) from error
 
     def gather(self, text: str, source: str, values: Sequence[Any]) -> list[list[str]]:
@@ -58,7 +63,7 @@ class Statements:
         """Change something."""
         try:
             return self._connection.execute(statement, values)
-        except sqlite3.Error as error:
+        except DRIVER_ERRORS as error:
             raise JOURNAL_FORMAT.error(error, operation="write", path=self._path) from error
 
     def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -84,12 +89,14 @@ class Statements:
         if len(positions) == 1:
             row = self.entry("position = ?", positions)
             return [] if row is None else [row]
-        rows = {}
+        rows: dict[int, EntryRow] = {}
         for some in batches(positions):
             source = f"SELECT {entry_row.COLUMNS} FROM entry WHERE position IN ({marks(len(some))})"
-            for found in self.gather(entry_row.TEXT, source, some):
-                row = self._undamaged(entry_row.row_from_text, found)
-                rows[row.position] = row
+            numbers, data = self.one(
+                f"SELECT group_concat({entry_row.NUMBERS}, ';'), {_ENTRY_BYTES} FROM ({source})", some
+            )
+            if numbers:
+                rows |= self._undamaged(entry_row.rows_from_joined, numbers, bytes_joined(data))
         return [rows[position] for position in positions if position in rows]
 
     def entry(self, where: str, values: Sequence[Any]) -> EntryRow | None:
@@ -97,9 +104,9 @@ class Statements:
         found = self.one(f"SELECT {entry_row.COLUMNS} FROM entry WHERE {where}", values)
         return None if found is None else self._undamaged(entry_row.row_from_values, found)
 
-    def _undamaged(self, read: Callable[[Sequence[Any]], EntryRow], found: Sequence[Any]) -> EntryRow:
+    def _undamaged(self, read: Callable[..., T], *found: Any) -> T:
         try:
-            return read(found)
+            return read(*found)
         except (ValueError, TypeError) as error:
             raise JOURNAL_FORMAT.damage(str(error), operation="read", path=self._path) from error
 
@@ -131,9 +138,19 @@ class Statements:
         found: dict[bytes, bytes] = {}
         for some in batches(keys):
             source = f"SELECT key, value FROM value WHERE key IN ({marks(len(some))})"
-            for key, value in self.gather("hex(key) || ',' || hex(value)", source, some):
-                found[bytes.fromhex(key)] = bytes.fromhex(value)
+            sizes, joined = self.one(
+                f"SELECT group_concat(length(key) || ',' || length(value)), {_VALUE_BYTES} FROM ({source})", some
+            )
+            if sizes:
+                found.update(_cut_pairs(list(map(int, sizes.split(","))), bytes_joined(joined)))
         return [(key, found[key]) for key in keys if key in found]
+
+
+def _cut_pairs(sizes: Sequence[int], data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Cut keys and values apart, from the size of each."""
+    ends = list(accumulate(sizes, initial=0))
+    for start, middle, end in zip(ends[::2], ends[1::2], ends[2::2], strict=False):
+        yield data[start:middle], data[middle:end]
 
 
 def _bounded(sized: Sequence[tuple[_Key, int]]) -> Iterator[list[_Key]]:

@@ -94,6 +94,14 @@ class SQLiteTransaction(TextTables):
         if self._first_added is None:
             self._first_added = row.position
 
+    def append_rows(self, rows: Sequence[EntryRow]) -> None:
+        """Add entries."""
+        self._rows += rows
+        self._rows_by_id.update({(row.store, row.id): row for row in rows})
+        self._next_position = rows[-1].position + 1
+        if self._first_added is None:
+            self._first_added = rows[0].position
+
     def find_row(self, store: int | None, entry_id: bytes) -> EntryRow | None:
         """Look an entry up by id."""
         if self._rows_by_id:

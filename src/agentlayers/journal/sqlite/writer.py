@@ -24,7 +24,7 @@ from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction, Tail
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.limits import COMMIT_BATCH_MAX, FOREIGN_COMMIT_POLL_SECONDS
-from agentlayers.sqlite_file import Durability
+from agentlayers.sqlite_file import DRIVER_ERRORS, Durability
 from agentlayers.sqlite_log_room import LogRoom
 
 __all__ = ["WriterThread"]
@@ -192,12 +192,16 @@ class WriterThread:
         self._room.after_commit()
 
     def _fail_all(self, batch: list[_Job], error: BaseException) -> None:
-        if isinstance(error, (sqlite3.Error, OSError)):
+        if isinstance(error, DRIVER_ERRORS):
             translated = JOURNAL_FORMAT.error(error, operation="write", path=self._path)
             translated.__cause__ = error
             error = translated
         for job in batch:
             job.error = job.error or error
+        if _is_full(error):
+            # What the log holds takes less room in the file, and then the log starts over: the next may fit.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _was_written_by_others(self) -> bool:
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
@@ -278,6 +282,10 @@ class WriterThread:
             job.settle()
         if commit is not None:
             self._publish(commit)
+
+
+def _is_full(error: BaseException) -> bool:
+    return getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

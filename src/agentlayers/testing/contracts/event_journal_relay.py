@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from agentlayers.journal.compaction import ByAge
 from agentlayers.journal.entry import RemoteEntry, StoredEntry
 from agentlayers.journal.event_journal import Acknowledgement, Commit, EventJournal, RelayMode
 from agentlayers.testing.contracts.event_journal_world import (
@@ -172,6 +173,28 @@ class EventJournalRelayContract(JournalContractFixtures):
             pending = [item.entry for item in await _pending(journal, OTHER_REMOTE)]
 
         assert pending == [entry_at(1)]
+
+    async def test_what_is_to_be_relayed_is_held_back_from_compaction(self, medium: Medium) -> None:
+        """Until the other remote has it or is retired; what is dropped then comes back from neither."""
+        entries = [entry_at(number) for number in range(3)]
+        batch = [RemoteEntry(number, entry) for number, entry in enumerate(entries)]
+        async with medium() as journal:
+            await journal.register(notes())
+            await _relay(journal, REMOTE)
+            await _relay(journal, OTHER_REMOTE)
+            await journal.write_from_remote("notes", REMOTE, batch)
+            await journal.write_from_remote("notes", OTHER_REMOTE, batch[1:2])
+            first = await journal.compact("notes", ByAge(0))
+            left = [item.entry for item in await _pending(journal, OTHER_REMOTE)]
+            await journal.transact(lambda tx: tx.retire_remote("notes", OTHER_REMOTE))
+            second = await journal.compact("notes", ByAge(0))
+            again = await journal.write_from_remote("notes", OTHER_REMOTE, batch)
+            pending = [await _pending(journal, one) for one in (REMOTE, OTHER_REMOTE)]
+
+        assert (first.dropped, first.held_back, second.dropped) == (1, 2, 2)
+        assert left == [entries[0], entries[2]]
+        assert (again.written, again.duplicates) == ((), 3)
+        assert pending == [[], []]
 
     async def test_a_commit_tells_where_its_entries_came_from(self, medium: Medium) -> None:
         """So that nobody looks in vain for what could be pending."""

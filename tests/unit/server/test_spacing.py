@@ -1,0 +1,197 @@
+"""To a stock peer over TCP each message goes alone, whole and late enough; to one of ours nothing changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import pytest
+
+from agentlayers.errors import ErrorCode
+from agentlayers.protocol.codec import decode_message, encode_message
+from agentlayers.protocol.messages import (
+    Ack,
+    Authenticate,
+    Changes,
+    Credit,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Rejected,
+    RemoteEncryptedEntry,
+    RequestChanges,
+    WriteEntries,
+)
+from agentlayers.server import Authenticator, MemoryServerStorage, SyncServer, spacing
+from agentlayers.server.spacing import MessageSpacer
+from agentlayers.testing.contracts.server_storage import sealed_entries
+
+SEGMENT = 2000
+
+
+class NoSocket:
+    """A transport that has written everything and says nothing of its socket."""
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def spacer(monkeypatch: pytest.MonkeyPatch) -> MessageSpacer:
+    monkeypatch.setattr(spacing, "_SEGMENT_BYTES", SEGMENT)
+    return MessageSpacer(cast("asyncio.Transport", NoSocket()))
+
+
+def changes(key: str, first: int, count: int, size: int = 40) -> bytes:
+    entries = [
+        RemoteEncryptedEntry(first + number, entry.iv, entry.entry_id, entry.ciphertext)
+        for number, entry in enumerate(sealed_entries(count, first=first, size=size))
+    ]
+    return encode_message(Changes(key, entries, first + count))
+
+
+def written(spacer: MessageSpacer, *messages: bytes) -> list[Message]:
+    queue, found = deque(messages), []
+    size = sum(map(len, messages))
+    while queue:
+        data, taken = spacer.next_message(queue)
+        size -= taken
+        assert size == sum(map(len, queue))
+        found.append(decode_message(data))
+    return found
+
+
+# -- what is made of the messages --------------------------------------------------------------------------------------
+
+
+def test_changes_that_wait_are_put_together_and_fit_into_a_segment(spacer: MessageSpacer) -> None:
+    found = written(spacer, *(changes("a", number, 1) for number in range(50)))
+
+    assert all(type(message) is Changes and len(encode_message(message)) <= SEGMENT for message in found)
+    assert [entry.sequence for message in cast("list[Changes]", found) for entry in message.entries] == list(range(50))
+    assert len(found) < 10
+    assert all(message.through is None for message in cast("list[Changes]", found))
+
+
+def test_changes_longer_than_a_segment_are_cut_between_entries(spacer: MessageSpacer) -> None:
+    found = cast("list[Changes]", written(spacer, changes("a", 0, 60), changes("b", 0, 1)))
+
+    assert max(len(encode_message(message)) for message in found) <= SEGMENT
+    assert [entry.sequence for message in found[:-1] for entry in message.entries] == list(range(60))
+    assert found[-1].public_key == "b"
+
+
+def test_an_entry_longer_than_a_segment_goes_alone(spacer: MessageSpacer) -> None:
+    found = cast("list[Changes]", written(spacer, changes("a", 0, 3, size=5000)))
+
+    assert [len(message.entries) for message in found] == [1, 1, 1]
+
+
+def test_order_is_kept_around_other_messages(spacer: MessageSpacer) -> None:
+    """An Ack says that all before it was sent."""
+    ack, pong = encode_message(Ack(1, (5,))), encode_message(Pong(1))
+    found = written(spacer, changes("a", 0, 2), changes("b", 0, 1), ack, changes("a", 2, 1), pong, changes("a", 3, 1))
+
+    kinds = [type(message).__name__ for message in found]
+    assert kinds == ["Changes", "Changes", "Ack", "Changes", "Pong", "Changes"]
+
+
+# -- over a socket ---------------------------------------------------------------------------------------------------------
+
+
+class Reads:
+    """A TCP peer that, as a stock one, takes each read for a message."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, *messages: Message) -> None:
+        self.writer.write(b"".join(encode_message(message, entry_nonces=True) for message in messages))
+
+    async def next(self) -> Message:
+        async with asyncio.timeout(10):
+            return decode_message(await self.reader.read(65_536))
+
+
+@contextlib.asynccontextmanager
+async def peer(server: SyncServer) -> AsyncIterator[Reads]:
+    assert server.tcp_url is not None
+    address = urlsplit(server.tcp_url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    try:
+        yield Reads(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+@pytest.fixture
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SyncServer]:
+    monkeypatch.setattr(spacing, "GAP_SECONDS", 0.02)
+    async with SyncServer(MemoryServerStorage(), port=0, tcp_port=0) as made:
+        yield made
+
+
+async def test_a_stock_peer_reads_one_message_at_a_time(server: SyncServer) -> None:
+    async with peer(server) as stock:
+        stock.send(*(Ping(number) for number in range(10)))
+        found = [await stock.next() for _ in range(11)]
+
+    assert isinstance(found[0], Hello)
+    assert found[1:] == [Pong(number) for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        (RequestChanges("other", 0, 5),),
+        (Ping(1, {}),),
+        (Credit("other", 5),),
+        (WriteEntries("other", 1, sealed_entries(2)),),
+    ],
+)
+async def test_a_peer_that_uses_anything_of_ours_is_not_waited_for(
+    server: SyncServer, known: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what was held back until then comes at once."""
+    monkeypatch.setattr(spacing, "GAP_SECONDS", 60.0)
+    async with peer(server) as ours:
+        ours.send(Ping(2), *known, *(Ping(number) for number in range(3, 50)))
+        data = b""
+        async with asyncio.timeout(5):
+            while encode_message(Pong(49)) not in data:
+                data += await ours.reader.read(65_536)
+
+    assert data.count(b"Pong") >= 48
+
+
+async def test_a_peer_that_authenticates_is_told_why_it_is_rejected_although_the_greeting_was_just_sent(
+    server: SyncServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spacing, "GAP_SECONDS", 60.0)
+    async with peer(server) as ours:
+        ours.send(Authenticate("no tenant/at all", ""))
+        async with asyncio.timeout(5):
+            data = await ours.reader.read(-1)
+
+    assert data.endswith(encode_message(Rejected(ErrorCode.AUTHORIZATION)))
+
+
+async def test_a_server_that_waits_for_a_token_speaks_to_ours_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spacing, "GAP_SECONDS", 60.0)
+    auth = Authenticator.single_token("token")
+    async with SyncServer(MemoryServerStorage(), auth=auth, port=0, tcp_port=0) as server, peer(server) as ours:
+        ours.send(Authenticate("default", "token"), *(Ping(number) for number in range(20)))
+        data = b""
+        async with asyncio.timeout(5):
+            while data.count(b"Pong") < 20:
+                data += await ours.reader.read(65_536)
