@@ -31,9 +31,9 @@ __all__ = ["DRIVER_ERRORS", "Durability", "SQLiteFormat", "bytes_joined", "check
 
 Durability = Literal["full", "normal"]
 
-_MAGIC: Final = b"SQLite format 3\x00"
+_PAGE_BYTES_MIN: Final = 512
 _PRIMARY_CODE_MASK: Final = 0xFF
-_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FORMAT})
 _UNDECODED: Final = "Could not decode to UTF-8"
 """How the driver says that a column declared as text holds something else."""
 
@@ -144,6 +144,8 @@ class SQLiteFormat:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & _PRIMARY_CODE_MASK
         if isinstance(error, UnicodeDecodeError) or _UNDECODED in str(error):
             return self.damage("the file is damaged: it holds text that is no UTF-8", operation=operation, path=path)
+        if code == sqlite3.SQLITE_NOTADB:
+            return self.damage("the file is no SQLite database", operation=operation, path=path)
         if code in _CORRUPT or (code == sqlite3.SQLITE_ERROR and operation == "open"):
             return self.damage(f"{error}; the file is damaged or no {self.what}", operation=operation, path=path)
         advice = _ADVICE.get(code)
@@ -269,12 +271,26 @@ class SQLiteFormat:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             self._create(path)
+        # Looked at without opening it: a program that closes a file drops all locks it has on it, those of its other
+        # connections too, and then the next process takes itself for the last and deletes the log they write to.
+        self.check_size(path, "open")
+        # SQLite would go ahead and leave a log behind that is read-only too, when the cause is long gone.
+        for place in (path, path.parent):
+            if not os.access(place, os.R_OK | os.W_OK):
+                reason = f"{place} is unreadable or read-only; make the file and its directory writable for this user"
+                raise self._error(StorageUnavailableError, "open", path, reason)
+
+    def check_size(self, path: Path, operation: str) -> None:
+        """
+        Refuse what SQLite would take for a new file.
+
+        Raises:
+            StorageCorruptionError: It is shorter than any database.
+        """
         size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(len(_MAGIC))
-        if head != _MAGIC:
-            found = "the file is empty" if size == 0 else "the file is no SQLite database"
-            raise self.damage(found, operation="open", path=path)
+        if size < _PAGE_BYTES_MIN:
+            found = "the file is empty" if size == 0 else f"the file is cut off after {size} bytes"
+            raise self.damage(found, operation=operation, path=path)
 
     def _create(self, path: Path) -> None:
         fresh = path.with_name(f"{path.name}.new-{os.getpid()}-{os.urandom(4).hex()}")

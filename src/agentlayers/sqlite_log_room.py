@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,8 @@ _STEPS: Final = 4
 _SHARE: Final = 16
 """Room is only made where it takes at most one part in so many of what is free on the disk."""
 _CACHE_PAGES: Final = 16
+_YIELD_SECONDS: Final = 0.0003
+"""For whoever was just told of a commit: the kernel tends to wake a thread where its waker runs, which is soon busy."""
 
 
 class LogRoom:
@@ -63,6 +66,7 @@ class LogRoom:
         if used >= full or shutil.disk_usage(self._path.parent).free < _SHARE * full:
             self._is_needed = False
             return
+        time.sleep(_YIELD_SECONDS)
         self._extend(full // _STEPS)
         self._bytes = self._log.stat().st_size
 

@@ -13,6 +13,8 @@ COMMANDS = [
     ("journal",), ("journal", "stats"), ("journal", "list"), ("journal", "show"), ("journal", "search"),
     ("journal", "conflicts"), ("journal", "remotes", "forget"), ("journal", "verify"), ("journal", "rebuild"),
     ("journal", "compact"), ("journal", "export"), ("journal", "import"), ("identity",), ("identity", "new"),
+    ("import",), ("import", "claude-code"), ("watch",), ("watch", "claude-code"),
+    ("chat",), ("chat", "list"), ("chat", "show"), ("chat", "search"), ("chat", "export"),
     ("identity", "show"), ("identity", "import"), ("identity", "export"),
 ]  # fmt: skip
 

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agentlayers.cli.interpreter import tune_interpreter
 from agentlayers.crypto.encryption import AesGcmEncryption
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.eventlog.identity import Identity
@@ -305,7 +306,7 @@ def main() -> None:
     parser.add_argument("--role", nargs=2, metavar=("DIRECTORY", "URL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.role:
-        sys.setswitchinterval(0.0005)
+        tune_interpreter()
         asyncio.run(Replica(Path(arguments.role[0]), arguments.role[1]).run())
         return
     scale = 10 if arguments.short else 1

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from agentlayers.journal.key_value import KeyValueJournal
 from agentlayers.key_value import KeyValueStore, MemoryKeyValueStore
+from helpers.key_value_journal_check import check_indexes
 
 
 class LastingMemoryStore(MemoryKeyValueStore):
@@ -29,7 +30,7 @@ class LastingMemoryStore(MemoryKeyValueStore):
 
 
 class JournalWithStore(KeyValueJournal):
-    """A journal that is the only user of its store."""
+    """A journal that is the only user of its store; closing it checks what it leaves there."""
 
     def __init__(self, store: KeyValueStore | None = None, **named: Any) -> None:
         self.key_value_store = store or LastingMemoryStore()
@@ -51,5 +52,7 @@ class JournalWithStore(KeyValueJournal):
     ) -> None:
         try:
             await super().__aexit__(kind, error, traceback)
+            if error is None:
+                await check_indexes(self.key_value_store)
         finally:
             await self.key_value_store.__aexit__(kind, error, traceback)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentlayers.runtime import AgentRuntime, QueryHandle, QuerySupervisor, RuntimeSettings
+from agentlayers.runtime import AgentRuntime, OpenTelemetry, QueryHandle, QuerySupervisor, RuntimeSettings
 from agentlayers.runtime.hooks import HookMatcher
 from agentlayers.runtime.message import AgentMessage
 from agentlayers.testing.messages_api import Answer, ApiRequest, say, use_tool
@@ -95,6 +98,28 @@ async def test_a_background_agent_is_followed_to_its_end_and_kept_whole(world: C
     assert {("toolu_outer", "Agent"), ("toolu_inner", "Bash")} == kept
     ended = {("toolu_outer", "success", None), ("toolu_inner", "success", None)}
     assert ended | {("toolu_outer", "start", None), ("toolu_inner", "start", None)} == await tools_told(stores)
+
+
+async def test_spans_tell_which_agent_called_which_tool(world: ClaudeWorld) -> None:
+    pytest.importorskip("opentelemetry.sdk.trace", reason="opentelemetry-sdk is not installed: it is in the extra dev")
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    spans, tracers = InMemorySpanExporter(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(spans))
+    supervisor = QuerySupervisor(telemetry=OpenTelemetry(tracer_provider=tracers, metrics=False))
+    world.api.play(delegating("echo forty-two"))
+    options = {"agents": AGENTS, "allowed_tools": ["Agent", "Bash"]}
+    async with AgentRuntime(world.backend(), supervisor) as runtime, runtime.query("go", **options) as turn:
+        await turn.collect()
+    tracers.shutdown()
+
+    found = {str(dict(span.attributes or {}).get("gen_ai.tool.call.id")): span for span in spans.get_finished_spans()}
+    parents = {name: span.parent.span_id if span.parent else None for name, span in found.items()}
+    ids = {name: span.context.span_id for name, span in found.items() if span.context}
+    assert {"toolu_inner": ids["toolu_outer"], "toolu_outer": ids["None"], "None": None} == parents
+    assert "forty-two" not in "".join(span.to_json() for span in found.values())
 
 
 async def begun_in_background(world: ClaudeWorld, turn: QueryHandle, messages: AsyncIterator[AgentMessage]) -> str:
@@ -231,6 +256,30 @@ async def test_permission_modes_decide_about_tools(
     assert (len(files), len(refused)) == (decided.count("allow"), decided.count("deny"))
     failed = [fields.get("reason") for fields in await stores.audited("tool_use") if fields["status"] == "failure"]
     assert ["denied"] * len(refused) == failed
+
+
+def give_to_nobody(base: Path) -> None:
+    for path in [base, *base.rglob("*")]:
+        shutil.chown(path, "nobody")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser may run the command as somebody else")
+async def test_everything_is_permitted_to_an_agent_that_runs_as_somebody_else(stores: Stores) -> None:
+    """The command refuses this mode to the superuser; the option ``user`` takes the rights away first."""
+    # Not below the test's own directory, which nobody else may enter.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as base:
+        async with claude_world(Path(base)) as world:
+            give_to_nobody(Path(base))
+            world.api.play([use_tool("Bash", {"command": "id -un"}), WRITE, "done"])
+            options = {"permission_mode": "bypassPermissions", "user": "nobody"}
+            async with runtime_of(world, stores) as runtime, runtime.query("go", **options) as turn:
+                messages = await turn.collect()
+
+            assert "nobody" == next(result.text for message in messages for result in message.tool_results)
+            assert "nobody" == (world.directory / "w.txt").owner()
+            assert [] == processes_of(world)
+    decisions = [fields["decision"] for fields in await stores.audited("permission_decision")]
+    assert ["allow", "allow"] == decisions
 
 
 @pytest.mark.parametrize("keep", [True, False])

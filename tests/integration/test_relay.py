@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
+
+import pytest
+from dependency_injector import providers
 
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.eventlog.identity import Identity
-from agentlayers.journal import SQLiteJournal
+from agentlayers.journal import MemoryJournal, SQLiteJournal
 from agentlayers.journal.event_journal import EventJournal
-from agentlayers.layer import Layer
+from agentlayers.layer import Layer, to_yaml
+from agentlayers.runtime.containers import AgentRuntimeContainer
+from agentlayers.runtime.presets import load_preset
 from agentlayers.server import MemoryServerStorage, SQLiteServerStorage, SyncServer
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
@@ -115,3 +121,64 @@ async def test_a_store_with_a_remote_of_its_own_beside_the_graphs() -> None:
         heads = [[await storage.head("default", key) for key in keys] for storage in (a, b)]
 
         assert heads == [[1, 0], [0, 1]]
+
+
+async def test_what_is_fetched_on_demand_is_not_relayed() -> None:
+    """The other server is not followed, so nobody knows what it has; own entries go to both."""
+    store, flags = "artifact_content", {"artifact_content": "on_demand"}
+    async with (
+        MemoryServerStorage() as a,
+        MemoryServerStorage() as b,
+        SyncServer(a, port=0) as first,
+        SyncServer(b, port=0) as second,
+        replica(over_websocket(first), names=(store,), stores={store: True}) as one,
+        replica(over_websocket(first), remotes=[over_websocket(second)], names=(store,), stores=flags) as both,
+    ):
+        theirs = await one.write("theirs", store)
+        await one.sync.sync_now()
+        missing = await both.sync.fetch(store, [theirs])
+        ours = await both.write("ours", store)
+        await both.sync.sync_now()
+        async with replica(over_websocket(second), names=(store,), stores={store: True}) as late:
+            await late.sync.sync_now()
+
+            assert (missing, await both.ids(store)) == ([], {theirs, ours})
+            assert await late.ids(store) == {ours}
+
+
+class App(AgentRuntimeContainer):
+    """An application with two servers."""
+
+    journal = providers.Resource(MemoryJournal)
+    identity = providers.Singleton(Identity.generate)
+    transport = providers.Singleton(WebSocketTransport, url="ws://127.0.0.1:9/event-log")
+    sync = providers.Resource(
+        SyncService, remotes=providers.List(providers.Singleton(TCPTransport, url="tcp://127.0.0.1:9")), relay=True
+    )
+
+
+YAML = """
+extends: local
+journal: memory
+identity: generated
+transport: {websocket: {url: "ws://127.0.0.1:9/event-log"}}
+sync: {relay: true, remotes: [{tcp: {url: "tcp://127.0.0.1:9"}}]}
+"""
+
+
+@pytest.mark.parametrize("name", ["layers", "container", "yaml", "written"])
+async def test_several_servers_are_wired_in_every_spelling(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As layers, in a container, in YAML, and in the YAML that is written of the container."""
+    monkeypatch.setenv("AGENTLAYERS_STORAGE_DIRECTORY", str(tmp_path))
+    if name == "layers":
+        transport = Layer.succeed(Transport, WebSocketTransport("ws://127.0.0.1:9/event-log"))
+        sync = SyncService.layer(remotes=[TCPTransport("tcp://127.0.0.1:9")], relay=True)
+        graph: Any = sync.provide(transport, Encryption.layer_aes_gcm())
+    else:
+        graph = {"container": App, "yaml": load_preset(YAML), "written": load_preset(to_yaml(App))}[name]
+    async with graph.build(SyncService) as service:
+        urls = list(service.status.remotes)
+
+    assert urls == ["ws://127.0.0.1:9/event-log", "tcp://127.0.0.1:9"]

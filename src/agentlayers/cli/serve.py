@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from agentlayers.cli.switch_interval import SWITCH_INTERVAL_SECONDS
+from agentlayers.cli.interpreter import tune_interpreter
 from agentlayers.cli.token import read_token
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def command(
     given: dict[str, str | int | None] = {"host": host, "port": port, "tcp_port": tcp_port}
     given |= {name: None if path is None else str(path) for name, path in files.items()}
     layer = _layer(preset, data, found, given, open_)
-    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    tune_interpreter()
     asyncio.run(_serve(layer))
 
 

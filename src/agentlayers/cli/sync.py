@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentlayers.cli.switch_interval import SWITCH_INTERVAL_SECONDS
+from agentlayers.cli.interpreter import tune_interpreter
 from agentlayers.cli.table import show_json
+from agentlayers.cli.tls_files import tls_files
 from agentlayers.cli.token import read_token
 from agentlayers.errors import SettingsError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "transport_to"]
 
-STORES = ("audit_log", "chat_history", "artifacts")
+STORES = ("audit_log", "chat_history", "artifacts", "agent_sessions")
 
 
 def command(
@@ -75,8 +75,9 @@ def command(
     Safe beside an application that uses the same directory. With --once (the default) it ends when both sides hold
     the same and says how much went each way; with --watch it goes on, and connects again after any interruption.
 
-    The token may also come from SYNC_TOKEN, and a client certificate may stand for it. Replicas share data only if
-    they share an identity: the file "identity" in their directories.
+    The token may also come from SYNC_TOKEN, and a client certificate may stand for it; SYNC_CA, SYNC_CLIENT_CERT and
+    SYNC_CLIENT_KEY stand for the options. Replicas share data only if they share an identity: the file "identity" in
+    their directories.
 
     With several servers everything held ends up at all of them: what came from one is sent to the others. A server that
     cannot be reached does not keep the others from being served.
@@ -87,12 +88,11 @@ def command(
 
       agentlayers sync ./replica --to ws://127.0.0.1:8787 --to tcp://127.0.0.1:8788
     """
-    files = {"ca": ca, "client_cert": client_cert, "client_key": client_key}
-    tls = {name: str(path) for name, path in files.items() if path is not None}
     tokens = _tokens(token, token_file or [], len(to))
-    transports = [transport_to(url, one, tenant, tls) for url, one in zip(to, tokens, strict=True)]
+    files = tls_files(*to, ca=ca, client_cert=client_cert, client_key=client_key)
+    transports = [transport_to(url, one, tenant, tls) for url, one, tls in zip(to, tokens, files, strict=True)]
     layer = _layer(directory, transports, store, relay)
-    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    tune_interpreter()
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_watch(layer))
@@ -145,6 +145,7 @@ def _as_json(report: SyncReport) -> dict[str, Any]:
 def _layer(directory: Path, transports: Sequence[Transport], stores: list[str] | None, relay: bool | None) -> Layer:
     from agentlayers.layer import Layer
     from agentlayers.runtime.containers import IDENTITY_FILE, AgentRuntimeContainer
+    from agentlayers.runtime.session_store import AgentSessionStore
     from agentlayers.storage.artifacts import ArtifactStore
     from agentlayers.storage.audit_log import AuditEventStore
     from agentlayers.storage.chat_history import ChatHistoryStore
@@ -164,7 +165,7 @@ def _layer(directory: Path, transports: Sequence[Transport], stores: list[str] |
 
     config = StorageConfig.from_environment().model_copy(update={"directory": directory})
     return AgentRuntimeContainer.layer(
-        outputs=(SyncService, AuditEventStore, ChatHistoryStore, ArtifactStore),
+        outputs=(SyncService, AuditEventStore, ChatHistoryStore, ArtifactStore, AgentSessionStore),
         storage_config=StorageConfig.layer_of(config),
         transport=Layer.succeed(Transport, transports[0]),
         sync=SyncService.layer(stores=flags, remotes=transports[1:], relay=relay),

@@ -43,6 +43,7 @@ from agentlayers.journal.event_journal import (
 from agentlayers.key_value.keys import pack_key, prefix_end
 
 if TYPE_CHECKING:
+    from agentlayers.journal.key_value import KeyValueJournal
     from agentlayers.journal.memory import MemoryJournal
     from agentlayers.journal.sqlite import SQLiteJournal
     from agentlayers.journal.transaction import JournalTransaction
@@ -65,6 +66,7 @@ __all__ = [
     "EventJournal",
     "FirstWriteWins",
     "JournalTransaction",
+    "KeyValueJournal",
     "LastWriteWins",
     "MemoryJournal",
     "Merge",
@@ -95,6 +97,10 @@ def __getattr__(name: str) -> object:
         from agentlayers.journal.sqlite import SQLiteJournal
 
         return SQLiteJournal
+    if name == "KeyValueJournal":
+        from agentlayers.journal.key_value import KeyValueJournal
+
+        return KeyValueJournal
     if name == "MemoryJournal":
         from agentlayers.journal.memory import MemoryJournal
 

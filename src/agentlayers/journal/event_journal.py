@@ -470,6 +470,22 @@ class EventJournal(abc.ABC):
         return Layer.scoped(EventJournal, SQLiteJournal, directory=directory, durability=durability)
 
     @staticmethod
+    def layer_key_value(name: str | None = None) -> Layer:
+        """
+        Keep the journal in the graph's key-value store, under keys of its own; one writer at a time.
+
+        Needs :class:`~agentlayers.key_value.KeyValueStore`; one without ordered scans, or without batches that are
+        atomic and conditional, is refused before anything is read or written.
+
+        Args:
+            name: Journals of different names share a store without meeting; ``journal`` if not given.
+        """
+        from agentlayers.journal.key_value import KeyValueJournal
+        from agentlayers.layer import Layer
+
+        return Layer.scoped(EventJournal, KeyValueJournal, **({} if name is None else {"name": name}))
+
+    @staticmethod
     def layer_memory() -> Layer:
         """Keep the journal in memory, for tests; it is gone when the program ends."""
         from agentlayers.journal.memory import MemoryJournal

@@ -168,7 +168,7 @@ def _of_container(label: str, compiler: Compiler, compiled: CompiledContainer) -
             outputs.setdefault(service, compiled.slots[name])
     return Blueprint(
         label, dict(compiled.slots), dict(compiled.services), outputs, compiler, container=compiled,
-        wanted=list(compiled.slots.values()),
+        wanted=_without(compiled.slots.values(), compiled),
     )  # fmt: skip
 
 
@@ -188,10 +188,16 @@ def _from_layer(layer: Layer) -> Blueprint:
             dict(outputs),
             compiler,
         )
-    blueprint.wanted = list(outputs.values())
+    blueprint.wanted = _without(outputs.values(), blueprint.container)
     _name_roots(blueprint, outputs)
     blueprint.apply(active_overrides(layer), compiler.parts)
     return blueprint
+
+
+def _without(parts: Iterable[Provider], compiled: CompiledContainer | None) -> list[Provider]:
+    """Leave out what a container starts on demand only."""
+    idle = {id(provider) for provider in compiled.on_demand()} if compiled is not None else set()
+    return [provider for provider in parts if id(provider) not in idle]
 
 
 def _head(layer: Layer) -> Layer:

@@ -36,6 +36,10 @@ class CompiledContainer:
                 if name in slots and providers.is_provider(provider):
                     self.memo.setdefault(id(provider), slots[name])
 
+    def on_demand(self) -> list[Provider]:
+        """List the slots that are not started with all the others."""
+        return [self.slots[name] for name in getattr(self.cls, "on_demand", ()) if name in self.slots]
+
     def origin(self, name: str) -> Origin:
         """Find where a slot was written."""
         return slot_origin(self.cls, name)

@@ -88,10 +88,12 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
 
     Attributes:
         catalogue: What YAML may write, by slot and name; inherited where a subclass has none.
+        on_demand: Slots that are started only when something needs or asks for them, not with all the others.
     """
 
     instance_type = _Instance
     catalogue: ClassVar[Catalogue] = Catalogue()
+    on_demand: ClassVar[frozenset[str]] = frozenset()
     __declared__: ClassVar[Mapping[str, Origin]] = MappingProxyType({})
 
     @classmethod
@@ -143,7 +145,7 @@ class LayerContainer(containers.DeclarativeContainer, metaclass=_LayerContainerM
     def build(cls, service: Callable[..., T], /) -> AbstractAsyncContextManager[T]: ...
     @classmethod
     def build(cls, service: Any = None, /) -> Any:
-        """Open what ``service`` (or, without one, every slot) needs; see :meth:`Layer.build`."""
+        """Open what ``service`` (or, without one, every slot not on demand) needs; see :meth:`Layer.build`."""
         from agentlayers.layer.app import App
 
         return App(cls) if service is None else App(cls, service).serving(service)

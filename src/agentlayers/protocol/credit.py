@@ -55,6 +55,9 @@ class CreditAccount:
         self.available = 0
         self.grant(available)
 
+    def __repr__(self) -> str:
+        return f"CreditAccount({self.available})"
+
     @property
     def is_spent(self) -> bool:
         """Whether nothing may be sent until more is granted."""

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from agentlayers.runtime.broadcast import Subscription
     from agentlayers.runtime.chat_history import ChatHistory, ChatRecorder
     from agentlayers.runtime.claude import ClaudeBackend
+    from agentlayers.runtime.claude_transcript_files import TranscriptFile, find_transcripts
+    from agentlayers.runtime.claude_transcript_import import FileImport, TranscriptImporter
+    from agentlayers.runtime.claude_transcript_stores import TranscriptStores, open_transcript_stores
+    from agentlayers.runtime.claude_transcript_watch import TranscriptWatcher
     from agentlayers.runtime.containers import AgentRuntimeContainer
     from agentlayers.runtime.hook_audit import HookAudit
     from agentlayers.runtime.hook_presets import auto_approve, auto_deny, console_logger, observe, timing
@@ -66,6 +70,7 @@ __all__ = [
     "ClaudeBackend",
     "Delay",
     "Fail",
+    "FileImport",
     "HookAudit",
     "HookContext",
     "HookMatcher",
@@ -99,12 +104,18 @@ __all__ = [
     "ToolArtifacts",
     "ToolResult",
     "ToolUse",
+    "TranscriptFile",
+    "TranscriptImporter",
+    "TranscriptStores",
+    "TranscriptWatcher",
     "Turn",
     "auto_approve",
     "auto_deny",
     "console_logger",
+    "find_transcripts",
     "merge_hooks",
     "observe",
+    "open_transcript_stores",
     "timing",
     "user_message",
 ]
@@ -116,6 +127,10 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "broadcast": ("Subscription",),
     "chat_history": ("ChatHistory", "ChatRecorder"),
     "claude": ("ClaudeBackend",),
+    "claude_transcript_files": ("TranscriptFile", "find_transcripts"),
+    "claude_transcript_import": ("FileImport", "TranscriptImporter"),
+    "claude_transcript_stores": ("TranscriptStores", "open_transcript_stores"),
+    "claude_transcript_watch": ("TranscriptWatcher",),
     "containers": ("AgentRuntimeContainer",),
     "hook_audit": ("HookAudit",),
     "hook_presets": ("auto_approve", "auto_deny", "console_logger", "observe", "timing"),

@@ -184,16 +184,11 @@ class AgentRuntime:
                 return await self._supervisor.submit(start, prompt=prompt, taps=taps)
             except AgentLayersError as error:
                 attempt += 1
-                if attempt > self._settings.retry_max_retries or not _may_pass(error):
+                delay = self._settings.retries.delay_seconds(attempt, self._random) if _may_pass(error) else None
+                if delay is None:
                     raise
-                delay = self._retry_delay(attempt)
                 logger.warning("query_start_retry", attempt=attempt, delay_seconds=delay, error=str(error))
             await asyncio.sleep(delay)
-
-    def _retry_delay(self, attempt: int) -> float:
-        """Exponential, with up to a quarter of jitter, so that many queries do not come back at once."""
-        delay: float = min(self._settings.retry_base_delay * 2 ** (attempt - 1), self._settings.retry_max_delay)
-        return delay * (1 + self._random.random() / 4)
 
     def _recorded(self, options: dict[str, Any]) -> tuple[dict[str, Any], list[MessageTap]]:
         """Add what the stores need to the options, and make the taps of one query."""

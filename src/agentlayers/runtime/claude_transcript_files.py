@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,10 +18,7 @@ from typing import Any, Final, final
 from agentlayers.errors import SettingsError, StorageUnavailableError
 from agentlayers.runtime.session_transcript import Transcript
 
-__all__ = ["DEFAULT_PROJECTS", "TranscriptFile", "find_transcripts"]
-
-DEFAULT_PROJECTS: Final = Path("~/.claude/projects")
-"""Where Claude Code keeps its transcripts unless told otherwise."""
+__all__ = ["TranscriptFile", "default_projects", "find_transcripts"]
 
 _SUFFIX: Final = ".jsonl"
 _SUBAGENTS: Final = "subagents"
@@ -44,17 +41,32 @@ class TranscriptFile:
     path: Path
     transcript: Transcript
 
+    @property
+    def sidecar_path(self) -> Path:
+        """Where Claude Code says more of a subagent; of a session there is none."""
+        return self.path.with_name(self.path.name.removesuffix(_SUFFIX) + ".meta.json")
+
     def sidecar(self) -> dict[str, Any] | None:
         """Read what Claude Code says of a subagent beside its transcript; :obj:`None` if it says nothing."""
         if not self.transcript.subpath:
             return None
-        path = self.path.with_name(self.path.name.removesuffix(_SUFFIX) + ".meta.json")
         try:
-            with path.open("rb") as file:
+            with self.sidecar_path.open("rb") as file:
                 found = json.loads(file.read(_SIDECAR_BYTES_MAX))
         except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
+
+
+def default_projects(environment: Mapping[str, str]) -> Path:
+    """
+    Return where Claude Code keeps its transcripts.
+
+    >>> default_projects({"CLAUDE_CONFIG_DIR": "/srv/claude"}).as_posix(), default_projects({}).as_posix()
+    ('/srv/claude/projects', '~/.claude/projects')
+
+    """
+    return Path(environment.get("CLAUDE_CONFIG_DIR") or "~/.claude") / "projects"
 
 
 def find_transcripts(path: Path) -> list[TranscriptFile]:
@@ -88,20 +100,22 @@ def find_transcripts(path: Path) -> list[TranscriptFile]:
 _EXPECTED: Final = "Claude Code's projects directory (~/.claude/projects), one project in it, or one .jsonl file"
 
 
-def _files_below(directory: Path) -> Iterator[TranscriptFile]:
-    # Each level is listed when it is reached, so that of a projects directory only what is asked for is held.
+def _files_below(directory: Path, *, has_projects: bool = True) -> Iterator[TranscriptFile]:
+    if (directory / _SUBAGENTS).is_dir():
+        yield from _subagent_files(directory)
+        return
     entries = sorted(directory.iterdir())
-    sessions = [entry for entry in entries if entry.suffix == _SUFFIX and entry.is_file()]
-    for path in sessions:
-        yield from _session_files(path)
+    files = [entry for entry in entries if entry.suffix == _SUFFIX and entry.is_file()]
+    here = [file for path in files for file in _session_files(path)]
+    yield from here
+    told = {path.stem for path in files}
     for entry in entries:
-        if entry.is_dir() and not entry.is_symlink():
-            if entry.with_name(entry.name + _SUFFIX) in sessions:
-                continue  # it came with its session
-            if (entry / _SUBAGENTS).is_dir():
-                yield from _subagent_files(entry)
-            elif not sessions:
-                yield from _files_below(entry)
+        if entry.name in told or entry.is_symlink() or not entry.is_dir():
+            continue  # a session's directory came with its file
+        if (entry / _SUBAGENTS).is_dir():
+            yield from _subagent_files(entry)
+        elif has_projects and not here:
+            yield from _files_below(entry, has_projects=False)
 
 
 def _session_files(path: Path) -> Iterator[TranscriptFile]:

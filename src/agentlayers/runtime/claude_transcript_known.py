@@ -18,7 +18,7 @@ from agentlayers.protocol.payload import decode_payload
 from agentlayers.runtime.claude_transcript_entries import IMPORTED, ArtifactDraft, ImportedLine, digest_of
 from agentlayers.runtime.message import AgentMessage
 from agentlayers.runtime.session_transcript import STORE as SESSIONS
-from agentlayers.runtime.session_transcript import Transcript, TranscriptLine, line_ids, line_is_held
+from agentlayers.runtime.session_transcript import Transcript, TranscriptLine, last_line_id, line_ids, line_is_held
 from agentlayers.storage.artifact import STORE as ARTIFACTS
 from agentlayers.storage.artifact import artifact_key
 from agentlayers.storage.chat_index import STORE as CHAT
@@ -110,6 +110,7 @@ class KnownLines:
     def __init__(self, transcript: Transcript) -> None:
         self._transcript = transcript
         self._ids: set[bytes] = set()
+        self._last = b""
         self._digests: Counter[bytes] = Counter()
 
     def unknown(self, tx: JournalTransaction, lines: Sequence[ImportedLine]) -> list[ImportedLine]:
@@ -132,9 +133,15 @@ class KnownLines:
 
     def note(self, lines: Iterable[ImportedLine]) -> None:
         """Remember what was written, so that it need not be read again."""
-        self._ids.update(line.line.id for line in lines)
+        written = [line.line.id for line in lines]
+        self._ids.update(written)
+        self._last = max([self._last, *written])
 
     def _look(self, tx: JournalTransaction) -> None:
+        last = last_line_id(tx, self._transcript)
+        if last == self._last:
+            return  # nobody else wrote anything
+        self._last = last
         new = [entry_id for entry_id in line_ids(tx, self._transcript) if entry_id not in self._ids]
         self._ids.update(new)
         for stored in stored_entries(tx, SESSIONS, new):

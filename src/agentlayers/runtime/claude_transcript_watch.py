@@ -8,6 +8,7 @@ in the replica, so what was written while nobody watched is imported at the next
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -36,19 +37,22 @@ class TranscriptWatcher:
 
     def __init__(self, path: Path, importer: TranscriptImporter) -> None:
         self._path, self._importer = path, importer
-        self._seen: dict[TranscriptFile, _Signature] = {}
+        self._seen: dict[TranscriptFile, tuple[_Signature, _Signature | None]] = {}
 
     @property
     def files(self) -> int:
         """How many transcripts there were at the last look."""
         return len(self._seen)
 
-    async def look(self) -> list[FileImport]:
+    async def look(self, *, told: Callable[[FileImport], None] | None = None) -> list[FileImport]:
         """
         Import what was added since the last look, in new files and in known ones.
 
         A file that was cut off or replaced is read from its beginning. One that cannot be read is told once, and
         tried again when it changes.
+
+        Args:
+            told: Called with what was done to a file as soon as it is done, where there is anything to tell.
 
         Returns:
             What was done, for files with anything to tell.
@@ -57,21 +61,27 @@ class TranscriptWatcher:
             StorageError: The journal could not be written.
         """
         changed = await asyncio.to_thread(self._changed)
-        reports = [await self._importer.take(file, go_on=True) for file in changed]
-        return [report for report in reports if _has_news(report)]
+        reports = []
+        for file in changed:
+            report = await self._importer.take(file, go_on=True)
+            if _has_news(report):
+                reports.append(report)
+                if told is not None:
+                    told(report)
+        return reports
 
     def _changed(self) -> list[TranscriptFile]:
         try:
             files = find_transcripts(self._path)
         except (SettingsError, StorageUnavailableError):
             files = []  # there is nothing yet, or for the moment
-        seen, changed = dict[TranscriptFile, _Signature](), list[TranscriptFile]()
+        seen, changed = dict[TranscriptFile, tuple[_Signature, _Signature | None]](), list[TranscriptFile]()
         for file in files:
             signature = _signature(file.path)
             if signature is None:
                 continue
-            seen[file] = signature
-            if self._seen.get(file) != signature:
+            seen[file] = signature, _signature(file.sidecar_path) if file.transcript.subpath else None
+            if self._seen.get(file) != seen[file]:
                 changed.append(file)
         self._seen = seen
         return changed

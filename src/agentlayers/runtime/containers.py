@@ -8,7 +8,7 @@ four stores, the scripted agent, and no network. Settings come from the environm
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from dependency_injector import providers
 
@@ -30,8 +30,13 @@ from agentlayers.journal.conflict_policy import (
     Reject,
 )
 from agentlayers.journal.event_journal import EventJournal
+from agentlayers.journal.key_value import KeyValueJournal
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.key_value.filesystem_store import FileSystemKeyValueStore
+from agentlayers.key_value.key_value_store import KeyValueStore
+from agentlayers.key_value.memory_store import MemoryKeyValueStore
+from agentlayers.key_value.sqlite_store import SQLiteKeyValueStore
 from agentlayers.layer import Catalogue, LayerContainer, recipe, resource, singleton
 from agentlayers.runtime.agent_runtime import AgentRuntime, open_runtime
 from agentlayers.runtime.backend import AgentBackend
@@ -43,7 +48,7 @@ from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.chat_history import ChatHistoryStore
 from agentlayers.storage.cleanup import StorageCleanup
-from agentlayers.storage.own_journal import own_sqlite_journal
+from agentlayers.storage.own_journal import own_key_value_journal, own_sqlite_journal
 from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.storage_config import StorageConfig
 from agentlayers.sync.service import SyncService
@@ -52,10 +57,13 @@ from agentlayers.transport.tcp import TCPTransport
 from agentlayers.transport.transport import Transport
 from agentlayers.transport.websocket import WebSocketTransport
 
-__all__ = ["IDENTITY_FILE", "AgentRuntimeContainer"]
+__all__ = ["IDENTITY_FILE", "KEY_VALUE_DIRECTORY", "AgentRuntimeContainer"]
 
 IDENTITY_FILE = "identity"
 """Name of the identity file in the storage directory."""
+
+KEY_VALUE_DIRECTORY = "key_value"
+"""Name of the directory, in the storage directory, of a key-value store in plain files."""
 
 
 def identity_file(path: str | None = None, *, storage_config: StorageConfig) -> Identity:
@@ -68,6 +76,18 @@ def sqlite_journal(
 ) -> SQLiteJournal:
     """Keep the journal in ``journal.sqlite`` in the storage directory unless told otherwise."""
     return SQLiteJournal(storage_config.directory if directory is None else directory, durability=durability)
+
+
+def sqlite_key_value_store(directory: str | None = None, *, storage_config: StorageConfig) -> SQLiteKeyValueStore:
+    """Keep pairs in ``key_value.sqlite`` in the storage directory unless told otherwise."""
+    return SQLiteKeyValueStore(storage_config.directory if directory is None else directory)
+
+
+def filesystem_key_value_store(
+    directory: str | None = None, *, storage_config: StorageConfig
+) -> FileSystemKeyValueStore:
+    """Keep a file for each pair, below ``key_value`` in the storage directory unless told otherwise."""
+    return FileSystemKeyValueStore(storage_config.directory / KEY_VALUE_DIRECTORY if directory is None else directory)
 
 
 def claude_backend(
@@ -132,6 +152,7 @@ def _store(store: Any) -> dict[str, Any]:
         "memory": recipe(store.layer_memory),
         "sqlite": recipe(store.layer_sqlite),
         "filesystem": recipe(store.layer_filesystem),
+        "key_value": recipe(store.layer_key_value),
     }
 
 
@@ -151,8 +172,7 @@ class AgentRuntimeContainer(LayerContainer):
 
     config = providers.Configuration()
     storage_config: providers.Provider[StorageConfig] = providers.Singleton(StorageConfig.from_environment)
-    # Left open for a key-value store that several parts share; nothing uses it yet, so it promises no service.
-    key_value_store = cast("providers.Provider[Any]", providers.Object(None))
+    key_value_store: providers.Provider[KeyValueStore] = providers.Resource(sqlite_key_value_store)
     identity: providers.Provider[Identity] = providers.Singleton(identity_file)
     encryption: providers.Provider[Encryption] = providers.Singleton(AesGcmEncryption)
     journal: providers.Provider[EventJournal] = providers.Resource(sqlite_journal)
@@ -171,6 +191,9 @@ class AgentRuntimeContainer(LayerContainer):
     query_supervisor: providers.Provider[QuerySupervisor] = providers.Resource(supervisor_from_env)
     runtime: providers.Provider[AgentRuntime] = providers.Resource(open_runtime)
 
+    # Opened only when something is kept in it, so that nobody finds a file that nothing uses.
+    on_demand = frozenset({"key_value_store"})
+
     catalogue = Catalogue(
         storage_config={"from_env": singleton(StorageConfig.from_environment)},
         identity={
@@ -182,9 +205,17 @@ class AgentRuntimeContainer(LayerContainer):
             "aes_gcm": singleton(AesGcmEncryption),
             "plaintext": singleton(PlaintextEncryption),
         },
+        key_value_store={
+            "sqlite": resource(sqlite_key_value_store),
+            "filesystem": resource(filesystem_key_value_store),
+            "memory": resource(MemoryKeyValueStore),
+            "redis": recipe(KeyValueStore.layer_redis),
+        },
         journal={
             "sqlite": resource(sqlite_journal),
             "memory": resource(MemoryJournal),
+            "key_value": resource(KeyValueJournal),
+            "own_key_value": resource(own_key_value_journal),  # inside a store: keys of that store alone
             "own_sqlite": resource(own_sqlite_journal),  # inside a store: the file of that store alone
         },
         conflict_policy={
@@ -212,6 +243,7 @@ class AgentRuntimeContainer(LayerContainer):
             "memory": recipe(SessionIndexStore.layer_memory),
             "sqlite": recipe(SessionIndexStore.layer_sqlite),
             "filesystem": recipe(SessionIndexStore.layer_filesystem),
+            "key_value": recipe(SessionIndexStore.layer_key_value),
         },
         chat_history=_store(ChatHistoryStore),
         artifacts=_store(ArtifactStore),
@@ -221,6 +253,7 @@ class AgentRuntimeContainer(LayerContainer):
             "journaled": resource(AgentSessionStore),
             "memory": recipe(AgentSessionStore.layer_memory),
             "sqlite": recipe(AgentSessionStore.layer_sqlite),
+            "key_value": recipe(AgentSessionStore.layer_key_value),
         },
         agent_backend={
             "scripted": singleton(ScriptedBackend),

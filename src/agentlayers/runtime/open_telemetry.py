@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Final, final
@@ -24,6 +25,9 @@ SCOPE: Final = "agentlayers"
 
 SECONDS_BOUNDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 """Buckets of waits and durations; the first nine are the reference's."""
+
+PARENTS_MAX: Final = 1024
+"""Tool calls of a query that an agent in the background may still work for."""
 
 RECORD_BOUNDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 """Buckets of the delay of recording."""
@@ -209,6 +213,8 @@ class _Spans:
         self._tracer = tracer
         self._query = tracer.start_span("agent.query", attributes={"query.id": query_id})
         self._tools: dict[str, Any] = {}
+        # Also of tools that have ended: an agent in the background goes on after the call that started it.
+        self._parents: OrderedDict[str, Any] = OrderedDict()
         self._session_id = ""
 
     def current(self) -> AbstractContextManager[object]:
@@ -228,8 +234,8 @@ class _Spans:
             self._query.set_attribute("gen_ai.request.model", model)
 
     def tool_began(self, tool_use_id: str, name: str, parent_tool_use_id: str | None) -> None:
-        parent = self._tools.get(parent_tool_use_id or "", self._query)
-        self._tools[tool_use_id] = self._tracer.start_span(
+        parent = self._parents.get(parent_tool_use_id or "", self._query)
+        span = self._tracer.start_span(
             "agent.tool",
             context=self._trace.set_span_in_context(parent),
             attributes={
@@ -238,6 +244,9 @@ class _Spans:
                 "gen_ai.tool.call.id": tool_use_id,
             },
         )
+        self._tools[tool_use_id] = self._parents[tool_use_id] = span
+        while len(self._parents) > PARENTS_MAX:
+            self._parents.popitem(last=False)
 
     def tool_ended(self, tool_use_id: str, outcome: str) -> None:
         span = self._tools.pop(tool_use_id)

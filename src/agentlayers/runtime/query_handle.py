@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Self, final
 
 from agentlayers.errors import BackendError, QueryTimeoutError, StateError, UsageError
 from agentlayers.logs import get_logger
 from agentlayers.runtime.backend import BackendQuery, Prompt
 from agentlayers.runtime.broadcast import Subscription
-from agentlayers.runtime.late_tap import LateTap
 from agentlayers.runtime.message import AgentMessage, user_message
 from agentlayers.runtime.query_controls import QueryControls
 from agentlayers.runtime.query_status import QueryState, QueryStatus
+from agentlayers.runtime.query_taps import QueryTaps
 from agentlayers.runtime.settings import QueueStrategy
 from agentlayers.runtime.shared_messages import SharedMessages
 from agentlayers.runtime.tap import MessageTap, QueryEnd, Receipt
@@ -61,15 +61,13 @@ class QueryHandle(QueryControls):
         self.query_id = query_id
         self.result: AgentMessage | None = None
         self._prompt = prompt
-        self._taps = list(taps)
-        self._telemetry = telemetry
+        self._taps = QueryTaps(query_id, taps, telemetry)
         self._grace = interrupt_grace_seconds
         self._query: BackendQuery | None = None
         self._state: QueryState = "starting"
         self._session_id = ""
         self._count = 0
         self._buffer: deque[tuple[AgentMessage, list[Receipt]]] = deque()
-        self._late: list[LateTap] = []
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._unbounded = False
@@ -79,7 +77,6 @@ class QueryHandle(QueryControls):
         self._gone = False
         self._interrupting = False
         self._ending = False
-        self._taps_ended = False
         self._error: Exception | None = None
         self._owner: asyncio.Task[None] | None = None
         self._shutdown: asyncio.Task[None] | None = None
@@ -152,13 +149,12 @@ class QueryHandle(QueryControls):
             if self._error is not None:
                 raise self._error
             if self._gone:
-                await self._end_late_taps()
+                await self._taps.end_late(self._end_told)
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
         message, receipts = self._buffer[0]
-        for tap in self._late:
-            await _quietly(tap.catch_up(), "received", self.query_id)
+        await self._taps.catch_up()
         # Taken out only when it is durable, so that a reader that gives up meanwhile misses nothing.
         for receipt in receipts:
             await receipt.settle()
@@ -199,7 +195,7 @@ class QueryHandle(QueryControls):
         """
         sent = user_message(message, session_id=self._session_id) if isinstance(message, str) else dict(message)
         await self._running().send(sent)
-        await self._show_sent(sent)
+        await self._taps.sent(sent)
 
     async def send_all(self, messages: Iterable[str | Mapping[str, Any]]) -> None:
         """Give the agent several user messages, in order; see :meth:`send`."""
@@ -231,11 +227,9 @@ class QueryHandle(QueryControls):
         Raises:
             StateError: The query has ended, and all of it was read.
         """
-        if self._taps_ended and not self._buffer:
+        if self._taps.have_ended and not self._buffer:
             raise StateError(f"query {self.query_id} has ended; a tap must be attached before")
-        late = LateTap(tap, list(self._buffer))
-        self._taps.append(late)
-        self._late.append(late)
+        self._taps.attach(tap, list(self._buffer))
 
     @property
     def prompt(self) -> Prompt:
@@ -250,14 +244,14 @@ class QueryHandle(QueryControls):
     @property
     def status(self) -> QueryStatus:
         """How the query is doing now."""
-        error = next((tap.error for tap in self._taps if tap.error is not None), None)
+        error = self._taps.error
         return QueryStatus(
             state=self._state,
             session_id=self._session_id,
             messages=self._count,
-            recording_behind=any(tap.is_behind for tap in self._taps),
-            recording_pending=sum(tap.pending for tap in self._taps),
-            recording_lost=sum(tap.lost for tap in self._taps),
+            recording_behind=self._taps.are_behind,
+            recording_pending=self._taps.pending,
+            recording_lost=self._taps.lost,
             recording_error="" if error is None else str(error),
         )
 
@@ -346,12 +340,12 @@ class QueryHandle(QueryControls):
         self._unbounded = query.reads_ahead
         self._state = "running"
         try:
-            self._tell(lambda telemetry: telemetry.started())
+            self._taps.started()
             if on_started is not None:
                 await on_started()
             started.set_result(None)
             if isinstance(self._prompt, str):
-                await self._show_sent(user_message(self._prompt))
+                await self._taps.sent(user_message(self._prompt))
             async for message in query:
                 await self._deliver(message)
         except Exception as error:  # noqa: BLE001 - raised to the reader, who is elsewhere
@@ -371,16 +365,16 @@ class QueryHandle(QueryControls):
             self._error = self._error or error
         self._state = self._final_state()
         try:
-            self._tell(lambda telemetry: telemetry.gone(self._state, self._error))
+            self._taps.gone(self._state, self._error)
             await on_gone(self._state)
-            end = QueryEnd(self._state, self._session_id)
-            # Together, because each may wait a while for a store that does not answer.
-            ending = [_quietly(tap.ended(end), "ended", self.query_id) for tap in self._taps]
-            await asyncio.gather(*ending)
+            await self._taps.end(self._end_told)
         finally:
-            self._taps_ended = True
             self._gone = True
             self._changed.set()
+
+    @property
+    def _end_told(self) -> QueryEnd:
+        return QueryEnd(self._state, self._session_id)
 
     def _final_state(self) -> QueryState:
         if self._state == "timed_out":
@@ -396,14 +390,7 @@ class QueryHandle(QueryControls):
         self._session_id = message.session_id or self._session_id
         if message.is_result:
             self.result = message
-        receipts: list[Receipt] = []
-        for tap in self._taps:
-            receipt = await _quietly(tap.received(message), "received", self.query_id)
-            if receipt is not None:
-                receipts.append(receipt)
-        if self._telemetry is not None:
-            self._tell(lambda telemetry: telemetry.recording(receipts))
-            await _quietly(self._telemetry.received(message), "telemetry", self.query_id)
+        receipts = await self._taps.received(message)
         if self._discarding:
             return
         self._buffer.append((message, receipts))
@@ -412,13 +399,6 @@ class QueryHandle(QueryControls):
         while len(self._buffer) >= MESSAGES_BUFFERED_MAX and not (self._unbounded or self._discarding):
             self._room.clear()
             await self._room.wait()
-
-    def _tell(self, note: Callable[[QueryTelemetry], None]) -> None:
-        if self._telemetry is not None:
-            try:
-                note(self._telemetry)
-            except Exception:
-                logger.exception("tap_failed", what="telemetry", query_id=self.query_id)
 
     async def _shut_down(self) -> None:
         """Ask nicely, then insist."""
@@ -437,14 +417,8 @@ class QueryHandle(QueryControls):
         await asyncio.wait({owner})
         if self._shared is not None:
             await self._shared.aclose()
-        await self._end_late_taps()
+        await self._taps.end_late(self._end_told)
         self._buffer.clear()
-
-    async def _end_late_taps(self) -> None:
-        """End the taps that were attached when the agent was gone, but not all of it read."""
-        end = QueryEnd(self._state, self._session_id)
-        while self._late:
-            await _quietly(self._late.pop(0).ended(end), "ended", self.query_id)
 
     async def _ask_to_end(self, query: BackendQuery) -> None:
         results = await asyncio.gather(query.close_input(), query.interrupt(), return_exceptions=True)
@@ -454,27 +428,9 @@ class QueryHandle(QueryControls):
 
     # -- input ------------------------------------------------------------------------------------------
     def _shown_prompt(self) -> Prompt:
-        return self._show_all(self._prompt) if isinstance(self._prompt, AsyncIterable) else self._prompt
-
-    async def _show_all(self, messages: AsyncIterable[Mapping[str, Any]]) -> AsyncIterator[Mapping[str, Any]]:
-        async for message in messages:
-            await self._show_sent(message)
-            yield message
-
-    async def _show_sent(self, message: Mapping[str, Any]) -> None:
-        for tap in self._taps:
-            await _quietly(tap.sent(message), "sent", self.query_id)
+        return self._taps.shown(self._prompt) if isinstance(self._prompt, AsyncIterable) else self._prompt
 
     def _running(self) -> BackendQuery:
         if self._query is None or self._gone or self._discarding:
             raise StateError(f"query {self.query_id} does not run (it is {self._state})")
         return self._query
-
-
-async def _quietly(call: Awaitable[Any], what: str, query_id: str) -> Any:
-    """A tap that fails is reported and never breaks the conversation."""
-    try:
-        return await call
-    except Exception:
-        logger.exception("tap_failed", what=what, query_id=query_id)
-        return None

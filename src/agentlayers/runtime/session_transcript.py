@@ -30,6 +30,7 @@ __all__ = [
     "deleted_up_to",
     "hidden_lines",
     "knows_transcript",
+    "last_line_id",
     "line_ids",
     "line_is_held",
     "project_entry",
@@ -164,7 +165,8 @@ def project_entry(tx: JournalTransaction, entry: Entry) -> TranscriptLine | None
     tx.put(_line_prefix(line.transcript) + entry.id, b"")
     if line.uuid:
         tx.put(_uuid_prefix(line.transcript, line.uuid) + entry.id, b"")
-    _note_last(tx, line.transcript)
+    if last_line_id(tx, line.transcript) < entry.id:
+        _put_last(tx, line.transcript, entry.id)
     return line
 
 
@@ -184,12 +186,17 @@ def retract_entry(tx: JournalTransaction, entry: Entry) -> None:
 
 def _note_last(tx: JournalTransaction, transcript: Transcript) -> None:
     last = _last(tx, _line_prefix(transcript))
+    if last is not None:
+        _put_last(tx, transcript, last)
+        return
+    for key in (_project_key(transcript), _session_key(transcript)):
+        tx.delete(key)
+
+
+def _put_last(tx: JournalTransaction, transcript: Transcript, last: bytes) -> None:
     named = json.dumps(transcript).encode()
     for key in (_project_key(transcript), _session_key(transcript)):
-        if last is None:
-            tx.delete(key)
-        else:
-            tx.put(key, last + named)
+        tx.put(key, last + named)
 
 
 # -- reading ------------------------------------------------------------------------------------------------
@@ -198,6 +205,11 @@ def line_ids(tx: JournalTransaction, transcript: Transcript) -> list[bytes]:
     prefix, deleted = _line_prefix(transcript), deleted_up_to(tx, transcript)
     rows = tx.scan(prefix + deleted, prefix_end(prefix))
     return [entry_id for key, _ in rows if (entry_id := key[-ENTRY_ID_BYTES:]) > deleted]
+
+
+def last_line_id(tx: JournalTransaction, transcript: Transcript) -> bytes:
+    """Return the entry of a transcript's last line, deleted or not; empty if it has none."""
+    return (tx.get(_project_key(transcript)) or b"")[:ENTRY_ID_BYTES]
 
 
 def line_is_held(tx: JournalTransaction, line: TranscriptLine) -> bool:

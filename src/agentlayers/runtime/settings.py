@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from agentlayers.errors import SettingsError
+from agentlayers.schedule import Schedule, exponential
 from agentlayers.settings import environment_value, parse_bool, parse_seconds
 
 __all__ = ["QueueStrategy", "RuntimeSettings", "SupervisorSettings"]
+
+RETRY_SECONDS_MIN: Final = 0.001
+"""Before a retry whose base is set to nothing: the loop gets its turn in between."""
 
 QueueStrategy = Literal["suspend", "dropping", "sliding"]
 """What happens to what does not fit: wait, refuse the newest, or displace the oldest."""
@@ -35,7 +39,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     variables: ClassVar[tuple[str, ...]] = ()
     """Fields that may be set by a variable of the environment."""
@@ -155,6 +159,7 @@ class RuntimeSettings(_Settings):
         retry_max_retries: How often a query whose start failed is started again; never once it runs.
         retry_base_delay: Seconds before the first retry; doubles with each.
         retry_max_delay: Longest pause between two starts.
+        retry_schedule: When to start again, instead of the three above.
         record_input: Keep the prompts in the chat history.
         record_output: Keep what the agent says.
         record_partial: Keep partial messages (``stream_event``) too.
@@ -174,6 +179,7 @@ class RuntimeSettings(_Settings):
     retry_max_retries: int = Field(default=0, ge=0)
     retry_base_delay: Seconds = 1.0
     retry_max_delay: Seconds = 30.0
+    retry_schedule: Schedule | None = None
     record_input: bool = True
     record_output: bool = True
     record_partial: bool = False
@@ -188,3 +194,11 @@ class RuntimeSettings(_Settings):
     variables: ClassVar[tuple[str, ...]] = (
         "query_timeout", "first_message_timeout", "retry_max_retries", "retry_base_delay",
     )  # fmt: skip
+
+    @property
+    def retries(self) -> Schedule:
+        """When a query whose start failed is started again; many that failed at one moment do not come back at one."""
+        if self.retry_schedule is not None:
+            return self.retry_schedule
+        base = max(self.retry_base_delay, RETRY_SECONDS_MIN)
+        return exponential(base).jittered().capped(self.retry_max_delay).limited(self.retry_max_retries)

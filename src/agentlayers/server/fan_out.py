@@ -94,6 +94,8 @@ class FanOut:
         publication, settled = self._next()
         try:
             self._send(publication, self.subscriptions.values())
+        except Exception:  # whoever missed something reads it from storage
+            logger.exception("fan_out_failed")
         finally:
             _settle_all(settled)
 
@@ -117,7 +119,7 @@ class FanOut:
                     while some := list(islice(subscribers, SLICE_SUBSCRIBERS)):
                         self._send(publication, some)
                         await asyncio.sleep(0)
-                except Exception:  # whoever missed something reads it from storage
+                except Exception:  # as in offer()
                     logger.exception("fan_out_failed")
                 finally:
                     _settle_all(settled)

@@ -63,9 +63,12 @@ class Link(abc.ABC):
 
     def write_now(self, data: bytes) -> bool:
         """Write at once if the transport has room; otherwise do nothing and return :obj:`False`."""
-        if self.transport.get_write_buffer_size() >= SOCKET_BUFFER_BYTES_MAX:
+        # Not through write(): this is done for every delivery.
+        transport = self.transport
+        if transport.get_write_buffer_size() >= SOCKET_BUFFER_BYTES_MAX:
             return False
-        self.write(data)
+        if not transport.is_closing():
+            transport.write(data)
         return True
 
     def write(self, data: bytes) -> None:

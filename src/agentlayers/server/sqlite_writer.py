@@ -23,6 +23,7 @@ from agentlayers.protocol.sequence_digest import extend_digest
 from agentlayers.server.sqlite_digest import digest_below
 from agentlayers.server.sqlite_file import POSITION_BITS, SERVER_FORMAT
 from agentlayers.server.storage import Appended
+from agentlayers.sqlite_log_room import LogRoom
 
 __all__ = ["AppendJob", "CallJob", "Outcome", "SQLiteWriter"]
 
@@ -151,6 +152,7 @@ class SQLiteWriter:
             self._deliver([Outcome(None, error=error)])
             return
         self._deliver([Outcome(None)])
+        self._room = LogRoom(connection, self._path, pages=SERVER_FORMAT.checkpoint_pages)
         try:
             self._serve()
         finally:
@@ -167,6 +169,7 @@ class SQLiteWriter:
                 return
             group, carried, running = self._group(job)
             self._deliver(self._append_group(group))
+            self._room.after_commit()
             if carried is not None:
                 self._deliver([self._call(carried)])
 

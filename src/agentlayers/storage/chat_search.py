@@ -39,7 +39,7 @@ _FOR_MACHINES: Final = frozenset(
     {
         "type", "subtype", "role", "id", "uuid", "session_id", "sessionId", "parent_tool_use_id", "parentToolUseId",
         "tool_use_id", "toolUseId", "parentUuid", "request_id", "requestId", "signature", "data", "media_type", "model",
-        "stop_reason", "timestamp",
+        "stop_reason", "timestamp", "usage",
     }
 )  # fmt: skip
 

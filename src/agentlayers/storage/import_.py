@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import binascii
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,11 +29,13 @@ from agentlayers.errors import (
     StorageCorruptionError,
     StorageUnavailableError,
 )
+from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.causality import version_of
 from agentlayers.journal.conflict_policy import ConflictPolicy, Version
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.entry_id import entry_id_millis
 from agentlayers.journal.event_journal import StoreSchema
+from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.primitives import EntryRow, QuarantinedRow
 from agentlayers.journal.projection import apply_rows
 from agentlayers.journal.replication import HORIZON_FLOOR
@@ -42,6 +44,7 @@ from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.limits import ENTRY_ID_BYTES, EXPORT_LINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.export import FORMAT, FORMAT_VERSION, payload_of_line
+from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.replica_store import (
     STORE_NAMES,
     file_of_store,
@@ -244,6 +247,7 @@ async def import_export(
     secret: ExportSecret | None = None,
     policy: ConflictPolicy | None = None,
     progress: Progress | None = None,
+    further: Sequence[type[JournaledStore]] = (),
 ) -> ImportReport:
     """
     Take an export over into a replica, which is made if there is none.
@@ -255,6 +259,7 @@ async def import_export(
         secret: What the export is sealed with; not needed for a plain one.
         policy: The one the replica's application shows artifacts by; last write wins if not given.
         progress: Called with the number of bytes read; the file is read twice.
+        further: Append-only stores of other rooms that the export may hold.
 
     Raises:
         StorageUnavailableError: The file cannot be read, or the journal not written.
@@ -263,16 +268,18 @@ async def import_export(
         MigrationError: A newer release wrote the export or the journal.
         SettingsError: The export has a store that is not known here.
     """
-    report = ImportReport(_check(path, stores, secret, progress))
-    files = {store: file_of_store(directory, store) for store in stores or STORE_NAMES}
+    known = {kind.name: kind for kind in further}
+    report = ImportReport(_check(path, stores, secret, progress, known))
+    files = {store: file_of_store(directory, store) for store in stores or (*STORE_NAMES, *known)}
     async with AsyncExitStack() as stack:
         opened: dict[Path, SQLiteJournal] = {}
         for store, file in files.items():
+            if store not in stores_of_file(file) and (store not in known or stores_of_file(file) != STORE_NAMES):
+                raise SettingsError(setting="--store", value=store, expected=f"a store that {file.name} is for")
             if file not in opened:
-                if store not in stores_of_file(file):
-                    raise SettingsError(setting="--store", value=store, expected=f"a store that {file.name} is for")
-                journal, _stores, _index = await stack.enter_async_context(open_replica_stores(file, policy=policy))
-                opened[file] = journal
+                opened[file], _, index = await stack.enter_async_context(open_replica_stores(file, policy=policy))
+            if store in known:
+                await stack.enter_async_context(known[store](opened[file], Identity.generate(), session_index=index))
         for store, entries in _batches(read_export(path, secret=secret, progress=progress), stores):
             done = await opened[files[store]].transact(partial(take_over, store=store, entries=entries))
             _add(report.stores.setdefault(store, StoreImport()), done)
@@ -286,9 +293,17 @@ def _add(total: StoreImport, done: StoreImport) -> None:
     total.quarantined += done.quarantined
 
 
-def _check(path: Path, stores: Collection[str] | None, secret: ExportSecret | None, progress: Progress | None) -> str:
+def _check(
+    path: Path,
+    stores: Collection[str] | None,
+    secret: ExportSecret | None,
+    progress: Progress | None,
+    further: Mapping[str, type[JournaledStore]],
+) -> str:
     """Read the whole file, so that one that is damaged or not understood changes nothing; returns whose it is."""
     schemas, replica = replica_schemas(), ""
+    journal, identity = MemoryJournal(), Identity.generate()
+    schemas |= {name: kind(journal, identity).schema for name, kind in further.items()}
     for number, item in enumerate(read_export(path, secret=secret, progress=progress), 1):
         if isinstance(item, str):
             replica = item

@@ -15,16 +15,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from agentlayers.errors import StorageCorruptionError, StorageUnavailableError
+from agentlayers.errors import StorageUnavailableError
 from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.primitives import EntryRow
 from agentlayers.journal.sqlite.entry_row import COLUMNS, row_from_values
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
+from agentlayers.key_value.sqlite_file import KEY_VALUE_FORMAT
 
 __all__ = ["entry_rows", "journal_files", "open_journal_file", "read_journal_file", "read_replica_id"]
 
 _BUSY_SECONDS: Final = 5.0
-_MAGIC: Final = b"SQLite format 3\x00"
+_APPLICATION_ID: Final = slice(68, 72)
+"""Where the header of a SQLite file says whose it is."""
 
 
 def journal_files(directory: Path) -> list[Path]:
@@ -43,10 +45,18 @@ def journal_files(directory: Path) -> list[Path]:
             return [directory]
         if not directory.is_dir():
             raise _unavailable(directory, "there is no such directory; give the one that holds journal.sqlite")
-        found = sorted(path for path in directory.iterdir() if path.suffix == ".sqlite" and path.is_file())
+        files = (path for path in directory.iterdir() if path.suffix == ".sqlite" and path.is_file())
+        found = sorted(path for path in files if not _is_key_value_store(path))
     if not found:
         raise _unavailable(directory, "there is no journal in it; give the directory that holds journal.sqlite")
     return found
+
+
+def _is_key_value_store(path: Path) -> bool:
+    """Tell the file that may well be beside a journal; any other, damaged ones too, is taken for a journal."""
+    with path.open("rb") as file:
+        header = file.read(_APPLICATION_ID.stop)
+    return header[_APPLICATION_ID] == KEY_VALUE_FORMAT.application_id.to_bytes(4)
 
 
 def read_journal_file(path: Path, *, stores: Collection[str] | None = None) -> Iterator[StoredEntry]:
@@ -115,10 +125,8 @@ def open_journal_file(path: Path) -> sqlite3.Connection:
     """
     if not path.is_file():
         raise _unavailable(path, "there is no such file; give the directory that holds journal.sqlite")
-    with path.open("rb") as file:
-        head = file.read(len(_MAGIC))
-    if head != _MAGIC:
-        raise _corrupt(path, "the file is no SQLite database, so no journal; restore it from a backup")
+    # Never opened past SQLite, see SQLiteFormat: that would drop the locks of whoever has it open in this process.
+    JOURNAL_FORMAT.check_size(path, "read")
     connection = sqlite3.connect(_address(path), uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
     try:
         connection.execute("BEGIN")
@@ -157,7 +165,3 @@ def _migrated_copy(source: sqlite3.Connection, version: int) -> sqlite3.Connecti
 
 def _unavailable(path: Path, reason: str) -> StorageUnavailableError:
     return StorageUnavailableError(backend="sqlite", operation="read", path=path, reason=reason)
-
-
-def _corrupt(path: Path, reason: str) -> StorageCorruptionError:
-    return StorageCorruptionError(backend="sqlite", operation="read", path=path, reason=reason)

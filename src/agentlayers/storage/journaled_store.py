@@ -23,6 +23,7 @@ from agentlayers.journal.event_journal import EventJournal, StoreSchema
 from agentlayers.layer import Layer
 from agentlayers.logs import get_logger
 from agentlayers.storage.own_journal import (
+    key_value_journal_layer,
     memory_journal_layer,
     private_sync_layer,
     sqlite_journal_layer,
@@ -265,11 +266,21 @@ class JournaledStore(abc.ABC):
         return unsynced_store_layer(cls, sqlite_journal_layer(cls.name, directory))
 
     @classmethod
+    def layer_key_value(cls) -> Layer:
+        """
+        Keep the store in the graph's key-value store, under keys of its own; it is never synced.
+
+        Needs :class:`~agentlayers.key_value.KeyValueStore`.
+        """
+        return unsynced_store_layer(cls, key_value_journal_layer(cls.name))
+
+    @classmethod
     def layer_filesystem(cls, directory: str | None = None) -> Layer:
         """
         Keep the store in a file of its own; it is never synced.
 
-        At present this is the SQLite file of :meth:`layer_sqlite`: a directory of plain files has
-        no atomic batches, which a journal needs.
+        At present this is the SQLite file of :meth:`layer_sqlite`: the journal has many small parts, and
+        a file for each costs much more. For that there is :meth:`layer_key_value`, over a key-value
+        store in plain files.
         """
         return cls.layer_sqlite(directory)

@@ -7,13 +7,16 @@ from typing import Any
 
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.event_journal import EventJournal
+from agentlayers.key_value.key_value_store import KeyValueStore
 from agentlayers.layer import Layer
 from agentlayers.storage.storage_config import StorageConfig
 from agentlayers.sync.service import SyncService
 
 __all__ = [
+    "key_value_journal_layer",
     "memory_journal_layer",
     "own_journal_path",
+    "own_key_value_journal",
     "private_sync_layer",
     "sqlite_journal_layer",
     "unsynced_store_layer",
@@ -25,6 +28,18 @@ def memory_journal_layer() -> Layer:
     from agentlayers.journal.memory import MemoryJournal
 
     return Layer.scoped(EventJournal, MemoryJournal)
+
+
+def key_value_journal_layer(store: str) -> Layer:
+    """Offer a journal in the graph's key-value store, under a prefix of one store's own."""
+    return Layer.scoped(EventJournal, own_key_value_journal, store=store)
+
+
+def own_key_value_journal(key_value_store: KeyValueStore, *, store: str) -> EventJournal:
+    """Make the journal of a store that shares none: ``stores/<store>`` in a key-value store."""
+    from agentlayers.journal.key_value import KeyValueJournal
+
+    return KeyValueJournal(key_value_store, name=f"stores/{store}")
 
 
 def sqlite_journal_layer(store: str, directory: str | Path | None = None) -> Layer:

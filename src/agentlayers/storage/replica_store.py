@@ -7,7 +7,7 @@ what is shown has to be told where it is not the default.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -69,18 +69,24 @@ def policy_named(name: str) -> ConflictPolicy:
     return POLICIES[name]()
 
 
-def check_stores(names: list[str] | None, *, setting: str = "--store") -> tuple[str, ...]:
+def check_stores(names: list[str] | None, *, setting: str = "--store", further: Sequence[str] = ()) -> tuple[str, ...]:
     """
     Return the stores that were asked for, all of them if none was.
+
+    Args:
+        names: What was asked for.
+        setting: Where.
+        further: Stores that whoever asks knows beside those of this room.
 
     Raises:
         SettingsError: A name that is no store's.
     """
+    every = (*STORE_NAMES, *further)
     for name in names or ():
-        if name not in STORE_NAMES:
-            raise SettingsError(setting=setting, value=name, expected=f"one of {', '.join(STORE_NAMES)}")
+        if name not in every:
+            raise SettingsError(setting=setting, value=name, expected=f"one of {', '.join(every)}")
     wanted = {part for name in names or () for part in with_parts(name)}
-    return tuple(name for name in STORE_NAMES if not names or name in wanted)
+    return tuple(name for name in every if not names or name in wanted)
 
 
 def with_parts(store: str) -> tuple[str, ...]:

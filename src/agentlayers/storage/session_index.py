@@ -282,6 +282,13 @@ class SessionIndexStore:
         return cls._layer_of(sqlite_journal_layer(_STORE, directory))
 
     @classmethod
+    def layer_key_value(cls) -> Layer:
+        """Keep the index in the graph's key-value store, under keys of its own."""
+        from agentlayers.storage.own_journal import key_value_journal_layer
+
+        return cls._layer_of(key_value_journal_layer(_STORE))
+
+    @classmethod
     def layer_filesystem(cls, directory: str | None = None) -> Layer:
         """Keep the index in a file; at present the one of :meth:`layer_sqlite`."""
         return cls.layer_sqlite(directory)
@@ -333,7 +340,10 @@ def _get(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
 
 def _described(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
     meta = _get(tx, session_id)
-    return None if meta is None else replace(meta, **session_facts(tx, session_id))
+    if meta is None:
+        return None
+    facts = session_facts(tx, session_id)
+    return replace(meta, title=facts.get("title", ""), project=facts.get("project", ""), branch=facts.get("branch", ""))
 
 
 def _replace(tx: JournalTransaction, before: SessionMeta | None, meta: SessionMeta) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule, exponential, fixed
     from agentlayers.sync.flags import DEFAULT_STORES
+    from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule, exponential, fixed
     from agentlayers.sync.service import SyncService
     from agentlayers.sync.status import (
         QuarantinedEntry,

@@ -70,7 +70,9 @@ class ConnectionPool:
         """Stop replicating a store."""
         for worker in list(self._workers):
             await worker.release(registration)
-            if worker is not self._workers[0] and not worker.assigned:
+            # Another store of this worker may have been released meanwhile, and the worker with it.
+            is_spare = worker in self._workers[1:] and not worker.assigned
+            if is_spare:
                 self._workers.remove(worker)
                 await worker.stop()
 

@@ -115,7 +115,9 @@ class Replication:
     def _relay_mode(self) -> RelayMode:
         """Whether the server is sent what came from others."""
         if self.registration.relay is None:
-            return RelayMode.NEVER if self._session.is_stock else RelayMode.WHEN_SEVERAL
+            # A server that is not followed does not say what it has.
+            is_told = self.follows and not self._session.is_stock
+            return RelayMode.WHEN_SEVERAL if is_told else RelayMode.NEVER
         return RelayMode.ALWAYS if self.registration.relay else RelayMode.NEVER
 
     async def _relay(self) -> None:
@@ -336,9 +338,10 @@ class Replication:
     async def quiet(self) -> None:
         """Return once no Changes have come for a while and those that came are in the journal."""
         loop = asyncio.get_running_loop()
-        seconds = STOCK_QUIET_SECONDS * self._patience
+        seconds, since = STOCK_QUIET_SECONDS * self._patience, loop.time()
         while True:
-            remaining = self.pull.arrived_at + seconds - loop.time()
+            # From now on: what was written a moment ago may be on its way, however long it was quiet before.
+            remaining = max(self.pull.arrived_at, since) + seconds - loop.time()
             if remaining <= 0 and self.pull.is_idle:
                 return
             await asyncio.sleep(max(remaining, 0.01))

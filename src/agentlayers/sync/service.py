@@ -31,7 +31,7 @@ from agentlayers.sync.status import (
     report_since,
 )
 from agentlayers.transport.offline import OfflineTransport
-from agentlayers.transport.transport import Transport
+from agentlayers.transport.transport import Transport, take_tls
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
@@ -466,13 +466,15 @@ class SyncService:
 
     @staticmethod
     def layer_websocket(url: str, token: str | None = None, tenant: str | None = None, **options: Any) -> Layer:
-        """Sync with a WebSocket server of its own; ``options`` as for the constructor."""
-        return SyncService.layer(transport=Transport.layer_websocket(url, token, tenant), **options)
+        """Sync with a WebSocket server of its own; ``options`` as for :meth:`with_remote_sync`."""
+        transport = Transport.layer_websocket(url, token, tenant, **take_tls(options))
+        return SyncService.layer(transport=transport, **options)
 
     @staticmethod
     def layer_tcp(url: str, token: str | None = None, tenant: str | None = None, **options: Any) -> Layer:
-        """Sync with a TCP server of its own; ``options`` as for the constructor."""
-        return SyncService.layer(transport=Transport.layer_tcp(url, token, tenant), **options)
+        """Sync with a TCP server of its own; ``options`` as for :meth:`with_remote_sync`."""
+        transport = Transport.layer_tcp(url, token, tenant, **take_tls(options))
+        return SyncService.layer(transport=transport, **options)
 
     @staticmethod
     def with_remote_sync(url: str, *, token: str | None = None, tenant: str | None = None, **options: Any) -> Layer:
@@ -483,12 +485,13 @@ class SyncService:
             url: ``ws://``, ``wss://``, ``tcp://`` or ``tls://``.
             token: Secret the server asks for; never part of the address.
             tenant: Whose journals the server keeps it with.
-            **options: As for the constructor.
+            **options: As for the constructor; and ``ca``, ``client_cert`` and ``client_key``, PEM files for TLS.
 
         Raises:
             SettingsError: An address of another kind.
         """
-        return SyncService.layer(transport=Transport.layer_url(url, token, tenant), **options)
+        transport = Transport.layer_url(url, token, tenant, **take_tls(options))
+        return SyncService.layer(transport=transport, **options)
 
     @staticmethod
     def layer_memory(serve: ServeMemory, **options: Any) -> Layer:

@@ -8,7 +8,7 @@ A transport only moves bytes. What they mean is the business of the sessions in
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from agentlayers.errors import SettingsError
 from agentlayers.protocol.messages import Authenticate
@@ -16,7 +16,21 @@ from agentlayers.protocol.messages import Authenticate
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
 
-__all__ = ["Connection", "Transport"]
+__all__ = ["Connection", "Transport", "take_tls"]
+
+_TLS_OPTIONS: Final = ("ca", "client_cert", "client_key")
+
+
+def take_tls(options: dict[str, Any]) -> dict[str, Any]:
+    """
+    Remove from options what a transport takes for TLS, and return it.
+
+    >>> options = {"ca": "ca.pem", "relay": True}
+    >>> take_tls(options), options
+    ({'ca': 'ca.pem'}, {'relay': True})
+
+    """
+    return {name: options.pop(name) for name in _TLS_OPTIONS if name in options}
 
 
 class Connection(abc.ABC):

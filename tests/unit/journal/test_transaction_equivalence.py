@@ -24,7 +24,7 @@ OPERATION = st.tuples(
     st.sampled_from(
         [
             "put", "put", "remove", "scan", "write", "write", "keyed", "keyed", "list", "versions", "open", "open",
-            "release", "rollback", "find", "bad", "count", "setting", "acknowledge", "delete", "quarantine",
+            "release", "rollback", "find", "bad", "count", "setting", "acknowledge", "forget", "delete", "quarantine",
         ]
     ),
     st.integers(0, 3),
@@ -91,6 +91,8 @@ class Player:
         rows = tx.rows_after(tx.store_number("notes"), 0, 100)[number : number + 2]
         if kind == "acknowledge":
             tx.note(1, [row.position for row in rows])
+        elif kind == "forget":
+            tx.forget_noted(1, rows[0].position if rows else None)
         else:
             # As compaction does: never a head alone, and nothing unapplied is left behind.
             rows = [row for row in rows if not row.keyed]
@@ -144,6 +146,7 @@ def another_journal(kind: str, directory: str, clock: ManualClock) -> EventJourn
 @example(works=[([("write", 0), ("open", 0), ("list", 0), ("write", 1), ("rollback", 0), ("write", 2)], False)])
 @example(works=[([("open", 0), ("put", 1), ("open", 0), ("setting", 1), ("rollback", 0), ("scan", 3)], False)])
 @example(works=[([("open", 0), ("write", 0), ("open", 0), ("bad", 0), ("rollback", 0), ("list", 0)], True)])
+@example(works=[([("put", 0), ("scan", 2), ("open", 0), ("put", 1), ("rollback", 0), ("scan", 2)], False)])
 @example(works=[([("scan", 3), ("open", 0), ("put", 1), ("rollback", 0), ("scan", 3), ("scan", 2)], False)])
 def test_disk_and_memory_agree(kind: str, works: Works) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -25,6 +25,7 @@ from agentlayers.runtime.script import CallTool, Say, Script, Turn
 from agentlayers.runtime.scripted import ScriptedBackend
 from agentlayers.runtime.settings import RuntimeSettings, SupervisorSettings
 from agentlayers.runtime.tool_artifacts import artifact_of
+from agentlayers.schedule import fixed
 from unit.runtime.conftest import Stores
 from unit.runtime.fake_agent import INIT, RESULT, FakeBackend, FakeQuery
 
@@ -119,6 +120,19 @@ async def test_only_the_start_is_retried() -> None:
         async with runtime(broken, retry_max_retries=2, retry_base_delay=0.001).query("x") as turn:
             await turn.collect()
     assert 1 == len(broken.started)
+
+
+async def test_retries_follow_a_schedule_of_the_callers() -> None:
+    backend = FakeBackend(errors=tuple(BackendError(str(n)) for n in range(9)))
+    with pytest.raises(BackendError, match="3"):
+        async with runtime(backend, retry_max_retries=1, retry_schedule=fixed("1 ms").limited(3)).query("x"):
+            pass
+
+    assert 4 == len(backend.started)
+    doubling = RuntimeSettings(retry_max_retries=3, retry_base_delay=8, retry_max_delay=20).retries.delays()
+    assert all(most / 2 <= delay <= most for most, delay in zip((8, 16, 20), doubling, strict=True))
+    assert [] == RuntimeSettings().retries.delays()
+    assert 2 == len(RuntimeSettings(retry_max_retries=2, retry_base_delay=0).retries.delays())
 
 
 async def test_retries_are_bounded_and_hopeless_errors_are_not_retried() -> None:

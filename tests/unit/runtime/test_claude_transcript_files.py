@@ -43,6 +43,13 @@ def test_the_directory_of_claude_itself_will_do(projects: Path) -> None:
     assert found(projects) == found(projects.parent)
 
 
+def test_a_stray_file_among_the_projects_hides_none(projects: Path) -> None:
+    expected = found(projects)
+    (projects / "notes.jsonl").write_text('{"note": 1}\n')
+
+    assert expected == found(projects)
+
+
 def test_one_project_is_enough(projects: Path) -> None:
     assert [MAIN, SUB] == found(projects / "-home-me-app")
 
@@ -53,6 +60,17 @@ def test_a_session_brings_its_subagents_along(projects: Path) -> None:
 
 def test_a_subagents_file_alone_is_known_by_where_it_is(projects: Path) -> None:
     assert [SUB] == found(projects / "-home-me-app" / SESSION / f"{AGENT}.jsonl")
+
+
+def test_the_directory_of_a_session_has_its_subagents(projects: Path) -> None:
+    session = projects / "-home-me-app" / SESSION
+
+    assert [SUB] == found(session) == found(session / "subagents")
+
+
+def test_not_everything_below_a_directory_is_looked_through(projects: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no transcript"):
+        find_transcripts(projects.parents[1])
 
 
 def test_subagents_without_their_session_are_found(projects: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agentlayers.eventlog.identity import Identity
-from agentlayers.journal.entry import RemoteEntry
+from agentlayers.journal.entry import Entry, RemoteEntry
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.runtime.claude_transcript_entries import EntryMaker, artifact_entries
 from agentlayers.runtime.claude_transcript_files import TranscriptFile, find_transcripts
@@ -411,7 +411,7 @@ def test_one_id_never_stands_for_two_things(tmp_path: Path) -> None:
     writer = TranscriptWriter(tmp_path)
     writer.conversation()
     lines = [line for line in read_lines(writer.path) if isinstance(line, ReadLine)]
-    entries = set()
+    entries = set[Entry]()
     for parent in (None, "toolu_x"):
         for project in ("a", "b"):
             maker = EntryMaker(Transcript(project, SESSION), parent)

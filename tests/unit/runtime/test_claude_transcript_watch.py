@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -63,6 +64,21 @@ async def test_new_sessions_projects_and_subagents_are_found(
 
     assert (2, 2) == await looked(watcher)
     assert 3 == watcher.files
+
+
+async def test_what_is_said_of_a_subagent_later_is_noticed(writer: TranscriptWriter, stores: TranscriptStores) -> None:
+    watcher, sub = watcher_of(stores, writer), TranscriptWriter(writer.projects, subpath="subagents/agent-a")
+    sub.prompt("x")
+    sidecar = sub.path.with_name("agent-a.meta.json")
+    for said in ({"agentType": "a"}, {"agentType": "a", "finished": True}):
+        sidecar.write_text(json.dumps(said))
+        await watcher.look()
+        await watcher.look()
+    lines = await stores.sessions.load(  # type: ignore[attr-defined]
+        {"project_key": writer.project, "session_id": writer.session, "subpath": "subagents/agent-a"}
+    )
+
+    assert [None, True] == [line.get("finished") for line in lines if line["type"] == "agent_metadata"]
 
 
 async def test_a_line_is_imported_when_it_is_whole(writer: TranscriptWriter, stores: TranscriptStores) -> None:

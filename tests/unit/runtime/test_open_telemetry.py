@@ -202,12 +202,18 @@ async def test_a_tool_whose_result_never_came_is_interrupted(watched: Watched) -
     assert {("failed",): 1} == watched.points()["agent.queries.ended"]
 
 
-async def test_spans_of_a_subagents_tools_are_below_the_tool_it_works_for(watched: Watched) -> None:
+@pytest.mark.parametrize("in_background", [True, False])
+async def test_spans_of_a_subagents_tools_are_below_the_tool_it_works_for(
+    watched: Watched, in_background: bool
+) -> None:
     def call(tool_use_id: str, parent: str | None) -> Mapping[str, Any]:
         use = {"type": "tool_use", "id": tool_use_id, "name": "T", "input": {}}
         return {"type": "assistant", "parent_tool_use_id": parent, "message": {"content": [use]}}
 
-    agent = runtime(watched, FakeBackend(FakeQuery(INIT, call("outer", None), call("inner", "outer"), RESULT, None)))
+    block = {"type": "tool_result", "tool_use_id": "outer", "content": "launched"}
+    launched = [{"type": "user", "message": {"content": [block]}}] if in_background else []
+    frames = [INIT, call("outer", None), *launched, call("inner", "outer"), RESULT, None]
+    agent = runtime(watched, FakeBackend(FakeQuery(*frames)))
     async with agent.query("go") as turn:
         await turn.collect()
 

@@ -142,8 +142,8 @@ async def test_messages_wait_while_there_is_no_reader(replay: int) -> None:
 
 
 async def test_a_query_whose_readers_left_leaves_nothing() -> None:
-    handle, _ = await shared(INIT)
-    async with handle.share().subscribe() as reader:
+    handle, _ = await shared(*talk(9)[:-1])
+    async with handle.share(capacity=1).subscribe() as reader:
         await anext(reader)
     await idle()
 
@@ -249,6 +249,23 @@ async def test_what_cannot_be_shared_says_why(arguments: dict[str, Any], text: s
     assert text == str(raised.value)
     assert ["system", "0", "ok"] == await texts(handle), "a refused share changes nothing"
     await handle.aclose()
+
+
+@pytest.mark.parametrize("replay", [0, 1])
+async def test_who_comes_while_a_publisher_waits_gets_what_it_publishes_once(replay: int) -> None:
+    broadcast: Broadcast[int] = Broadcast(capacity=1, strategy="suspend", replay=replay)
+    slow = broadcast.subscribe()
+    await broadcast.publish(1)
+    publishing = asyncio.create_task(broadcast.publish(2))
+    await idle()
+
+    late = broadcast.subscribe()
+    assert 1 == await anext(slow)
+    got = [await anext(late) for _ in range(replay + 1)]
+    await asyncio.wait_for(publishing, 5)
+
+    assert [1, 2][1 - replay :] == got
+    assert [] == list(late._subscriber.items)
 
 
 async def test_a_publisher_that_waits_is_freed_when_the_broadcast_closes() -> None:

@@ -379,6 +379,27 @@ async def test_whoever_leaves_or_comes_during_a_fan_out_gets_what_is_his(hub: Hu
     assert late.sent == [0]
 
 
+@pytest.mark.parametrize("count", [2, 2 * SLICE_SUBSCRIBERS])
+async def test_whoever_missed_a_fan_out_that_failed_reads_it_from_storage(
+    count: int, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that cannot be made stops neither its writer nor what comes after it."""
+    readers, writer = [RecordingPeer() for _ in range(count)], RecordingPeer()
+    for reader in readers:
+        await hub.subscribe(reader, KEY, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr("agentlayers.server.hub.encode_changes_frames", lambda *_: 1 / 0)
+        hub.write(writer, KEY, 1, sealed_entries(1))
+        await hub.close()
+    hub.write(writer, KEY, 2, sealed_entries(1, first=1))
+    await hub.close()
+    await catch_up(hub, *readers)
+
+    assert [ack[1] for ack in writer.acks] == [1, 2]
+    assert writer.settled == 80
+    assert all(reader.sent == [0, 1] for reader in readers)
+
+
 async def test_idle_keys_are_forgotten(hub: Hub) -> None:
     """A client that writes under ever new keys does not grow the server's memory."""
     peer = RecordingPeer()

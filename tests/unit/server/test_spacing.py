@@ -104,7 +104,7 @@ def test_order_is_kept_around_other_messages(spacer: MessageSpacer) -> None:
     assert kinds == ["Changes", "Changes", "Ack", "Changes", "Pong", "Changes"]
 
 
-# -- over a socket ---------------------------------------------------------------------------------------------------------
+# -- over a socket -----------------------------------------------------------------------------------------------------
 
 
 class Reads:

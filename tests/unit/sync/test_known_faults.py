@@ -123,8 +123,11 @@ FAULTS = {
     "W13": Fault("the first conflicting entry is skipped", ("test_concurrent_versions_are_an_open_conflict",)),
     "W14": Fault(
         "imported entries never reach other remotes",
-        ("test_two_remotes_at_once_each_keep_their_own_place", "test_received_and_unsynced_entries_are_never_pending"),
-        because="by design: a replica pushes what it wrote, to each of its remotes; relaying is not offered yet",
+        (
+            "test_two_remotes_at_once_each_keep_their_own_place",
+            "test_what_came_from_one_remote_is_pending_for_another_that_is_relayed_to",
+            "test_a_replica_of_two_servers_bridges_them_both_ways",
+        ),
     ),
     "W15": Fault(
         "local appends block while an Ack is awaited",
@@ -272,6 +275,7 @@ FAULTS = {
         (
             "test_acknowledgements_out_of_turn_leave_the_others_pending",
             "test_local_entries_are_pending_for_every_remote",
+            "test_an_older_entry_relayed_while_a_push_is_on_its_way_is_not_lost",
         ),
     ),
     "V5": Fault(

@@ -250,3 +250,43 @@ async def test_nothing_is_looked_for_in_vain_after_foreign_commits() -> None:
         await other.until_pushed()
 
         assert (received, len(reads)) == (0, 1)
+
+
+async def test_an_older_entry_relayed_while_a_push_is_on_its_way_is_not_lost() -> None:
+    """What is sent next goes by arrival here, not by the time in an id."""
+    first, second = two_servers()
+    async with joined(first) as one:
+        await one.sync.disconnect()
+        old = await one.write("old")
+        await asyncio.sleep(0.002)
+        async with joined(first, second) as both:
+            await both.until_pushed()
+            second.is_answering.clear()
+            new = await both.write("new")
+            await one.sync.connect()
+            await both.until_ids({old})
+            await asyncio.sleep(0.05)
+            second.is_answering.set()
+            await until_held(second, {old, new})
+
+    assert old < new
+    assert second.sent_ids == [new, old]
+
+
+async def test_two_replicas_that_relay_to_a_stock_server_converge() -> None:
+    """It breaks off at what it is sent twice; they connect anew, and stop."""
+    first, stock = two_servers(is_stock=True)
+    options: dict[str, Any] = {"relay": True}
+    async with (
+        joined(first) as one,
+        joined(first, stock, **options) as left,
+        joined(first, stock, **options) as right,
+    ):
+        ids = {await one.write(str(number)) for number in range(20)}
+        ids |= {await left.write("left"), await right.write("right")}
+        await until_held(stock, ids)
+        for each in (left, right, left, right):
+            await each.sync.sync_now()
+
+        assert held(first) == held(stock) == ids
+        assert [(await each.sync.refresh()).pending for each in (left, right)] == [0, 0]

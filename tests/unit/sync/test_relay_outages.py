@@ -12,7 +12,7 @@ from agentlayers.transport.memory import MemoryTransport
 from helpers.sync_world import IDENTITY, Replica, SmallServer, replica
 
 CHAT = IDENTITY.for_store("chat_history").public_key
-LINKS = [[(0,), (0, 1), (1,)], [(0, 1), (1, 0), (0, 1)], [(0,), (1, 0), (0, 1)]]
+LINKS: list[list[tuple[int, ...]]] = [[(0,), (0, 1), (1,)], [(0, 1), (1, 0), (0, 1)], [(0,), (1, 0), (0, 1)]]
 
 
 class World:

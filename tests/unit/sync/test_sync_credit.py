@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 
 from agentlayers import limits
+from agentlayers.errors import ErrorCode
+from agentlayers.protocol.codec import encode_message
+from agentlayers.protocol.messages import Changes, Extensions, Hello, RemoteEncryptedEntry
+from agentlayers.protocol.server_session import ServerSession
 from agentlayers.server import MemoryServerStorage, SyncServer
+from agentlayers.server.greeting import CAPABILITIES
 from agentlayers.sync.link import Link
 from agentlayers.sync.pull import Pull
+from agentlayers.transport.memory import MemoryConnection, MemoryTransport
 from agentlayers.transport.tcp import TCPTransport
 from agentlayers.transport.transport import Transport
 from agentlayers.transport.websocket import WebSocketTransport
-from helpers.sync_world import Replica, replica
+from helpers.sync_world import IDENTITY, Replica, replica
 
 CREDIT = 64 * limits.KIB
 ENTRY = 8 * limits.KIB
@@ -112,3 +118,23 @@ async def test_writes_beyond_the_servers_window_wait_for_acks(
         await one.write_many(3 * limits.WRITE_WINDOW_MESSAGES)
         await one.until_pushed()
         await other.until_ids(await one.ids())
+
+
+async def test_a_server_that_sends_more_than_was_granted_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it sent beyond that is held by nobody, and the status says why."""
+    monkeypatch.setattr(limits, "PULL_CREDIT_BYTES", CREDIT)
+    hello = Hello(bytes(16), Extensions(1, CAPABILITIES, bytes(16), "default"))
+    key = IDENTITY.for_store("chat_history").public_key
+
+    async def flood(connection: MemoryConnection) -> None:
+        session = ServerSession(is_stream=False, hello=hello)
+        await connection.send(session.data_to_send()[0])
+        session.receive_data(await connection.receive())
+        for number in range(10_000):
+            entry = RemoteEncryptedEntry(number, bytes(12), number.to_bytes(16), bytes(ENTRY))
+            await connection.send(encode_message(Changes(key, (entry,), number + 1)))
+
+    async with replica(MemoryTransport(flood)) as one:
+        await one.until(lambda sync: sync.status.last_error_code == ErrorCode.LIMIT_EXCEEDED)
+
+        assert "credit" in (one.sync.status.last_error or "")

@@ -24,6 +24,7 @@ __all__ = ["Conversation", "html_lines", "markdown_lines"]
 _PART_NAMES: Final = {
     "call": "call", "result": "result", "error": "failed", "thinking": "thinking", "note": "note", "image": "image"
 }  # fmt: skip
+_CODE_OR_TAG: Final = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)|<(?=[A-Za-z/!?])")
 _STYLE: Final = """\
 body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 h1{font-size:1.4rem;border-top:3px solid #d0d7de;padding-top:1rem}
@@ -64,13 +65,31 @@ def markdown_lines(conversations: Iterable[Conversation]) -> Iterator[str]:
 def _markdown_part(part: Part) -> Iterator[str]:
     text = printable(part.text)
     if part.kind == "text":
-        # What was said is Markdown as a rule; a heading in it must not look like one of ours.
-        yield re.sub(r"(?m)^(#{1,4} )", r"##\1", text)
+        yield "\n".join(_said(text))
         return
     yield f"**{_PART_NAMES[part.kind]}**" + (f" `{one_line(part.name)}`" if part.name else "")
     if text:
         fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
         yield f"\n{fence}{'json' if part.kind == 'call' else 'text'}\n{text}\n{fence}"
+
+
+def _said(text: str) -> Iterator[str]:
+    """Leave the Markdown that was said as it is, but for what would reach beyond it: headings, HTML, open fences."""
+    fence = ""
+    for line in text.split("\n"):
+        mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
+        if fence:
+            if mark and mark[1].startswith(fence) and not line.strip("`~ \t\r"):
+                fence = ""
+            yield line
+        elif mark:
+            fence = mark[1]
+            yield line
+        else:
+            lower = re.sub(r"^(#{1,4} )", r"##\1", line)
+            yield _CODE_OR_TAG.sub(lambda found: "&lt;" if found[0] == "<" else found[0], lower)
+    if fence:
+        yield fence
 
 
 def _markdown_text(text: str) -> str:

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import yaml
 
+from agentlayers.cli.interpreter import tune_interpreter
 from agentlayers.cli.logs import configure_logs
-from agentlayers.cli.switch_interval import SWITCH_INTERVAL_SECONDS
 from agentlayers.errors import AgentLayersError
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.layer.app import App
@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="agentlayers.cli.demo.replica", description=__doc__)
     parser.add_argument("--preset", required=True)
     configure_logs()
-    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    tune_interpreter()
     asyncio.run(_serve(parser.parse_args().preset))
 
 

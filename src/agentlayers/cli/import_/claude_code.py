@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
     from agentlayers.runtime.claude_transcript_files import TranscriptFile
     from agentlayers.runtime.claude_transcript_import import FileImport
 
-__all__ = ["TranscriptPath", "TranscriptTarget", "claude_code", "target_directory"]
+__all__ = ["TranscriptPath", "TranscriptTarget", "claude_code", "many", "target_directory", "warn"]
 
 _WARNINGS_MAX = 20
 
 TranscriptPath = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
-        help="A projects directory, one project in it, or one session's .jsonl file.", show_default="~/.claude/projects"
+        help="A projects directory, one project in it, or one session's .jsonl file.",
+        show_default="Claude Code's own, ~/.claude/projects",
     ),
 ]
 TranscriptTarget = Annotated[
@@ -39,7 +41,7 @@ TranscriptTarget = Annotated[
 
 
 def claude_code(
-    path: TranscriptPath = Path("~/.claude/projects"),
+    path: TranscriptPath = None,
     to: TranscriptTarget = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would be imported; write nothing.")
@@ -62,9 +64,9 @@ def claude_code(
 
       agentlayers import claude-code ~/.claude/projects --to ./replica
     """
-    from agentlayers.runtime.claude_transcript_files import find_transcripts
+    from agentlayers.runtime.claude_transcript_files import default_projects, find_transcripts
 
-    files, directory = find_transcripts(path), target_directory(to)
+    files, directory = find_transcripts(path or default_projects(os.environ)), target_directory(to)
     with progress_bar("reading" if dry_run else "importing", _size(files), in_bytes=True) as advance:
         reports = _preview(directory, files, advance) if dry_run else asyncio.run(_import(directory, files, advance))
     warn(reports)
@@ -137,16 +139,17 @@ def _warnings(report: FileImport) -> Iterable[str]:
 def _summary(directory: Path, reports: list[FileImport], *, dry_run: bool) -> str:
     count = _counts(reports)
     here = count["lines"] - count["new_lines"]
-    new = ", ".join((_many(count["new_lines"], "line"), _many(count["messages"], "message")))
-    read = ", ".join((_many(count["sessions"], "session"), _many(count["projects"], "project")))
+    new = ", ".join((many(count["new_lines"], "line"), many(count["messages"], "message")))
+    read = ", ".join((many(count["sessions"], "session"), many(count["projects"], "project")))
     done = "would import" if dry_run else "imported"
     return (
-        f"{done} {new} and {_many(count['artifacts'], 'artifact')} into {directory}\n"
-        f"from {read} and {_many(count['files'], 'file')}; {_many(here, 'line')} already there"
+        f"{done} {new} and {many(count['artifacts'], 'artifact')} into {directory}\n"
+        f"from {read} and {many(count['files'], 'file')}; {many(here, 'line')} already there"
     )
 
 
-def _many(count: int, name: str) -> str:
+def many(count: int, name: str) -> str:
+    """Return a number of things, such as ``2 lines``."""
     return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
 
 

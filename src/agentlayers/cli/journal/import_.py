@@ -52,14 +52,21 @@ def import_file(
 
       agentlayers journal import ./restored backup.jsonl --identity ./identity-of-the-backup
     """
+    from agentlayers.runtime.session_store import AgentSessionStore
     from agentlayers.storage.import_ import import_export
     from agentlayers.storage.replica_store import check_stores, policy_named
 
-    stores = check_stores(store) if store else None
+    stores = check_stores(store, further=(AgentSessionStore.name,)) if store else None
     secret = _secret(directory, file, identity, passphrase_file)
     with progress_bar("importing", 2 * file.stat().st_size if file.is_file() else None, in_bytes=True) as advance:
         work = import_export(
-            directory, file, stores=stores, secret=secret, policy=policy_named(policy), progress=advance
+            directory,
+            file,
+            stores=stores,
+            secret=secret,
+            policy=policy_named(policy),
+            progress=advance,
+            further=(AgentSessionStore,),
         )
         report = asyncio.run(work)
     _show(report, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from agentlayers.cli.import_.claude_code import TranscriptPath, TranscriptTarget, target_directory, warn
-from agentlayers.cli.switch_interval import SWITCH_INTERVAL_SECONDS
+from agentlayers.cli.import_.claude_code import TranscriptPath, TranscriptTarget, many, target_directory, warn
+from agentlayers.cli.interpreter import tune_interpreter
+from agentlayers.cli.tls_files import tls_files
 from agentlayers.cli.token import read_token
 from agentlayers.errors import SettingsError
 
@@ -31,7 +33,7 @@ __all__ = ["claude_code"]
 
 
 def claude_code(
-    path: TranscriptPath = Path("~/.claude/projects"),
+    path: TranscriptPath = None,
     to: TranscriptTarget = None,
     sync: Annotated[
         str | None,
@@ -53,7 +55,8 @@ def claude_code(
     Begins with all that is there and was not imported yet, so it may be stopped and started at will. New sessions are
     found, files that are cut off or replaced are read again, and nothing is added twice. With --sync the messages,
     artifacts and transcripts are sent to a server too, sealed with the key in the replica's file "identity", and what
-    other replicas sent is fetched. The token may also come from SYNC_TOKEN.
+    other replicas sent is fetched. The token may also come from SYNC_TOKEN, and certificates for TLS from SYNC_CA,
+    SYNC_CLIENT_CERT and SYNC_CLIENT_KEY.
 
     Safe beside a running replica on the same directory, and beside Claude Code.
 
@@ -63,11 +66,13 @@ def claude_code(
 
       agentlayers watch claude-code --to ./replica --sync wss://sync.example.org
     """
-    source, directory = path.expanduser(), target_directory(to)
+    from agentlayers.runtime.claude_transcript_files import default_projects
+
+    source, directory = (path or default_projects(os.environ)).expanduser(), target_directory(to)
     if not source.exists():
         raise SettingsError(setting="PATH", value=str(source), expected="a directory or file that exists")
     transport = _transport(sync, token_file, tenant)
-    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    tune_interpreter()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_watch(source, directory, transport, interval))
 
@@ -81,7 +86,8 @@ def _transport(sync: str | None, token_file: Path | None, tenant: str | None) ->
                 setting="--sync", value=None, expected="the server that --token-file and --tenant are for"
             )
         return None
-    made: Transport = transport_to(sync, read_token(None, token_file, variable="SYNC_TOKEN"), tenant, {})
+    (files,) = tls_files(sync)
+    made: Transport = transport_to(sync, read_token(None, token_file, variable="SYNC_TOKEN"), tenant, files)
     return made
 
 
@@ -98,7 +104,8 @@ async def _watch(source: Path, directory: Path, transport: Transport | None, int
         # Whatever is interrupted was written whole or not at all, and is read again at the next start.
         with _StatusLine(source, directory) as line, contextlib.suppress(asyncio.CancelledError):
             while True:
-                line.show(await watcher.look(), watcher, sync)
+                await watcher.look(told=line.add)
+                line.show(watcher, sync)
                 await asyncio.sleep(interval)
 
 
@@ -154,16 +161,20 @@ class _StatusLine:
             self._status.stop()
         typer.echo(f"stopped: {self._text()}")
 
-    def show(self, reports: list[FileImport], watcher: TranscriptWatcher, sync: SyncService | None) -> None:
-        """Tell what was just imported."""
-        warn(reports)
-        for report in reports:
-            self._lines += report.new_lines
-            self._messages += report.messages
-            self._artifacts += report.artifacts
-        if any(report.new_lines for report in reports):
+    def add(self, report: FileImport) -> None:
+        """Count what was just imported of one file."""
+        warn([report])
+        self._lines += report.new_lines
+        self._messages += report.messages
+        self._artifacts += report.artifacts
+        if report.new_lines:
             self._last = f"last at {time.strftime('%H:%M:%S')}"
-        text = f"{watcher.files:,} transcripts; {self._text()}; {self._last}{_sync_text(sync)}"
+        if self._status is not None:
+            self._status.update(f"{self._text()}; {self._last}")
+
+    def show(self, watcher: TranscriptWatcher, sync: SyncService | None) -> None:
+        """Tell where it stands after a look."""
+        text = f"{many(watcher.files, 'transcript')}; {self._text()}; {self._last}{_sync_text(sync)}"
         if self._status is not None:
             self._status.update(text)
         elif text != self._shown:
@@ -172,12 +183,13 @@ class _StatusLine:
         self._shown = text
 
     def _text(self) -> str:
-        return f"{self._lines:,} lines, {self._messages:,} messages, {self._artifacts:,} artifacts imported"
+        counted = ((self._lines, "line"), (self._messages, "message"), (self._artifacts, "artifact"))
+        return ", ".join(many(count, name) for count, name in counted) + " imported"
 
 
 def _sync_text(sync: SyncService | None) -> str:
     if sync is None:
         return ""
-    status = sync.status()
+    status = sync.status
     trouble = f" ({status.last_error})" if status.last_error else ""
     return f"; {status.state}{trouble}, {status.pending:,} to send"

@@ -21,6 +21,7 @@ from agentlayers.journal.event_journal import Commit, StoreSchema
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.key_value.keys import pack_key
 from agentlayers.protocol.payload import encode_payload
+from agentlayers.testing.contracts.event_journal_evolution import EventJournalEvolutionContract
 from agentlayers.testing.contracts.event_journal_remote import EventJournalRemoteContract
 from agentlayers.testing.contracts.event_journal_retention import EventJournalRetentionContract
 from agentlayers.testing.contracts.event_journal_text import EventJournalTextContract
@@ -36,7 +37,9 @@ from agentlayers.testing.contracts.event_journal_world import (
 __all__ = ["EventJournalContract"]
 
 
-class EventJournalContract(EventJournalRemoteContract, EventJournalRetentionContract, EventJournalTextContract):
+class EventJournalContract(
+    EventJournalRemoteContract, EventJournalRetentionContract, EventJournalTextContract, EventJournalEvolutionContract
+):
     """Each test is one promise of the port."""
 
     # -- writing -------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class EventJournalRemoteContract(EventJournalRelayContract):
             assert [item.position for item in await _pending(journal, OTHER_REMOTE)] == positions
 
     async def test_received_and_unsynced_entries_are_never_pending(self, medium: Medium) -> None:
-        """Not for the remote they came from, nor for another."""
+        """Not for the remote they came from, nor for another that is not relayed to."""
         async with medium() as journal:
             await journal.register(notes())
             await journal.write_from_remote("notes", REMOTE, [RemoteEntry(0, entry_at(1))])
