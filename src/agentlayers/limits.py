@@ -64,8 +64,8 @@ TOKEN_BYTES_MAX: Final = 8 * KIB
 """UTF-8 bytes of a token; room for a signed one."""
 
 CREDIT_ENTRY_BYTES: Final = 256
-"""What an entry costs of a credit beside its ciphertext: about what it takes in memory, so that a flood of small ones is
-bounded too."""
+"""What an entry costs of a credit beside its ciphertext: about what it takes in memory, so that a flood of small ones
+is bounded too."""
 
 CREDIT_BYTES_MAX: Final = 1024 * MIB
 """Credit one public key may have; a grant past it is a mistake, or an attempt to overflow something."""
@@ -81,7 +81,7 @@ PUSH_WINDOW_MESSAGES: Final = 8
 """WriteEntries on their way without an Ack; bounds what a lost connection sends again."""
 
 RELAY_DELAY_SECONDS: Final = 0.25
-"""What came from another server waits about this long before it is relayed: a server that has it anyway says so meanwhile."""
+"""What came from another server waits about this long before it is relayed: a server that has it says so meanwhile."""
 
 PULL_QUEUE_MESSAGES_MAX: Final = 16
 """Received Changes waiting for the journal; when full the socket is not read, so the sender feels it. Only where the

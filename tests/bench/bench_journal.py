@@ -154,7 +154,7 @@ def main() -> None:
         others = bench.others(max(entries))
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    report = {"ours alone": others, "ratios": ratios(sizes), "goals": goals(sizes, others)}
+    report: dict[str, Any] = {"ours alone": others, "ratios": ratios(sizes), "goals": goals(sizes, others)}
     if arguments.json:
         head = {"cpus": os.cpu_count(), "rounds": rounds, "skipped": bench.skipped}
         print(json.dumps({**head, "entries": sizes, **report}, indent=2))

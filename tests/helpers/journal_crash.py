@@ -96,7 +96,9 @@ async def append_one(replica: Replica, number: int, text: str) -> bytes:
         record = ArtifactRecord(id=f"a{number % 5}", session_id=session, kind="file", content=text)
         return (await replica.artifacts.put(record)).entry_id
     if number % 4 == 1:
-        return (await replica.audit.hook_event(hook="Stop", outcome="success", session_id=session)).entry_id
+        noted = await replica.audit.hook_event(hook="Stop", outcome="success", session_id=session)
+        assert noted is not None
+        return noted.entry_id
     return (await replica.chat.append(session, {"text": text})).entry_id
 
 
@@ -257,7 +259,7 @@ def _plant_forgetful() -> None:
         await real(self, store, remote, [], through=max((entry.sequence for entry in entries), default=-1) + 1)
         return await real(self, store, remote, entries, **named)
 
-    SQLiteJournal.write_from_remote = write_from_remote  # type: ignore[method-assign]
+    SQLiteJournal.write_from_remote = write_from_remote  # type: ignore[method-assign, assignment]
 
 
 # -- the parent ---------------------------------------------------------------------------------------------

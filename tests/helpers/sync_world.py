@@ -99,7 +99,7 @@ async def replica(
     transport: Transport,
     *,
     journal: EventJournal | None = None,
-    stores: Mapping[str, bool] | None = None,
+    stores: Mapping[str, Any] | None = None,
     names: Sequence[str] = ("chat_history",),
     encryption: Encryption | None = None,
     identity: Identity = IDENTITY,

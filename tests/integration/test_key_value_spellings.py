@@ -89,6 +89,7 @@ async def test_every_spelling_builds_and_answers(name: str, directory: Path) -> 
             await turn.collect()
         assert runtime.chat_history is not None
         assert len(await runtime.chat_history.list("s")) == 4
+        assert runtime.session_index is not None
         assert await runtime.session_index.list_ids() == ["s"]
         kept = [pair[0].split(b"\0")[1] async for page in app.get(KeyValueStore).scan() for pair in page]
 

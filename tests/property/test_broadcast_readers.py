@@ -46,7 +46,7 @@ class World:
             await asyncio.sleep(0)
         if self.publishing is not None and self.publishing.done():
             if self.publishing.result():
-                self.replayable = [*self.replayable, self.published][len(self.replayable) + 1 - self.replay :]
+                self.replayable = [*self.replayable, self.published][-self.replay :] if self.replay else []
                 self.published += 1
             self.publishing = None
 

@@ -32,8 +32,8 @@ def command(
     Reads the files only, and changes nothing: an application may be using the directory, and a server need not be
     reachable. What is shown of a server is therefore what was true at the last contact.
 
-    Stores without a server are those that were never synced. A pending entry is one that is to be sent to the server and
-    that it is not known to have: it was written here, or came from another server and is relayed.
+    Stores without a server are those that were never synced. A pending entry is one that is to be sent to the server
+    and that it is not known to have: it was written here, or came from another server and is relayed.
     """
     from agentlayers.cli.replica_state import read_replica_state
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -194,16 +194,7 @@ class Workspace:
     async def _run_command(self, arguments: Mapping[str, Any]) -> ToolOutcome:
         command = _command(arguments.get("command"))
         timeout = parse_seconds(arguments.get("timeout", self._timeout), setting="timeout")
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            cwd=self.root,
-            env=self._environment(),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            # A group of its own, so that what the command starts ends with it.
-            start_new_session=True,
-        )
+        process = await self._start(command)
         timed_out = False
         stdout, stderr = bytearray(), bytearray()
         try:
@@ -215,6 +206,26 @@ class Workspace:
         finally:
             await _kill(process)
         return self._command_outcome(process.returncode or 0, stdout, stderr, timeout if timed_out else None)
+
+    async def _start(self, command: Sequence[str]) -> asyncio.subprocess.Process:
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *command,
+                cwd=self.root,
+                env=self._environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                # A group of its own, so that what the command starts ends with it.
+                start_new_session=True,
+            )
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A start that is cancelled half-way would leave pipes open: it is finished, and ended at once.
+            starting.add_done_callback(_end_unwanted)
+            raise
 
     def _command_outcome(
         self,
@@ -261,6 +272,18 @@ def _command(command: Any) -> list[str]:
     if isinstance(command, list | tuple) and command and all(isinstance(part, str) for part in command):
         return list(command)
     raise ToolError(f"run_command: command must be a text or a list of texts, got {command!r}")
+
+
+_ending: set[asyncio.Task[None]] = set()
+"""Commands being ended that nobody waits for; the loop itself holds tasks only weakly."""
+
+
+def _end_unwanted(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
+    if starting.cancelled() or starting.exception() is not None:
+        return
+    ending = asyncio.get_running_loop().create_task(_kill(starting.result()), name="end unwanted command")
+    _ending.add(ending)
+    ending.add_done_callback(_ending.discard)
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:

@@ -186,7 +186,11 @@ async def test_an_interrupted_tool_ends_as_such(watched: Watched) -> None:
             if message.tool_uses:
                 break
 
-    assert {("run_command", "failure"): 1} == watched.points()["agent.tool.duration"]
+    # A command that was running when it was interrupted has failed; one that had not begun yet has no result.
+    assert watched.points()["agent.tool.duration"] in (
+        {("run_command", "failure"): 1},
+        {("run_command", "interrupted"): 1},
+    )
     assert ["agent.tool", "agent.query"] == [span.name for span in watched.spans()]
 
 

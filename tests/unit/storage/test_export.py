@@ -189,11 +189,14 @@ def test_a_directory_without_a_journal_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"not a database, but long enough to be looked at" * 50])
-def test_a_file_that_is_no_journal_is_told_apart(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"", "the file is empty"), (b"not a database, but long enough to be looked at" * 50, "no SQLite database")],
+)
+def test_a_file_that_is_no_journal_is_told_apart(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "journal.sqlite").write_bytes(content)
 
-    fails_with(StorageCorruptionError, tmp_path, "no SQLite database")
+    fails_with(StorageCorruptionError, tmp_path, found)
     assert (tmp_path / "journal.sqlite").read_bytes() == content
 
 
