@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 CHILD = Path(__file__).with_name("journal_contenders.py")
 OURS, BARE = "agentlayers", "sqlite3"
