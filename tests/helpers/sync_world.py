@@ -29,7 +29,7 @@ from agentlayers.protocol.messages import (
     RemoteEncryptedEntry,
 )
 from agentlayers.protocol.server_session import ServerSession
-from agentlayers.sync.schedule import fixed
+from agentlayers.schedule import fixed
 from agentlayers.sync.service import SyncService
 from agentlayers.sync.signal import Signal
 from agentlayers.transport.memory import MemoryConnection

@@ -14,12 +14,12 @@ from agentlayers.crypto.encryption import AesGcmEncryption
 from agentlayers.errors import SettingsError, StorageUnavailableError
 from agentlayers.journal import SQLiteJournal
 from agentlayers.limits import ARTIFACT_CHUNK_BYTES
+from agentlayers.schedule import fixed
 from agentlayers.server import MemoryServerStorage, SyncServer
 from agentlayers.storage.artifact import ArtifactRecord
 from agentlayers.storage.artifact_chunk import CONTENT_STORE
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.sync.flags import SyncFlag
-from agentlayers.sync.schedule import fixed
 from agentlayers.sync.service import SyncService
 from agentlayers.transport.offline import OfflineTransport
 from agentlayers.transport.websocket import WebSocketTransport

@@ -22,13 +22,13 @@ from agentlayers.eventlog.identity import Identity
 from agentlayers.journal import SQLiteJournal
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.protocol.payload import encode_payload
+from agentlayers.schedule import fixed
 from agentlayers.server import Authenticator, SQLiteServerStorage, SyncServer
 from agentlayers.storage.artifact import ArtifactRecord
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.chat_history import ChatHistoryStore
 from agentlayers.storage.export import export_lines
 from agentlayers.storage.sealed_export import ExportSecret, seal_lines
-from agentlayers.sync.schedule import fixed
 from agentlayers.sync.service import SyncService
 from agentlayers.transport.tcp import TCPTransport
 from agentlayers.transport.transport import Connection, Transport

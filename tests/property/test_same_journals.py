@@ -22,9 +22,9 @@ from agentlayers.protocol.events import ChangesRequested, WriteReceived
 from agentlayers.protocol.messages import CAPABILITY_CREDIT, Extensions, Hello, RemoteEncryptedEntry
 from agentlayers.protocol.payload import encode_payload
 from agentlayers.protocol.server_session import ServerSession
+from agentlayers.schedule import fixed
 from agentlayers.server import MemoryServer, MemoryServerStorage
 from agentlayers.server.auth import DEFAULT_TENANT
-from agentlayers.sync.schedule import fixed
 from agentlayers.transport.memory import MemoryConnection, MemoryTransport
 from agentlayers.transport.transport import Connection, Transport
 from helpers.sync_world import IDENTITY, replica

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentlayers.schedule import Schedule, exponential, fixed
     from agentlayers.sync.flags import DEFAULT_STORES
-    from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule, exponential, fixed
+    from agentlayers.sync.schedule import DEFAULT_SCHEDULE
     from agentlayers.sync.service import SyncService
     from agentlayers.sync.status import (
         QuarantinedEntry,
@@ -33,18 +34,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "DEFAULT_SCHEDULE": "schedule",
-    "DEFAULT_STORES": "flags",
-    "QuarantinedEntry": "status",
-    "RemoteReport": "status",
-    "Schedule": "schedule",
-    "StoreStatus": "status",
-    "SyncReport": "status",
-    "SyncService": "service",
-    "SyncState": "status",
-    "SyncStatus": "status",
-    "exponential": "schedule",
-    "fixed": "schedule",
+    "DEFAULT_SCHEDULE": "agentlayers.sync.schedule",
+    "DEFAULT_STORES": "agentlayers.sync.flags",
+    "QuarantinedEntry": "agentlayers.sync.status",
+    "RemoteReport": "agentlayers.sync.status",
+    "Schedule": "agentlayers.schedule",
+    "StoreStatus": "agentlayers.sync.status",
+    "SyncReport": "agentlayers.sync.status",
+    "SyncService": "agentlayers.sync.service",
+    "SyncState": "agentlayers.sync.status",
+    "SyncStatus": "agentlayers.sync.status",
+    "exponential": "agentlayers.schedule",
+    "fixed": "agentlayers.schedule",
 }
 
 
@@ -53,4 +54,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)

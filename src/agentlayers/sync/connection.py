@@ -15,9 +15,9 @@ from typing import Final
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import AccessError, AgentLayersError
 from agentlayers.logs import get_logger
+from agentlayers.schedule import Schedule
 from agentlayers.sync.link import Link
 from agentlayers.sync.registration import Registration
-from agentlayers.sync.schedule import Schedule
 from agentlayers.sync.signal import Signal
 from agentlayers.sync.status import SyncState
 from agentlayers.transport.transport import Transport

@@ -12,11 +12,11 @@ from agentlayers.errors import TransportError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
 from agentlayers.logs import get_logger
+from agentlayers.schedule import Schedule
 from agentlayers.sync.connection import ConnectionWorker
 from agentlayers.sync.connection_pool import ConnectionPool, OnHello
 from agentlayers.sync.flags import SyncFlag
 from agentlayers.sync.registration import Registration
-from agentlayers.sync.schedule import Schedule
 from agentlayers.sync.signal import Signal
 from agentlayers.sync.status import RemoteReport, SyncState, SyncStatus
 from agentlayers.transport.transport import Transport

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from agentlayers import limits
-from agentlayers.schedule import Schedule, exponential, fixed
+from agentlayers.schedule import Schedule, exponential
 
-__all__ = ["DEFAULT_SCHEDULE", "Schedule", "exponential", "fixed"]
+__all__ = ["DEFAULT_SCHEDULE"]
 
 DEFAULT_SCHEDULE: Final[Schedule] = (
     exponential(limits.RECONNECT_BASE_SECONDS).jittered().capped(limits.RECONNECT_MAX_SECONDS)

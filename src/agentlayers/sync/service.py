@@ -19,9 +19,10 @@ from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import AgentLayersError, SettingsError, StateError, TransportError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
+from agentlayers.schedule import Schedule
 from agentlayers.sync.flags import SyncFlag, checked_flags, flag_of
 from agentlayers.sync.remote_sync import RemoteSync
-from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule
+from agentlayers.sync.schedule import DEFAULT_SCHEDULE
 from agentlayers.sync.signal import Signal
 from agentlayers.sync.status import (
     QuarantinedEntry,

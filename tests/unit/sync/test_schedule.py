@@ -7,7 +7,8 @@ import pytest
 
 from agentlayers import limits
 from agentlayers.errors import SettingsError
-from agentlayers.sync.schedule import DEFAULT_SCHEDULE, Schedule, exponential, fixed
+from agentlayers.schedule import Schedule, exponential, fixed
+from agentlayers.sync.schedule import DEFAULT_SCHEDULE
 
 
 def test_an_exponential_schedule_multiplies_and_a_cap_holds() -> None:

@@ -16,8 +16,8 @@ from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.protocol.entry_codec import encode_entry
 from agentlayers.protocol.messages import EncryptedEntry
 from agentlayers.protocol.payload import encode_payload
+from agentlayers.schedule import fixed
 from agentlayers.sync.replication import Replication
-from agentlayers.sync.schedule import fixed
 from agentlayers.sync.service import SyncService
 from agentlayers.sync.status import SyncState
 from agentlayers.transport.memory import MemoryConnection, MemoryTransport
