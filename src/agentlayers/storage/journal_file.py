@@ -20,13 +20,11 @@ from agentlayers.journal.entry import Entry, StoredEntry
 from agentlayers.journal.primitives import EntryRow
 from agentlayers.journal.sqlite.entry_row import COLUMNS, row_from_values
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
-from agentlayers.key_value.sqlite_file import KEY_VALUE_FORMAT
+from agentlayers.key_value.sqlite_file import FILE_NAME as KEY_VALUE_FILE
 
 __all__ = ["entry_rows", "journal_files", "open_journal_file", "read_journal_file", "read_replica_id"]
 
 _BUSY_SECONDS: Final = 5.0
-_APPLICATION_ID: Final = slice(68, 72)
-"""Where the header of a SQLite file says whose it is."""
 
 
 def journal_files(directory: Path) -> list[Path]:
@@ -46,17 +44,11 @@ def journal_files(directory: Path) -> list[Path]:
         if not directory.is_dir():
             raise _unavailable(directory, "there is no such directory; give the one that holds journal.sqlite")
         files = (path for path in directory.iterdir() if path.suffix == ".sqlite" and path.is_file())
-        found = sorted(path for path in files if not _is_key_value_store(path))
+        # By its name: looking into a file that this process has open would take its locks away, see SQLiteFormat.
+        found = sorted(path for path in files if path.name != KEY_VALUE_FILE)
     if not found:
         raise _unavailable(directory, "there is no journal in it; give the directory that holds journal.sqlite")
     return found
-
-
-def _is_key_value_store(path: Path) -> bool:
-    """Tell the file that may well be beside a journal; any other, damaged ones too, is taken for a journal."""
-    with path.open("rb") as file:
-        header = file.read(_APPLICATION_ID.stop)
-    return header[_APPLICATION_ID] == KEY_VALUE_FORMAT.application_id.to_bytes(4)
 
 
 def read_journal_file(path: Path, *, stores: Collection[str] | None = None) -> Iterator[StoredEntry]:
