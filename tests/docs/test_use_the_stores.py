@@ -30,14 +30,14 @@ def executed(code: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 async def test_each_example_prints_what_the_page_shows(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     await executed(blocks(PAGE, "python")[number])["main"]()
 
-    assert len(blocks(PAGE, "python")) == len(blocks(PAGE, "text")) == 2
+    assert len(blocks(PAGE, "python")) == len(blocks(PAGE, "text")) == 3
     assert blocks(PAGE, "text")[number] == capsys.readouterr().out
 
 

@@ -75,11 +75,12 @@ async def play(strategy: Strategy, capacity: int, replay: int, actions: list[Any
         if strategy != "suspend":
             assert world.publishing is None, "it waits for nobody"
     world.broadcast.stop_waiting() if strategy != "suspend" else None
-    while world.publishing is not None:
-        # Whoever is behind reads on, and then it goes on.
-        for index in range(len(world.readers)):
-            await world.act("read", index, 1)
-        await world.settle()
+    async with asyncio.timeout(10):
+        while world.publishing is not None:
+            # Whoever is behind reads on, and then it goes on.
+            for index in range(len(world.readers)):
+                await world.act("read", index, 1)
+            await world.settle()
     world.broadcast.close()
     for reader in world.readers:
         if reader.is_open:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agentlayers.storage.event_store import EventStore
     from agentlayers.storage.export import export_lines, read_entries
     from agentlayers.storage.pagination import Page
+    from agentlayers.storage.rebuild import Rebuilt, rebuild_open
     from agentlayers.storage.session_index import SessionIndexStore, SessionMeta
     from agentlayers.storage.storage_config import StorageConfig
 
@@ -46,6 +47,7 @@ __all__ = [
     "Digest",
     "EventStore",
     "Page",
+    "Rebuilt",
     "SessionIndexStore",
     "SessionMeta",
     "StorageCleanup",
@@ -56,6 +58,7 @@ __all__ = [
     "projects",
     "reacts",
     "read_entries",
+    "rebuild_open",
     "retracts",
 ]
 
@@ -77,6 +80,7 @@ _HOMES = {
     "Digest": "digest",
     "EventStore": "event_store",
     "Page": "pagination",
+    "Rebuilt": "rebuild",
     "SessionIndexStore": "session_index",
     "SessionMeta": "session_index",
     "StorageCleanup": "cleanup",
@@ -87,6 +91,7 @@ _HOMES = {
     "projects": "declared_handler",
     "reacts": "declared_handler",
     "read_entries": "export",
+    "rebuild_open": "rebuild",
     "retracts": "declared_handler",
 }
 

@@ -130,6 +130,21 @@ async def test_projections_and_reactions_are_methods(journal: EventJournal) -> N
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_a_key_that_retention_drops_is_listed_no_more_and_another_entry_of_its_name_changes_nothing(
+    journal: EventJournal,
+) -> None:
+    async with journal, Tasks(journal, IDENTITY) as tasks:
+        await tasks.write(commented, Comment("a", "older than the task of this key"))
+        await tasks.write(task_saved, Task("a", "apples"))
+        await tasks.reaction("announce").caught_up()
+        await journal.compact("tasks", ByCount(1))
+        kept = await tasks.items()
+        await journal.compact("tasks", ByCount(0))
+
+        assert kept == {"a": Task("a", "apples")}
+        assert (await tasks.keys(), await tasks.get("a"), await tasks.comments("a")) == ([], None, 0)
+
+
 async def test_entries_come_back_as_values_in_pages(journal: EventJournal) -> None:
     async with journal, Tasks(journal, IDENTITY) as tasks:
         await tasks.write(opened_board, {"board": 1})
