@@ -27,7 +27,15 @@ from agentlayers.errors import (
 )
 from agentlayers.limits import BUSY_SECONDS_MAX
 
-__all__ = ["DRIVER_ERRORS", "Durability", "SQLiteFormat", "bytes_joined", "check_durability", "joined_bytes"]
+__all__ = [
+    "DRIVER_ERRORS",
+    "Durability",
+    "SQLiteFormat",
+    "bytes_joined",
+    "check_durability",
+    "joined_bytes",
+    "transaction",
+]
 
 Durability = Literal["full", "normal"]
 
@@ -51,6 +59,21 @@ _ADVICE: Final = {
     sqlite3.SQLITE_IOERR: "the medium failed to read or write; check the disk (and its free space)",
     sqlite3.SQLITE_NOMEM: "there is not enough memory",
 }
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+    """Commit what the block does, or undo it if it fails; the error of the block is the one that is raised."""
+    connection.execute(begin)
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite may have ended it already, as it does when the disk is full.
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
 
 
 def check_durability(value: str) -> Durability:
@@ -251,8 +274,7 @@ class SQLiteFormat:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == self.schema_version:
             return
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             for number in range(version, self.schema_version):
                 for statement in self.migrations[number]:
@@ -261,11 +283,6 @@ class SQLiteFormat:
                     now_ms = time.time_ns() // 1_000_000
                     connection.execute("INSERT INTO migration VALUES (?, ?)", (number + 1, now_ms))
             connection.execute(f"PRAGMA user_version = {self.schema_version}")
-            connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
 
     def _prepare(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -85,6 +85,15 @@ def only_own_environment(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     assert list(temporary.iterdir()) == []
 
 
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the developer's shell out of each test of a module that imports this, and hold it to leaving no process."""
+    before = children()
+    with only_own_environment(tmp_path, monkeypatch):
+        yield
+    assert children() <= before
+
+
 async def until_file(path: Path) -> None:
     """Wait for a file that a tool makes; nobody else tells that the tool has begun."""
     async with asyncio.timeout(10):

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,20 @@ from agentlayers.runtime.message import AgentMessage
 from agentlayers.testing.messages_api import Answer, ApiRequest, say, use_tool
 from helpers.claude_world import (
     ClaudeWorld,
-    children,
     claude_world,
     needs_claude,
-    only_own_environment,
+    own_environment,
     processes_of,
     until_file,
 )
 from unit.runtime.conftest import Stores, stores
 
-__all__ = ["stores"]
+__all__ = ["own_environment", "stores"]
 
 pytestmark = [needs_claude, pytest.mark.timeout(40)]
 
 AGENTS = {"counter": {"description": "Counts.", "prompt": "You count.", "tools": ["Bash"]}}
 LOOP = "touch begun; while :; do sleep 0.1; done"
-
-
-@pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = children()
-    with only_own_environment(tmp_path, monkeypatch):
-        yield
-    assert children() <= before
 
 
 @pytest.fixture

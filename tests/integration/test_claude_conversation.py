@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,17 +17,11 @@ from agentlayers.runtime.claude_sdk import load_claude_sdk
 from agentlayers.runtime.hooks import HookMatcher
 from agentlayers.runtime.message import AgentMessage, user_message
 from agentlayers.testing.messages_api import Answer, ApiRequest, say, think, use_tool
-from helpers.claude_world import children, claude_world, foreign_connections, needs_claude, only_own_environment
+from helpers.claude_world import children, claude_world, foreign_connections, needs_claude, own_environment
+
+__all__ = ["own_environment"]
 
 pytestmark = [needs_claude, pytest.mark.timeout(30)]
-
-
-@pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = children()
-    with only_own_environment(tmp_path, monkeypatch):
-        yield
-    assert children() <= before
 
 
 def echo(request: ApiRequest) -> Answer:

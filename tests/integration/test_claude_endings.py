@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,14 @@ from agentlayers.runtime.claude_query import ClaudeQuery
 from agentlayers.runtime.message import AgentMessage, user_message
 from agentlayers.runtime.options import QueryOptions
 from agentlayers.testing.messages_api import Answer, ApiReply, use_tool
-from helpers.claude_world import children, claude_world, needs_claude, only_own_environment, until_file
+from helpers.claude_world import claude_world, needs_claude, own_environment, until_file
+
+__all__ = ["own_environment"]
 
 pytestmark = [needs_claude, pytest.mark.timeout(30)]
 
 LOOP = "while :; do sleep 0.1; done"
 HANGS = [ApiReply(hangs=True)]
-
-
-@pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = children()
-    with only_own_environment(tmp_path, monkeypatch):
-        yield
-    assert children() <= before
 
 
 BUSY: list[Answer] = [use_tool("Bash", {"command": f"touch begun; {LOOP}"}), "done"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from helpers.claude_world import (
     children,
     claude_world,
     needs_claude,
-    only_own_environment,
+    own_environment,
     processes_of,
     until_file,
 )
 from unit.runtime.conftest import Stores, stores
 
-__all__ = ["stores"]
+__all__ = ["own_environment", "stores"]
 
 pytestmark = [needs_claude, pytest.mark.timeout(30)]
 
@@ -34,14 +34,6 @@ BUSY: list[Answer] = [use_tool("Bash", {"command": "touch begun; while :; do sle
 """A tool that never ends, with a shell of its own; a file tells when it has begun."""
 
 Leave = Callable[[ClaudeWorld, Stores], Awaitable[None]]
-
-
-@pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = children()
-    with only_own_environment(tmp_path, monkeypatch):
-        yield
-    assert children() <= before
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,12 @@ from agentlayers.runtime.query_handle import QueryHandle
 from agentlayers.runtime.query_supervisor import QuerySupervisor
 from agentlayers.runtime.session_store import AgentSessionStore
 from agentlayers.testing.messages_api import Answer, ApiReply, ApiRequest, use_tool
-from helpers.claude_world import ClaudeWorld, children, claude_world, needs_claude, only_own_environment, until_file
+from helpers.claude_world import ClaudeWorld, claude_world, needs_claude, own_environment, until_file
 from unit.runtime.conftest import Stores, stores
 
-__all__ = ["stores"]
+__all__ = ["own_environment", "stores"]
 
 pytestmark = [needs_claude, pytest.mark.timeout(30)]
-
-
-@pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = children()
-    with only_own_environment(tmp_path, monkeypatch):
-        yield
-    assert children() <= before
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,13 @@ from agentlayers.eventlog.identity import Identity
 from agentlayers.server import MemoryServerStorage, SyncServer
 from agentlayers.testing.messages_api import Answer, ApiRequest, use_tool
 from helpers.claude_replica import converse
-from helpers.claude_world import children, claude_world, needs_claude, only_own_environment
+from helpers.claude_world import claude_world, needs_claude, own_environment
+
+__all__ = ["own_environment"]
 
 pytestmark = [needs_claude, pytest.mark.timeout(60)]
 
 TESTS = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = children()
-    with only_own_environment(tmp_path, monkeypatch):
-        yield
-    assert children() <= before
 
 
 def remembering(request: ApiRequest) -> Answer:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,13 @@ from agentlayers.runtime import (
 from agentlayers.runtime.claude_errors import ClaudeCommandNotFoundError, ClaudeExitError, ClaudeLoginError
 from agentlayers.runtime.presets import load_preset
 from agentlayers.testing.messages_api import say, use_tool
-from helpers.claude_world import ClaudeWorld, children, claude_world, needs_claude, only_own_environment, until_file
+from helpers.claude_world import ClaudeWorld, children, claude_world, needs_claude, own_environment, until_file
 from helpers.small_disk import SmallDisk, mounted
 from unit.runtime.conftest import Stores, stores
 
-__all__ = ["stores"]
+__all__ = ["own_environment", "stores"]
 
 pytestmark = pytest.mark.timeout(40)
-
-
-@pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = children()
-    with only_own_environment(tmp_path, monkeypatch):
-        yield
-    assert children() <= before
 
 
 def runtime_of(backend: Any, stores: Stores, **settings: Any) -> AgentRuntime:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from agentlayers.runtime.message import AgentMessage
 
-__all__ = ["Conversation", "folded", "shown_input"]
+__all__ = ["Conversation"]
 
 _FOLDED_CHARACTERS: Final = 100
 _INDENT: Final = "  "
@@ -27,13 +27,11 @@ class Conversation:
 
     Args:
         console: Where to; colours are left out where it is no terminal.
-        user_messages: Print what the user said, too, as for a conversation that is over.
         whole: Print inputs and results of tools in full.
     """
 
-    def __init__(self, console: Console, *, user_messages: bool = False, whole: bool = False) -> None:
+    def __init__(self, console: Console, *, whole: bool = False) -> None:
         self._console = console
-        self._user_messages = user_messages
         self._whole = whole
         self._tools: dict[str, str] = {}
         self._last_said = ""
@@ -44,10 +42,8 @@ class Conversation:
         if message.type == "user":
             for result in message.tool_results:
                 self._result(result.tool_use_id, result.text, is_error=result.is_error, depth=depth)
-            if self._user_messages and message.text and not message.tool_results:
-                self._line("> ", message.text, "bold", depth)
         elif message.type == "assistant":
-            for block in blocks_of(message.raw):
+            for block in message.blocks:
                 self._block(block, depth)
         elif message.is_result and message.is_error:
             # An interrupted turn repeats what was said last.
@@ -79,17 +75,6 @@ class Conversation:
         indent = _INDENT * depth
         body = printable(text).replace("\n", "\n" + indent + " " * len(mark))
         self._console.print(indent + mark + body, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def blocks_of(raw: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the content blocks of a wire message; a plain text is one block."""
-    inner = raw.get("message")
-    content = inner.get("content") if isinstance(inner, Mapping) else None
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if not isinstance(content, list | tuple):
-        return []
-    return [block for block in content if isinstance(block, Mapping)]
 
 
 def folded(text: str, characters: int = _FOLDED_CHARACTERS) -> str:

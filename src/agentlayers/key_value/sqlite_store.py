@@ -7,7 +7,6 @@ few milliseconds; so a write is a few statements of many rows, and a page of a s
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sqlite3
 import threading
@@ -25,6 +24,7 @@ from agentlayers.key_value.key_value_store import Changes, Pair
 from agentlayers.key_value.sqlite_file import FILE_NAME, KEY_VALUE_FORMAT
 from agentlayers.key_value.threaded_store import ThreadedKeyValueStore
 from agentlayers.limits import KEY_VALUE_PAGE_BYTES_MAX, KEY_VALUE_PAGE_ENTRIES_MAX
+from agentlayers.sqlite_file import transaction
 
 __all__ = ["SQLiteKeyValueStore"]
 
@@ -88,7 +88,7 @@ class SQLiteMedium:
                 deletes.append(key)
             else:
                 puts += (key, value, _checksum(key, value))
-        with KEY_VALUE_FORMAT.translated("write", self._path), _transaction(self._writing, "BEGIN IMMEDIATE"):
+        with KEY_VALUE_FORMAT.translated("write", self._path), transaction(self._writing):
             check_expected(expected, self._read_writing, backend=KEY_VALUE_FORMAT.backend, path=self._path)
             _in_pieces(self._writing, _put_sql, puts, columns=3)
             _in_pieces(self._writing, _delete_sql, deletes, columns=1)
@@ -110,7 +110,7 @@ class SQLiteMedium:
         is_last = False
         while not is_last and (limit is None or limit > 0):
             count = KEY_VALUE_PAGE_ENTRIES_MAX if limit is None else min(limit, KEY_VALUE_PAGE_ENTRIES_MAX)
-            with KEY_VALUE_FORMAT.translated("scan", self._path), _transaction(self._reader(), "BEGIN") as connection:
+            with KEY_VALUE_FORMAT.translated("scan", self._path), transaction(self._reader(), "BEGIN") as connection:
                 page, is_last = self._page(connection, key_range, count)
             if not page:
                 return
@@ -203,16 +203,3 @@ def _in_pieces(
         while len(parameters) - start >= step:
             connection.execute(sql(rows), parameters[start : start + step])
             start += step
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[sqlite3.Connection]:
-    connection.execute(begin)
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        raise

@@ -139,15 +139,21 @@ class AgentMessage:
             for block in blocks
         )
 
+    @property
+    def blocks(self) -> tuple[Mapping[str, Any], ...]:
+        """The content blocks of a user or assistant message; a plain text is one block."""
+        content = self._content()
+        if isinstance(content, str):
+            return ({"type": "text", "text": content},)
+        if not isinstance(content, list | tuple):
+            return ()
+        return tuple(block for block in content if isinstance(block, Mapping))
+
     def _content(self) -> Any:
         return _mapping(self.raw.get("message")).get("content")
 
     def _blocks(self, kind: str) -> Iterator[Mapping[str, Any]]:
-        content = self._content()
-        if isinstance(content, list | tuple):
-            for block in content:
-                if isinstance(block, Mapping) and block.get("type") == kind:
-                    yield block
+        return (block for block in self.blocks if block.get("type") == kind)
 
 
 def text_of(content: Any) -> str:

@@ -7,12 +7,11 @@ the function it hands its results to.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ from agentlayers.protocol.sequence_digest import extend_digest
 from agentlayers.server.sqlite_digest import digest_below
 from agentlayers.server.sqlite_file import POSITION_BITS, SERVER_FORMAT
 from agentlayers.server.storage import Appended
+from agentlayers.sqlite_file import transaction
 from agentlayers.sqlite_log_room import LogRoom
 
 __all__ = ["AppendJob", "CallJob", "Outcome", "SQLiteWriter"]
@@ -192,7 +192,7 @@ class SQLiteWriter:
 
     def _call(self, job: CallJob) -> Outcome:
         try:
-            with SERVER_FORMAT.translated(job.operation, self._path), _transaction(self._connection):
+            with SERVER_FORMAT.translated(job.operation, self._path), transaction(self._connection):
                 value = job.call(self._connection)
             if job.changes_journals:
                 self._journals.clear()
@@ -220,7 +220,7 @@ class SQLiteWriter:
             # Something was there already. That is rare, so it is found out by the unique index and not
             # by a look-up before every insert.
             self._journals.clear()
-            with _transaction(self._connection):
+            with transaction(self._connection):
                 plan = self._plan_with_duplicates(group)
                 self._insert(plan.rows)
         for key, (head, digest) in plan.ends.items():
@@ -233,7 +233,7 @@ class SQLiteWriter:
             # One statement is a transaction by itself, in a single step.
             self._insert(plan.rows)
             return
-        with _transaction(self._connection):
+        with transaction(self._connection):
             self._insert(plan.rows)
 
     def _plan_all_new(self, group: list[AppendJob]) -> _Plan:
@@ -327,15 +327,3 @@ def _appended(first: int, entries: Sequence[EncryptedEntry]) -> Appended:
 def _insert_sql(count: int) -> str:
     values = ",".join(["(?,?,?,?,?,?)"] * count)
     return f"INSERT INTO entries (position, journal, entry_id, iv, ciphertext, digest) VALUES {values}"
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise

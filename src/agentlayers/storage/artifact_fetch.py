@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from agentlayers.errors import AgentLayersError, StateError
+from agentlayers.errors import AgentLayersError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.storage.artifact import ArtifactRecord
@@ -35,7 +35,7 @@ async def fetch_content(log: EventLog, record: ArtifactRecord, sync: SyncService
         raise content_missing(record.id, "not all of its content has arrived here yet; sync, then try again")
     try:
         nowhere = await sync.fetch(CONTENT_STORE, missing)
-    except (AgentLayersError, StateError) as error:
+    except AgentLayersError as error:
         raise content_missing(
             record.id, f"not all of its content is here, and it cannot be fetched: {error}"
         ) from error

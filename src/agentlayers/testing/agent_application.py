@@ -64,12 +64,12 @@ async def run_agent_app(
     if script is not None and "agent_backend" in parts:
         raise UsageError("the script is for the scripted agent; give script= or agent_backend=, not both")
     application = _application(target, environment)
-    replaced = {
+    usual = {
         "agent_backend": ScriptedBackend(script),
         "storage_config": _config(directory),
         "transport": OfflineTransport(),
     }
-    async with _running(application, {**replaced, **parts}, given=parts) as runtime:
+    async with _running(application, parts, usual) as runtime:
         yield runtime
 
 
@@ -182,7 +182,7 @@ async def run_replica_pair(
                 "transport": WebSocketTransport(server.websocket_url),
                 "sync": SyncService.layer(stores=_STORES),
             }
-            replica = _running(application, {**replaced, **parts}, given={**replaced, **parts})
+            replica = _running(application, {**replaced, **parts})
             runtimes.append(await stack.enter_async_context(replica))
         yield ReplicaPair(runtimes[0], runtimes[1], server)
 
@@ -203,13 +203,14 @@ def _config(directory: Path) -> StorageConfig:
 
 @asynccontextmanager
 async def _running(
-    application: type[LayerContainer] | Layer, parts: Mapping[str, object], *, given: Mapping[str, object]
+    application: type[LayerContainer] | Layer, parts: Mapping[str, object], usual: Mapping[str, object] | None = None
 ) -> AsyncIterator[AgentRuntime]:
-    """Run an application with parts replaced; of those nobody ``gave``, the ones that its graph has."""
-    known = graph_of(application).nodes
-    if isinstance(application, Layer) and "agent_backend" not in known and "agent_backend" in parts:
-        application = application.provide(Layer.succeed(AgentBackend, parts["agent_backend"]))
-    replaced: dict[type[Any] | str, object] = {n: part for n, part in parts.items() if n in known or n in given}
+    """Run an application with parts replaced, and of the ``usual`` ones those that its graph has."""
+    usual, known = usual or {}, graph_of(application).nodes
+    if isinstance(application, Layer) and "agent_backend" not in known and "agent_backend" in usual:
+        application = application.provide(Layer.succeed(AgentBackend, usual["agent_backend"]))
+    replaced: dict[type[Any] | str, object] = {name: part for name, part in usual.items() if name in known}
+    replaced.update(parts)
     with application.override(replaced):
         async with application.build(AgentRuntime) as runtime:
             yield runtime

@@ -14,7 +14,6 @@ import queue
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agentlayers.errors import StateError, StorageError
@@ -24,6 +23,7 @@ from agentlayers.journal.key_value.fence import Fence, Owner
 from agentlayers.journal.key_value.overlay import Overlay
 from agentlayers.journal.key_value.ranges import Tail
 from agentlayers.journal.key_value.transaction import KeyValueTransaction
+from agentlayers.journal.queued_work import QueuedWork
 from agentlayers.journal.registry import JournalRegistry
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.key_value.blocking_store import BlockingKeyValueStore
@@ -34,23 +34,6 @@ from agentlayers.limits import COMMIT_BATCH_MAX, KEY_VALUE_GROUP_BYTES_MAX
 __all__ = ["JournalThread"]
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Job:
-    work: Callable[[Any], Any]
-    future: asyncio.Future[Any]
-    is_read: bool = False
-    value: Any = None
-    error: BaseException | None = None
-
-    def settle(self) -> None:
-        if self.future.done():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.value)
 
 
 class JournalThread:
@@ -79,7 +62,7 @@ class JournalThread:
         self._store, self._capabilities, self._root, self._what = store, capabilities, root, what
         self._registry, self._publish = registry, publish
         self._committed = CommittedValues(store, root, capabilities)
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[QueuedWork | None] = queue.SimpleQueue()
         self._is_stopping = False
         self._stores: dict[str, int] = {}
         self._highest: bytes | None = None
@@ -115,17 +98,17 @@ class JournalThread:
 
     def submit(self, work: Callable[[JournalTransaction], T]) -> asyncio.Future[T]:
         """Queue a transaction; the future is done when it is durable or undone."""
-        return self._put(work, is_read=False)
+        return self._put(work, is_transaction=True)
 
     def read(self, work: Callable[[JournalTransaction], T]) -> asyncio.Future[T]:
         """Queue a read of what is committed."""
-        return self._put(work, is_read=True)
+        return self._put(work, is_transaction=False)
 
-    def _put(self, work: Callable[[Any], Any], *, is_read: bool) -> asyncio.Future[Any]:
+    def _put(self, work: Callable[[Any], Any], *, is_transaction: bool) -> asyncio.Future[Any]:
         if self._is_stopping:
             raise StateError("the journal is closing")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Job(work, future, is_read))
+        self._queue.put(QueuedWork(work, future, is_transaction))
         return future
 
     # -- in the thread -------------------------------------------------------------------------------------
@@ -169,17 +152,17 @@ class JournalThread:
         while True:
             jobs, is_last = self._next_jobs()
             for job in jobs:
-                if job.is_read:
+                if not job.is_transaction:
                     self._read(job)
-            left = [job for job in jobs if not job.is_read]
+            left = [job for job in jobs if job.is_transaction]
             while left:
                 left = self._commit(left)
             if is_last:
                 return
 
-    def _next_jobs(self) -> tuple[list[_Job], bool]:
+    def _next_jobs(self) -> tuple[list[QueuedWork], bool]:
         """Wait for work, and take along what is queued behind it; tell whether it is time to stop."""
-        jobs: list[_Job] = []
+        jobs: list[QueuedWork] = []
         job = self._queue.get()
         while job is not None:
             jobs.append(job)
@@ -227,7 +210,7 @@ class JournalThread:
         return error
 
     # -- reading -------------------------------------------------------------------------------------------
-    def _read(self, job: _Job) -> None:
+    def _read(self, job: QueuedWork) -> None:
         try:
             self._settled()
             self._committed.was_asked = False
@@ -239,9 +222,9 @@ class JournalThread:
         self._call(job.settle)
 
     # -- writing -------------------------------------------------------------------------------------------
-    def _commit(self, jobs: list[_Job]) -> list[_Job]:
+    def _commit(self, jobs: list[QueuedWork]) -> list[QueuedWork]:
         """Commit as many jobs as one batch takes; returns those that are left."""
-        done: list[_Job] = []
+        done: list[QueuedWork] = []
         commit: Commit | None = None
         try:
             self._settled()
@@ -263,7 +246,7 @@ class JournalThread:
         self._call(self._deliver, done, commit)
         return jobs[len(done) :]
 
-    def _work(self, tx: KeyValueTransaction, job: _Job) -> None:
+    def _work(self, tx: KeyValueTransaction, job: QueuedWork) -> None:
         if job.future.cancelled():
             return
         written, sources = tx.written_stores.copy(), tx.sources.copy()
@@ -289,7 +272,7 @@ class JournalThread:
             return None
         return Commit(frozenset(tx.written_stores), tail.last_position, frozenset(tx.sources))
 
-    def _deliver(self, jobs: list[_Job], commit: Commit | None) -> None:
+    def _deliver(self, jobs: list[QueuedWork], commit: Commit | None) -> None:
         for job in jobs:
             job.settle()
         if commit is not None:
@@ -298,7 +281,7 @@ class JournalThread:
     # -- destroying ----------------------------------------------------------------------------------------
     def destroy(self) -> asyncio.Future[None]:
         """Queue the deletion of everything; nothing works afterwards."""
-        return self._put(self._destroy, is_read=True)
+        return self._put(self._destroy, is_transaction=False)
 
     def _destroy(self, _tx: JournalTransaction) -> None:
         self._fence.begin_destroying()

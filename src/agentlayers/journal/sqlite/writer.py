@@ -13,12 +13,12 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agentlayers.errors import StateError
 from agentlayers.journal.event_journal import Commit
+from agentlayers.journal.queued_work import QueuedWork
 from agentlayers.journal.registry import JournalRegistry
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction, Tail
@@ -30,23 +30,6 @@ from agentlayers.sqlite_log_room import LogRoom
 __all__ = ["WriterThread"]
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Job:
-    work: Callable[[Any], Any]
-    future: asyncio.Future[Any]
-    is_maintenance: bool = False
-    value: Any = None
-    error: BaseException | None = None
-
-    def settle(self) -> None:
-        if self.future.done():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.value)
 
 
 class WriterThread:
@@ -63,7 +46,7 @@ class WriterThread:
     ) -> None:
         self._path, self._registry, self._publish = path, registry, publish
         self._is_followed, self._durability = is_followed, durability
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[QueuedWork | None] = queue.SimpleQueue()
         self._is_stopping = False
         self._stores: dict[str, int] = {}
         self._last_position = 0
@@ -90,17 +73,17 @@ class WriterThread:
 
     def submit(self, work: Callable[[JournalTransaction], T]) -> asyncio.Future[T]:
         """Queue a transaction; the future is done when it is durable or undone."""
-        return self._put(work, is_maintenance=False)
+        return self._put(work, is_transaction=True)
 
     def maintain(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """Queue something that runs between transactions, such as giving space back."""
-        return self._put(work, is_maintenance=True)
+        return self._put(work, is_transaction=False)
 
-    def _put(self, work: Callable[[Any], Any], *, is_maintenance: bool) -> asyncio.Future[Any]:
+    def _put(self, work: Callable[[Any], Any], *, is_transaction: bool) -> asyncio.Future[Any]:
         if self._is_stopping:
             raise StateError("the journal is closing")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Job(work, future, is_maintenance))
+        self._queue.put(QueuedWork(work, future, is_transaction))
         return future
 
     def nudge(self) -> None:
@@ -140,8 +123,8 @@ class WriterThread:
             except queue.Empty:
                 self._look_for_foreign()
                 continue
-            batch: list[_Job] = []
-            while job is not None and not job.is_maintenance:
+            batch: list[QueuedWork] = []
+            while job is not None and job.is_transaction:
                 batch.append(job)
                 if len(batch) >= COMMIT_BATCH_MAX or self._queue.empty():
                     break
@@ -150,10 +133,10 @@ class WriterThread:
                 self._commit(batch)
             if job is None:
                 return
-            if job.is_maintenance:
+            if not job.is_transaction:
                 self._maintain(job)
 
-    def _maintain(self, job: _Job) -> None:
+    def _maintain(self, job: QueuedWork) -> None:
         try:
             with JOURNAL_FORMAT.translated("maintain", self._path):
                 job.value = job.work(self._connection)
@@ -162,7 +145,7 @@ class WriterThread:
         self._call(job.settle)
         self._look_for_foreign()
 
-    def _commit(self, batch: list[_Job]) -> None:
+    def _commit(self, batch: list[QueuedWork]) -> None:
         commit = None
         stores = dict(self._stores)
         try:
@@ -191,7 +174,7 @@ class WriterThread:
             self._look_for_foreign()
         self._room.after_commit()
 
-    def _fail_all(self, batch: list[_Job], error: BaseException) -> None:
+    def _fail_all(self, batch: list[QueuedWork], error: BaseException) -> None:
         if isinstance(error, DRIVER_ERRORS):
             translated = JOURNAL_FORMAT.error(error, operation="write", path=self._path)
             translated.__cause__ = error
@@ -212,7 +195,7 @@ class WriterThread:
         self._has_foreign_news = True
         return True
 
-    def _work_alone(self, tx: SQLiteTransaction, batch: list[_Job]) -> None:
+    def _work_alone(self, tx: SQLiteTransaction, batch: list[QueuedWork]) -> None:
         # Undone with the whole transaction if it fails, so it needs no savepoint.
         (job,) = batch
         if not job.future.cancelled():
@@ -222,7 +205,7 @@ class WriterThread:
                 job.error = error
                 raise
 
-    def _work_each(self, tx: SQLiteTransaction, batch: list[_Job]) -> None:
+    def _work_each(self, tx: SQLiteTransaction, batch: list[QueuedWork]) -> None:
         for job in batch:
             if job.future.cancelled():
                 continue
@@ -277,7 +260,7 @@ class WriterThread:
             self._call(self._publish, commit)
         self._has_foreign_news = False
 
-    def _deliver(self, batch: list[_Job], commit: Commit | None) -> None:
+    def _deliver(self, batch: list[QueuedWork], commit: Commit | None) -> None:
         for job in batch:
             job.settle()
         if commit is not None:
