@@ -31,7 +31,19 @@ from typing import Any
 import bare_pipeline
 import raw_wire
 from bench_main_job import PAYLOAD
-from contenders import HERE, STOCK_NAMES, BareServer, Contender, Server, bare, ours, port_of, stock_contenders
+from contenders import (
+    HERE,
+    STOCK_NAMES,
+    BareServer,
+    Contender,
+    Server,
+    bare,
+    ours,
+    port_of,
+    stock_contenders,
+    time_limit,
+)
+from raw_wire import UnfinishedError
 
 from agentlayers.eventlog.identity import Identity
 
@@ -57,6 +69,8 @@ def throughput(contender: Contender, root: Path, entries: int) -> Figures:
     """Measure from A's connecting to B's last entry, and the same for a replica that joins when all is there."""
     if contender.replica is None:
         return bare_throughput(root, entries)
+    if contender.entries_max is not None and entries > contender.entries_max:
+        raise UnfinishedError(f"its replicas lose what exceeds {contender.entries_max:,} entries at once")
     entries += contender.one_more
     identity = Identity.generate()
     with served(contender, root / "server") as server:
@@ -94,7 +108,7 @@ class BarePart:
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         if not line:
-            raise SystemExit("a process of the bare pipeline ended early")
+            raise UnfinishedError("a process of the bare pipeline ended early")
         return line
 
     def end(self) -> None:
@@ -265,29 +279,48 @@ def memory(contender: Contender, root: Path, writes: int) -> Figures:
 
 @dataclass
 class Report:
-    """Figures by what was measured, contender and kind."""
+    """
+    Figures by what was measured, contender and kind.
+
+    Attributes:
+        runs: Medians of so many are kept.
+        limit: Seconds for one run of one contender.
+        root: Where runs keep their files.
+        loud: Print each figure as it is found.
+        parts: The figures.
+        unfinished: Why a contender has none, by what was measured and contender.
+    """
 
     runs: int
+    limit: float
     root: Path
     loud: bool
     parts: dict[str, dict[str, Figures]] = field(default_factory=dict)
+    unfinished: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def measure(self, name: str, contender: Contender, run: Callable[[Path], Figures]) -> None:
-        """Keep the medians of some runs."""
+        """Keep the medians of some runs, or why there are none."""
         found = []
-        for _ in range(self.runs):
-            place = Path(tempfile.mkdtemp(dir=self.root))
-            found.append(run(place))
-            shutil.rmtree(place)
-        medians = {key: statistics.median(each[key] for each in found) for key in found[0]}
-        if not medians:
+        try:
+            for _ in range(self.runs):
+                with tempfile.TemporaryDirectory(dir=self.root) as place, time_limit(self.limit):
+                    found.append(run(Path(place)))
+        except UnfinishedError as error:
+            self.unfinished.setdefault(name, {})[contender.name] = str(error)
+            self._say(name, contender, f"  {error}")
             return
-        part = self.parts.setdefault(name, {})
-        if self.loud and not part:
+        medians = {key: statistics.median(each[key] for each in found) for key in found[0]}
+        if medians:
+            self.parts.setdefault(name, {})[contender.name] = medians
+            self._say(name, contender, "".join(f"  {key} {value:,.1f}" for key, value in medians.items()))
+
+    def _say(self, name: str, contender: Contender, text: str) -> None:
+        if not self.loud:
+            print(f"{name}: {contender.name}{text}", file=sys.stderr, flush=True)
+            return
+        if len(self.parts.get(name, ())) + len(self.unfinished.get(name, ())) == 1:
             print(f"\n{name}")
-        part[contender.name] = medians
-        if self.loud:
-            print(f"  {contender.name:20}" + "".join(f"  {key} {value:,.1f}" for key, value in medians.items()))
+        print(f"  {contender.name:20}{text}", flush=True)
 
     def ratios(self) -> dict[str, Figures]:
         """Divide our rates by the others'."""
@@ -356,12 +389,13 @@ def main() -> None:
     parser.add_argument("--quick", "--short", action="store_true", help="little work, to see that it runs")
     parser.add_argument("--runs", type=int, default=1, help="report medians of so many")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--limit", type=float, default=180, help="seconds for one run of one peer; longer is given up")
     parser.add_argument("--peers", nargs="+", default=[""], help="only those with one of these in their name")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     stock, programs, missing = stock_contenders() if wants_stock(arguments.peers) else ([], [], "")
     root = Path(tempfile.mkdtemp(prefix="agentlayers-bench-"))
-    report = Report(arguments.runs, root, loud=not arguments.json)
+    report = Report(arguments.runs, arguments.limit, root, loud=not arguments.json)
     load = os.getloadavg()[0]
     try:
         for name, measurement in measurements(arguments.only, quick=arguments.quick):
@@ -374,7 +408,8 @@ def main() -> None:
             each.remove()
     if arguments.json:
         machine = {"cpus": os.cpu_count(), "load_before": load, "runs": arguments.runs, "stock_missing": missing}
-        print(json.dumps({**machine, **report.parts, "ratios": report.ratios(), "goals": report.goals()}, indent=2))
+        found = {"ratios": report.ratios(), "goals": report.goals(), "unfinished": report.unfinished}
+        print(json.dumps({**machine, **report.parts, **found}, indent=2))
         return
     print("\nours / theirs")
     for name, row in report.ratios().items():

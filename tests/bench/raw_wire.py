@@ -25,6 +25,10 @@ SILENCE_SECONDS_MAX = 10.0
 KEY = "key"
 
 
+class UnfinishedError(Exception):
+    """A measurement did not come to its end; the text says why."""
+
+
 @dataclass(frozen=True)
 class Wire:
     """
@@ -111,7 +115,7 @@ class Counter:
         self._buffer[: len(tail)] = tail
         received = connection.recv_into(self._from[len(tail)])
         if not received:
-            raise SystemExit("the server closed a connection of the benchmark")
+            raise UnfinishedError("the server closed a connection of the benchmark")
         end = len(tail) + received
         # What is kept is shorter than a word, so that nothing counts twice.
         self._tails[connection.fileno()] = bytes(self._buffer[max(end + 1 - len(word), 0) : end])
@@ -121,7 +125,7 @@ class Counter:
         """Wait for sockets that can be read."""
         found = self.selector.select(SILENCE_SECONDS_MAX)
         if not found:
-            raise SystemExit(f"nothing came for {SILENCE_SECONDS_MAX:g} s")
+            raise UnfinishedError(f"nothing came for {SILENCE_SECONDS_MAX:g} s")
         return [(key.fileobj, key.data) for key, _ in found]  # type: ignore[misc]
 
     def close(self) -> None:
@@ -189,7 +193,7 @@ def flood(port: int, writes: int, *, never_reading: int = 0, wire: Wire = EVENT_
     while acknowledged < writes:
         found = counter.selector.select(SILENCE_SECONDS_MAX)
         if not found:
-            raise SystemExit(f"nothing came for {SILENCE_SECONDS_MAX:g} s")
+            raise UnfinishedError(f"nothing came for {SILENCE_SECONDS_MAX:g} s")
         for _, events in found:
             if events & selectors.EVENT_READ:
                 acknowledged += counter.read(writer, wire.acknowledged)

@@ -22,7 +22,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "explanation" / "performance.md"
 BEGIN, END = "<!-- figures: written by tests/bench/write_performance.py -->\n", "<!-- end of figures -->\n"
-NOT_PARTS = ("cpus", "load_before", "runs", "stock_missing", "ratios", "goals")
+NOT_PARTS = ("cpus", "load_before", "runs", "stock_missing", "ratios", "goals", "unfinished")
 
 
 def run(script: str, *options: str) -> dict[str, Any]:
@@ -65,6 +65,7 @@ def tables(figures: dict[str, Any]) -> str:
     for name, part in sync.items():
         if name not in NOT_PARTS:
             text += ["", f"### {name[0].upper()}{name[1:]}", "", *table(part)]
+            text += reasons(sync["unfinished"].get(name, {}))
     text += ["", f"### One entry, stage by stage, in batches of {stages['batch']}", ""]
     text += ["| where | stage | CPU µs | waits µs |", "| --- | --- | ---: | ---: |"]
     text += [
@@ -81,6 +82,12 @@ def table(part: dict[str, dict[str, float]]) -> list[str]:
         "| " + " | ".join(["---", *["---:"] * len(keys)]) + " |",
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
+
+
+def reasons(unfinished: dict[str, str]) -> list[str]:
+    """Say who has no row, and why."""
+    lines = [f"* {name}: {reason.splitlines()[0]}" for name, reason in unfinished.items()]
+    return ["", *lines] if lines else []
 
 
 def number(value: float) -> str:

@@ -16,7 +16,8 @@ import * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
 import { createRequire } from "node:module"
 
-export const serialization = RpcSerialization.layerSchemaBinary()
+// By default a frame may have 16 MiB, and a replica with more to send than that is cut off for ever.
+export const serialization = RpcSerialization.layerSchemaBinary({ maxFrameSize: "unbounded" })
 
 export const layerProtocol = (url) =>
   RpcClient.layerProtocolSocket().pipe(
