@@ -74,6 +74,9 @@ CREDIT_BYTES_MAX: Final = 1024 * MIB
 PUSH_BATCH_ENTRIES_MAX: Final = 512
 """Entries per WriteEntries of ours: large enough that the per-message cost vanishes, small enough to pipeline."""
 
+FIRST_BATCH_ENTRIES: Final = 128
+"""Entries of a connection's first WriteEntries, and of a subscription's first Changes; doubles from there."""
+
 PUSH_BATCH_BYTES_MAX: Final = 256 * KIB
 """Plaintext bytes per WriteEntries of ours (one larger entry still goes alone)."""
 

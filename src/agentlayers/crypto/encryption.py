@@ -78,9 +78,12 @@ class AesGcmEncryption(Encryption):
     """
 
     def __init__(self, random: Callable[[int], bytes] = os.urandom) -> None:
-        self._random = random
+        # Here, not with the first entry: loading takes milliseconds, in which a server would be kept waiting.
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self._random, self._new_cipher, self._invalid_tag = random, AESGCM, InvalidTag
         self._ciphers: dict[bytes, AESGCM] = {}
-        self._invalid_tag: type[Exception] = DecryptionError  # cryptography's own, once it is loaded
 
     def __repr__(self) -> str:
         return "AesGcmEncryption()"
@@ -108,15 +111,11 @@ class AesGcmEncryption(Encryption):
             raise DecryptionError("cannot decrypt: sealed with another key, or changed on the way") from None
 
     def _cipher(self, key: bytes) -> AESGCM:
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         if len(key) not in _KEY_BYTES:
             raise UsageError(f"an encryption key has 32 bytes, not {len(key)}")
-        self._invalid_tag = InvalidTag
         if len(self._ciphers) >= _CIPHERS_MAX:
             self._ciphers.clear()
-        return self._ciphers.setdefault(key, AESGCM(key))
+        return self._ciphers.setdefault(key, self._new_cipher(key))
 
 
 @final
