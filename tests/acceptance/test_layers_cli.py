@@ -91,6 +91,32 @@ def test_all_problems_of_all_files_are_listed_with_their_places(here: Path) -> N
     assert text.splitlines()[-1] == "checked 3 graphs: 1 good, 2 not (3 problems)"
 
 
+def test_what_would_be_refused_only_at_a_run_is_found_with_its_place(here: Path) -> None:
+    (here / "flags.yaml").write_text(
+        "extends: memory\n"
+        "sync:\n"
+        "  stores:\n"
+        "    artifacts: lazy\n"
+        "    artifact_content: on_demand\n"
+        "    chat_history: true\n"
+    )
+    (here / "store.yaml").write_text("extends: memory\nsync: {stores: {audit_log: true,\n  chat_history: on_demand}}\n")
+    (here / "url.yaml").write_text(
+        "extends: memory\n"
+        "transport: {websocket: {url: 'wss://user:secret-word@h'}}\n"
+        "audit_log:\n"
+        "  journaled_with_sync_websocket: {url: 'ftp://h'}\n"
+    )
+    text = run(here, "check", "flags.yaml", "store.yaml", "url.yaml", status=2)
+
+    assert "  flags.yaml:4:16: stores.artifacts: expected bool or 'on_demand', got 'lazy' (text)\n" in text
+    assert "  store.yaml:3:17: stores.chat_history: 'on_demand' cannot be used; expected true or false;" in text
+    assert "  url.yaml:2:30: url: the given value cannot be used; expected a WebSocket address such as" in text
+    assert "  url.yaml:4:40: url: 'ftp://h' cannot be used; expected a WebSocket address such as" in text
+    assert "secret-word" not in text
+    assert text.splitlines()[-1] == "checked 3 graphs: 0 good, 3 not (4 problems)"
+
+
 def test_a_file_that_does_not_exist_does_not_hide_the_others(here: Path) -> None:
     (here / "two.yaml").write_text("jurnal: memory\n")
     text = run(here, "check", "absent.yaml", "two.yaml", "locl", status=2)

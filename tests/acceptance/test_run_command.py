@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from agentlayers.runtime.claude import ClaudeBackend
+from agentlayers.runtime.options import PERMISSION_MODES
 from agentlayers.storage.journal_file import read_journal_file
 from agentlayers.testing import run_sync_server
 from agentlayers.testing.messages_api import MessagesApi, claude_environment
@@ -171,6 +173,16 @@ def test_bad_input_is_one_clear_error(arguments: tuple[str, ...], status: int, t
     assert outcome.stderr.startswith("error: ")
     assert text in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.usefixtures("place")
+def test_the_permission_modes_of_a_query_are_those_of_the_command() -> None:
+    wrong, right = run("memory", "--permission-mode", "all", "hello"), run("memory", "--permission-mode", "auto", "hi")
+
+    offered = re.sub(r"[│\s]", "", wrong.stderr)  # the message is wrapped into a frame
+    assert wrong.returncode == 2
+    assert all(f"'{mode}'" in offered for mode in PERMISSION_MODES), wrong.stderr
+    assert (right.returncode, right.stdout) == (0, "You said: hi\n")
 
 
 @pytest.mark.skipif(not ClaudeBackend.is_available(), reason="claude-agent-sdk is not installed")

@@ -10,14 +10,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agentlayers.crypto.encryption import Encryption
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.layer.errors import LayerStartError
 from agentlayers.runtime.containers import AgentRuntimeContainer
 from agentlayers.runtime.presets import load_preset
 from agentlayers.storage.chat_history import ChatHistoryStore
+from agentlayers.sync.service import SyncService
 from agentlayers.transport.transport import Transport
 from agentlayers.transport.websocket import WebSocketTransport
 from helpers.certificates import Authority
@@ -25,6 +29,7 @@ from helpers.certificates import Authority
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "run-a-server.md").read_text(encoding="utf-8")
 TLS = PAGE.split("## With TLS")[1].split("\n## ")[0]
 TOKEN_BLOCK, CERTIFICATE_BLOCK = re.findall(r"```sh\n(.*?)```", TLS, re.DOTALL)
+(PYTHON,) = re.findall(r"```python\n(.*?)```", TLS, re.DOTALL)
 (YAML,) = re.findall(r"```yaml\n(.*?)```", TLS, re.DOTALL)
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("SYNC_", "AGENTLAYERS_"))}
 
@@ -111,6 +116,18 @@ async def test_the_yaml_of_the_page_gives_the_transport_its_files(
     container: type[AgentRuntimeContainer] = load_preset(YAML)
     async with container.build(Transport) as transport:
         assert transport == expected
+
+
+async def test_the_python_of_the_page_gives_the_transport_its_files(directory: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(PYTHON.replace("sync.example.org", "127.0.0.1:9"), names)
+    layer = names["sync"].provide(Encryption.layer_aes_gcm())
+    async with layer.build(SyncService) as service:
+        assert service.url == "wss://127.0.0.1:9/event-log"
+    (directory / "replica.key").unlink()
+    with pytest.raises(LayerStartError, match=r"client_key: 'replica\.key' cannot be used"):
+        async with layer.build(SyncService):
+            pass
 
 
 async def test_the_presets_read_the_files_from_the_environment(

@@ -48,13 +48,20 @@ class Authority:
         self.ca.write_bytes(certificate.public_bytes(Encoding.PEM))
 
     def issue(
-        self, name: str, *, begins: float = -1, ends: float = 1, host: str = "127.0.0.1", passphrase: bytes = b""
+        self,
+        name: str,
+        *,
+        begins: float = -1,
+        ends: float = 1,
+        host: str = "127.0.0.1",
+        host_name: str = "localhost",
+        passphrase: bytes = b"",
     ) -> Issued:
         """Sign a certificate for a host, valid between two days from today."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        hosts = [x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName("localhost")]
+        hosts = [x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName(host_name)]
         certificate = (
             _builder(subject, self._name, key, now + begins * DAY, now + ends * DAY)
             .add_extension(x509.SubjectAlternativeName(hosts), critical=False)

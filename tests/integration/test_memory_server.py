@@ -76,7 +76,7 @@ async def test_a_server_that_is_closed_refuses() -> None:
         await one.until(lambda sync: sync.status.state is SyncState.WAITING)
 
 
-@pytest.mark.parametrize("url", ["http://host", "host:1", "ws:/x", ""])
+@pytest.mark.parametrize("url", ["ftp://host", "host:1", "ws:/x", ""])
 def test_an_address_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="ws://"):
         SyncService.with_remote_sync(url)

@@ -35,8 +35,8 @@ def command(
     Checked are: the YAML itself, names of slots, implementations and
     parameters, arguments against the annotated constructors, variables,
     missing services, cycles, and what lives long but needs what lives short.
-    Constructors are not called: an address that nobody listens on is not
-    found here.
+    Constructors are not called, only what their annotations check: an address
+    that is none is found here, one that nobody listens on is not.
 
     A problem is a line FILE:LINE:COLUMN: TEXT. The exit status is 2 if there
     is one, otherwise 0. Without a file, the container given is checked as it

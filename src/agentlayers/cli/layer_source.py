@@ -15,7 +15,15 @@ from agentlayers.errors import SettingsError
 if TYPE_CHECKING:
     from agentlayers.layer import LayerContainer
 
-__all__ = ["ALLOW_IMPORTS_HELP", "CONTAINER_HELP", "Loaded", "Variables", "container_named", "load_source"]
+__all__ = [
+    "ALLOW_IMPORTS_HELP",
+    "CONTAINER_HELP",
+    "Loaded",
+    "Variables",
+    "container_named",
+    "import_named",
+    "load_source",
+]
 
 CONTAINER_HELP = (
     "What the file fills, unless it says so itself: agent_runtime, server, or package.module:Class of your own, "
@@ -25,6 +33,8 @@ CONTAINER_HELP = (
 ALLOW_IMPORTS_HELP = (
     "A package whose classes the file may name as package.module:Class; what it names is imported. May be repeated."
 )
+
+_CONTAINER = "--container"
 
 PLACEHOLDER = "49151"
 """Stands for a variable that is not set where a number may be wanted; read as a text it is one, too."""
@@ -94,20 +104,41 @@ def container_named(name: str | None) -> type[LayerContainer]:
     known = built_in_containers()
     if name is None or name in known:
         return known[name or "agent_runtime"]
-    module_name, colon, attribute = name.partition(":")
-    if not (colon and module_name and attribute):
-        raise _refused(name, f"{', '.join(known)}, or package.module:Class")
-    module = _import(name, module_name)
-    found: Any = module
-    for step in attribute.split("."):
-        found = getattr(found, step, None)
+    expected = f"{', '.join(known)}, or package.module:Class"
+    module_name, found = import_named(name, setting=_CONTAINER, expected=expected)
     if not (isinstance(found, type) and issubclass(found, LayerContainer)):
         what = "has no such name" if found is None else "has something else under that name"
-        raise _refused(name, f"a subclass of agentlayers.layer.LayerContainer (module {module_name} {what})")
+        raise _refused(
+            _CONTAINER, name, f"a subclass of agentlayers.layer.LayerContainer (module {module_name} {what})"
+        )
     return found
 
 
-def _import(name: str, module: str) -> Any:
+def import_named(name: str, *, setting: str, expected: str = "package.module:Class") -> tuple[str, Any]:
+    """
+    Import what the operator calls ``package.module:Class``; :obj:`None` if the module has no such name.
+
+    Args:
+        name: As it was given.
+        setting: Where.
+        expected: What would be right.
+
+    Returns:
+        The module's name, and what was found.
+
+    Raises:
+        SettingsError: It is no such name, or its module cannot be imported.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise _refused(setting, name, expected)
+    found: Any = _import(setting, name, module_name)
+    for step in attribute.split("."):
+        found = getattr(found, step, None)
+    return module_name, found
+
+
+def _import(setting: str, name: str, module: str) -> Any:
     directory = str(Path.cwd())
     if directory not in sys.path:
         sys.path.insert(0, directory)  # as `python -m` does: the operator's own project
@@ -115,11 +146,11 @@ def _import(name: str, module: str) -> Any:
         return import_module(module)
     except Exception as error:
         reason = f"a module that can be imported ({type(error).__name__}: {error})"
-        raise _refused(name, reason) from error
+        raise _refused(setting, name, reason) from error
 
 
-def _refused(name: str, expected: str) -> SettingsError:
-    return SettingsError(setting="--container", value=name, expected=expected)
+def _refused(setting: str, name: str, expected: str) -> SettingsError:
+    return SettingsError(setting=setting, value=name, expected=expected)
 
 
 def load_source(

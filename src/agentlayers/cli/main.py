@@ -10,6 +10,7 @@ import typer
 from agentlayers.cli import chat, check, demo, graph, identity, journal, run, schema, serve, status, sync, watch
 from agentlayers.cli import import_ as import_group
 from agentlayers.cli.exit_status import ExitStatus, exit_status_of, root_fault
+from agentlayers.cli.help_text import reflow_help
 from agentlayers.cli.logs import LogFormat, configure_logs
 from agentlayers.errors import AgentLayersError
 
@@ -63,6 +64,7 @@ app.add_typer(chat.app, name="chat")
 app.add_typer(watch.app, name="watch")
 app.add_typer(journal.app, name="journal")
 app.add_typer(identity.app, name="identity")
+reflow_help(app)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,6 +17,7 @@ from agentlayers.cli.exit_status import ExitStatus
 from agentlayers.cli.layer_source import ALLOW_IMPORTS_HELP, CONTAINER_HELP, container_named, load_source
 from agentlayers.errors import AgentLayersError, SettingsError, UsageError
 from agentlayers.limits import FLUSH_ON_CLOSE_SECONDS
+from agentlayers.runtime.options import PermissionMode
 
 if TYPE_CHECKING:
     from agentlayers.layer import LayerContainer
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _PROMPT_CHARACTERS_MAX: Final = 4_000_000
-
-
-class PermissionMode(StrEnum):
-    """How the agent's tools are permitted; the names are those of claude-agent-sdk."""
-
-    DEFAULT = "default"
-    ACCEPT_EDITS = "acceptEdits"
-    PLAN = "plan"
-    BYPASS_PERMISSIONS = "bypassPermissions"
-    DONT_ASK = "dontAsk"
 
 
 def command(
@@ -99,7 +89,7 @@ def command(
         "resume": resume,
         "model": model,
         "cwd": cwd,
-        "permission_mode": None if permission_mode is None else permission_mode.value,
+        "permission_mode": permission_mode,
         "allowed_tools": allow_tool,
         "max_turns": max_turns,
     }

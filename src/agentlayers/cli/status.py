@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+from agentlayers.cli.table import Column
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,13 +50,13 @@ def command(
 
 
 def _show_once(state: ReplicaState, *, as_json: bool) -> None:
-    from agentlayers.cli.table import Column, show_table
+    from agentlayers.cli.table import show_table
 
     if as_json:
         typer.echo(json.dumps(state.as_json(), indent=2))
         return
     typer.echo(f"replica {state.replica} in {state.directory}")
-    show_table([Column(name, width, is_number) for name, width, is_number in _COLUMNS], _rows(state))
+    show_table(_COLUMNS, _rows(state, is_short=sys.stdout.isatty()))
 
 
 def _watch(directory: Path, state: ReplicaState, *, as_json: bool) -> None:
@@ -71,37 +75,45 @@ def _watch(directory: Path, state: ReplicaState, *, as_json: bool) -> None:
                 shown = state
             time.sleep(WATCH_SECONDS)
             state = read_replica_state(directory)
-    with Live(_table(state), console=console, auto_refresh=False) as live:
+    with Live(_table(state, console.width), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_SECONDS)
-            live.update(_table(read_replica_state(directory)), refresh=True)
+            live.update(_table(read_replica_state(directory), console.width), refresh=True)
 
 
 _COLUMNS: Final = (
-    ("store", 14, False),
-    ("entries", 9, True),
-    ("pending", 9, True),
-    ("server", 36, False),
-    ("last contact", 25, False),
-    ("trouble", 0, False),
+    Column("store", 16),
+    Column("entries", 9, is_number=True),
+    Column("pending", 9, is_number=True),
+    Column("server", 36),
+    Column("last contact", 25),
+    Column("trouble"),
 )
-"""Heading, usual width, and whether it holds numbers."""
 
 
-def _rows(state: ReplicaState) -> list[tuple[str, ...]]:
+def _rows(state: ReplicaState, *, is_short: bool = False) -> list[tuple[str, ...]]:
+    """Return the cells of each store and server; ``is_short`` shows times as a clock does, not in full."""
     rows: list[tuple[str, ...]] = []
     for store in state.stores:
         common = (store.store, f"{store.entries:,}")
         for remote in store.remotes:
             if remote.is_retired:
                 continue
-            last = remote.last_contact or "unknown"
+            last = _clock(remote.last_contact, is_short=is_short)
             rows.append((*common, f"{remote.pending:,}", remote.url or remote.remote_id, last, _trouble(store)))
         if all(remote.is_retired for remote in store.remotes):
             rows.append(
                 (*common, f"{store.unsent:,}" if not store.remotes else "-", "never synced", "", _trouble(store))
             )
     return rows
+
+
+def _clock(contact: str | None, *, is_short: bool) -> str:
+    if contact is None or not is_short:
+        return contact or "unknown"
+    from agentlayers.cli.live_table import short_time
+
+    return short_time(datetime.fromisoformat(contact), datetime.now().astimezone())
 
 
 def _trouble(store: StoreSummary) -> str:
@@ -120,14 +132,16 @@ def _line(state: ReplicaState) -> str:
     return "; ".join(parts) or "no stores yet"
 
 
-def _table(state: ReplicaState) -> Table:
-    from rich.table import Table
+def _table(state: ReplicaState, width: int) -> Table:
+    from agentlayers.cli.live_table import live_table
 
-    from agentlayers.cli.table import one_line
-
-    table = Table(title=f"replica {state.replica} in {state.directory}", title_justify="left")
-    for heading, _, is_number in _COLUMNS:
-        table.add_column(heading, justify="right" if is_number else "left")
-    for row in _rows(state):
-        table.add_row(*map(one_line, row))
-    return table
+    rows = _rows(state, is_short=True)
+    has_trouble = any(row[-1] for row in rows)
+    return live_table(
+        _COLUMNS,
+        rows,
+        width=width,
+        title=f"replica {state.replica} in {state.directory}",
+        dispensable=(*(() if has_trouble else ("trouble",)), "last contact", "server"),
+        elastic=("server", "trouble"),
+    )

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from agentlayers.cli.interpreter import tune_interpreter
-from agentlayers.cli.table import show_json
+from agentlayers.cli.table import Column, show_json
 from agentlayers.cli.tls_files import tls_files
 from agentlayers.cli.token import read_token
 from agentlayers.errors import SettingsError
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from agentlayers.sync.status import StoreStatus, SyncReport, SyncStatus
     from agentlayers.transport.transport import Transport
 
-__all__ = ["command", "transport_to"]
+__all__ = ["command", "since_start"]
 
 STORES = ("audit_log", "chat_history", "artifacts", "agent_sessions")
 
 
 def command(
-    directory: Annotated[Path, typer.Argument(help="Directory of the replica, the one that holds journal.sqlite.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of the replica, the one that holds its identity.")],
     to: Annotated[
         list[str],
         typer.Option(help="Server: ws://, wss://, tcp:// or tls:// address; repeated, several servers at once."),
@@ -77,7 +78,7 @@ def command(
 
     The token may also come from SYNC_TOKEN, and a client certificate may stand for it; SYNC_CA, SYNC_CLIENT_CERT and
     SYNC_CLIENT_KEY stand for the options. Replicas share data only if they share an identity: the file "identity" in
-    their directories.
+    their directories. A directory with nothing but that file becomes a new replica, with all that the server has.
 
     With several servers everything held ends up at all of them: what came from one is sent to the others. A server that
     cannot be reached does not keep the others from being served.
@@ -88,9 +89,11 @@ def command(
 
       agentlayers sync ./replica --to ws://127.0.0.1:8787 --to tcp://127.0.0.1:8788
     """
+    from agentlayers.transport.transport import Transport
+
     tokens = _tokens(token, token_file or [], len(to))
     files = tls_files(*to, ca=ca, client_cert=client_cert, client_key=client_key)
-    transports = [transport_to(url, one, tenant, tls) for url, one, tls in zip(to, tokens, files, strict=True)]
+    transports = [Transport.from_url(url, one, tenant, **tls) for url, one, tls in zip(to, tokens, files, strict=True)]
     layer = _layer(directory, transports, store, relay)
     tune_interpreter()
     if watch:
@@ -120,7 +123,7 @@ def _tell(report: SyncReport, *, as_json: bool) -> None:
                 if len(report.remotes) > 1:
                     typer.echo(remote.url)
                 for name in remote.sent:
-                    typer.echo(f"{name:14} sent {remote.sent[name]:>8}   received {remote.received[name]:>8}")
+                    typer.echo(f"{name:16}  sent {remote.sent[name]:>8}   received {remote.received[name]:>8}")
         done = [remote.url for remote in report.remotes if remote.error is None]
         if done:
             typer.echo(f"in {report.seconds:.2f} s with {' and '.join(done)}")
@@ -154,8 +157,9 @@ def _layer(directory: Path, transports: Sequence[Transport], stores: list[str] |
     from agentlayers.sync.service import SyncService
     from agentlayers.transport.transport import Transport
 
-    journal_files(directory)
+    # An identity alone is a new replica, which gets everything from the server.
     if not (directory / IDENTITY_FILE).exists():
+        journal_files(directory)
         expected = f"a replica's directory with the file {IDENTITY_FILE!r}, which holds the key of its journals"
         raise SettingsError(setting="DIRECTORY", value=str(directory), expected=expected)
     unknown = [name for name in stores or () if name not in STORES]
@@ -172,18 +176,19 @@ def _layer(directory: Path, transports: Sequence[Transport], stores: list[str] |
     )
 
 
-def transport_to(to: str, token: str | None, tenant: str | None, tls: dict[str, Any]) -> Transport:
-    """Return the transport for a server's address."""
-    from agentlayers.transport.tcp import TCPTransport
-    from agentlayers.transport.websocket import WebSocketTransport
-
-    kind = TCPTransport if to.startswith(("tcp://", "tls://")) else WebSocketTransport
-    return kind(to, token, tenant, **tls)
-
-
 async def _once(layer: Layer) -> SyncReport:
     async with _opened(layer) as sync:
-        return await sync.sync_now(return_errors=True)
+        return since_start(await sync.sync_now(return_errors=True), sync.status)
+
+
+def since_start(report: SyncReport, status: SyncStatus) -> SyncReport:
+    """Return a report that counts all of this process: stores sync as they open, before an exchange is asked for."""
+    remotes = []
+    for remote in report.remotes:
+        stores = {name: one for name, one in status.remotes[remote.url].stores.items() if one.enabled}
+        sent = {name: one.sent for name, one in stores.items()}
+        remotes.append(replace(remote, sent=sent, received={name: one.received for name, one in stores.items()}))
+    return replace(report, remotes=tuple(remotes))
 
 
 @contextlib.asynccontextmanager
@@ -212,46 +217,61 @@ async def _show(sync: SyncService) -> None:
 
     console = Console()
     if not console.is_terminal:
+        shown = ""
         async for status in sync.status_stream():
-            console.print(_line(status), highlight=False, soft_wrap=True)
+            # While a server is away, every attempt begins and ends alike: told once.
+            line = "" if shown and _is_trying(status) else _line(status)
+            if line and line != shown:
+                console.print(line, highlight=False, soft_wrap=True)
+                shown = line
         return
     with Live(console=console, refresh_per_second=8) as live:
         async for status in sync.status_stream():
-            live.update(_table(status))
+            live.update(_table(status, console.width))
 
 
-def _table(status: SyncStatus) -> Table:
+def _is_trying(status: SyncStatus) -> bool:
+    from agentlayers.sync.status import SyncState
+
+    return any(remote.state is SyncState.CONNECTING for remote in status.remotes.values())
+
+
+def _table(status: SyncStatus, width: int) -> Table:
     """Lay out each store that takes part; the heading says where each connection stands, and why."""
-    from rich.table import Table
+    from agentlayers.cli.live_table import live_table
 
-    remotes = status.remotes.values()
-    troubles = [remote.last_error for remote in remotes if remote.last_error]
-    table = Table(
-        title="\n".join(map(_heading, remotes)),
-        title_justify="left",
-        caption="\n".join(troubles) or None,
-        caption_justify="left",
+    remotes = list(status.remotes.values())
+    rows = [
+        _row(number, name, store)
+        for number, remote in enumerate(remotes, 1)
+        for name, store in remote.stores.items()
+        if store.enabled
+    ]
+    quiet = [name for name in ("quarantined", "behind") if not any(row[_NAMES.index(name)] not in "0?" for row in rows)]
+    return live_table(
+        [Column(name, is_number=name not in ("store", "verified")) for name in _NAMES],
+        rows,
+        width=width,
+        title="\n".join(_heading(number, remote, len(remotes)) for number, remote in enumerate(remotes, 1)),
+        left_out=() if len(remotes) > 1 else ("server",),
+        dispensable=("verified", *quiet, "received", "sent"),
     )
-    is_one = len(status.remotes) == 1
-    for name in ("store", "pending", "behind", "sent", "received", "quarantined", "verified"):
-        table.add_column(name, justify="left" if name in ("store", "verified") else "right")
-    if not is_one:
-        table.add_column("server")
-    for remote in remotes:
-        for name, store in remote.stores.items():
-            if store.enabled:
-                numbers = (store.pending, store.behind, store.sent, store.received, store.quarantined)
-                shown = ["?" if number is None else f"{number:,}" for number in numbers]
-                verified = "differs" if store.is_diverged else _clock(store)
-                table.add_row(name, *shown, verified, *([] if is_one else [remote.url]))
-    return table
 
 
-def _heading(remote: SyncStatus) -> str:
-    heading = f"{remote.state} {remote.url}"
+_NAMES: Final = ("server", "store", "pending", "behind", "sent", "received", "quarantined", "verified")
+
+
+def _row(number: int, name: str, store: StoreStatus) -> tuple[str, ...]:
+    counts = (store.pending, store.behind, store.sent, store.received, store.quarantined)
+    shown = ["?" if count is None else f"{count:,}" for count in counts]
+    return (str(number), name, *shown, "differs" if store.is_diverged else _clock(store))
+
+
+def _heading(number: int, remote: SyncStatus, count: int) -> str:
+    heading = f"{remote.state} {remote.url}" if count == 1 else f"{number} {remote.state} {remote.url}"
     if remote.retry_in_seconds is not None:
         heading += f", attempt {remote.attempt + 1} within {remote.retry_in_seconds:.1f} s"
-    return heading
+    return f"{heading}\n  {remote.last_error}" if remote.last_error else heading
 
 
 def _line(status: SyncStatus) -> str:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
+
+from agentlayers.transport.address import has_tls
+
+if TYPE_CHECKING:
+    from agentlayers.transport.transport import TLSFiles
 
 __all__ = ["tls_files"]
 
@@ -13,7 +18,7 @@ _VARIABLES: Final = {"ca": "SYNC_CA", "client_cert": "SYNC_CLIENT_CERT", "client
 
 def tls_files(
     *urls: str, ca: Path | None = None, client_cert: Path | None = None, client_key: Path | None = None
-) -> list[dict[str, str]]:
+) -> list[TLSFiles]:
     """
     Return the files that the transport to each server is to use.
 
@@ -31,9 +36,5 @@ def tls_files(
     # A key from elsewhere would not be the given certificate's.
     names = ["ca"] if client_cert is not None else [*_VARIABLES]
     with_tls = {name: value for name in names if (value := os.environ.get(_VARIABLES[name]))} | given
-    without = {} if any(map(_has_tls, urls)) else given
-    return [with_tls if _has_tls(url) else without for url in urls]
-
-
-def _has_tls(url: str) -> bool:
-    return url.startswith(("wss:", "tls:", "https:"))
+    without = {} if any(map(has_tls, urls)) else given
+    return [cast("TLSFiles", with_tls if has_tls(url) else without) for url in urls]

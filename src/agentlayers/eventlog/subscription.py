@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
+from agentlayers.journal.competing import are_competing
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.transaction import JournalTransaction
@@ -34,9 +35,10 @@ class KeyView:
         value: What the store's conflict policy shows; :obj:`None` if the key is deleted or was never written, or if
             the policy failed.
         winner: The version shown; :obj:`None` when the value was merged from several.
-        heads: The versions nothing supersedes, by entry id; several are an open conflict.
+        heads: The versions nothing supersedes, by entry id.
         outcome: What the policy did; ``nothing`` without heads, ``failed`` if it raised.
         reason: Why the other versions were rejected, or what the policy raised.
+        is_conflict: Versions that were written without knowledge of each other say different things.
     """
 
     primary_key: str
@@ -45,11 +47,7 @@ class KeyView:
     heads: tuple[Version, ...] = ()
     outcome: Literal["accept", "merge", "reject", "nothing", "failed"] = "nothing"
     reason: str = ""
-
-    @property
-    def is_conflict(self) -> bool:
-        """Whether versions were written without knowledge of each other."""
-        return len(self.heads) > 1
+    is_conflict: bool = False
 
 
 def key_view(tx: JournalTransaction, store: str, primary_key: str) -> KeyView:
@@ -57,12 +55,15 @@ def key_view(tx: JournalTransaction, store: str, primary_key: str) -> KeyView:
     heads = tuple(tx.heads(store, primary_key))
     if not heads:
         return KeyView(primary_key)
+    schema = tx.registry.schema(store)
+    is_conflict = are_competing(schema, heads)
     try:
-        resolution = tx.registry.schema(store).policy.resolve(heads)
+        resolution = schema.policy.resolve(heads)
     except Exception as error:  # noqa: BLE001  # a user's policy: its fault is shown, and ends no subscription
-        return KeyView(primary_key, None, None, heads, "failed", f"{type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {error}"
+        return KeyView(primary_key, None, None, heads, "failed", reason, is_conflict)
     winner = next((head for head in heads if head.id == resolution.winner), None)
-    return KeyView(primary_key, resolution.value, winner, heads, resolution.outcome, resolution.reason)
+    return KeyView(primary_key, resolution.value, winner, heads, resolution.outcome, resolution.reason, is_conflict)
 
 
 async def key_views(journal: EventJournal, store: str, primary_keys: Sequence[str]) -> AsyncGenerator[KeyView]:

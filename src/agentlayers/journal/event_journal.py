@@ -74,6 +74,8 @@ class StoreSchema:
         is_needed: Tells whether other entries refer to an append-only one, so that compaction leaves it.
         bytes_elsewhere: Bytes of other entries that retention by size counts with this one, because they
             go when it goes.
+        content_of: What of a version counts when heads are compared, such as all but when it was made; the whole value
+            if not given. Heads that are equal in it are no open conflict. Pure, and it must take any value.
         policy: Decides the visible value among several heads.
     """
 
@@ -87,6 +89,7 @@ class StoreSchema:
     scope_of: Callable[[Entry], str] = _one_scope
     is_needed: Callable[[JournalTransaction, Entry], bool] | None = None
     bytes_elsewhere: Callable[[Entry], int] | None = None
+    content_of: Callable[[Version], Mapping[str, Any]] | None = None
     policy: ConflictPolicy = field(default_factory=LastWriteWins)
 
 

@@ -340,8 +340,8 @@ class JournalPrimitives(abc.ABC):
         """Forget that an entry's projection failed."""
 
     @abc.abstractmethod
-    def unapplied_rows(self, store: int) -> list[UnappliedRow]:
-        """List a store's unapplied entries in local order."""
+    def unapplied_rows(self, store: int, after: int = 0, rows_max: int | None = None) -> list[UnappliedRow]:
+        """List a store's unapplied entries behind a position in local order, at most ``rows_max``."""
 
     @abc.abstractmethod
     def put_quarantined(self, row: QuarantinedRow) -> bool:

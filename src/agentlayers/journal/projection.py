@@ -8,11 +8,14 @@ until a release knows it, and is then taken into account as if it had just come.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from agentlayers.errors import MalformedMessageError, StorageError, UnknownEventError
-from agentlayers.journal.causality import NO_STATE, Conflict, KeyState, with_version
+from agentlayers.journal.causality import NO_STATE, Conflict, Head, KeyState, with_version
+from agentlayers.journal.competing import content_digest
 from agentlayers.journal.conflict_policy import Resolution, Version
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.event_journal import Observation, StoreSchema
@@ -28,6 +31,7 @@ logger = get_logger(__name__)
 
 _ERROR_TEXT_MAX = 500
 _new_tuple: Final = tuple.__new__
+_head_id: Final = attrgetter("id")
 
 
 def apply_rows(
@@ -159,19 +163,17 @@ def _note_failure(
     tx.put_unapplied(UnappliedRow(row.position, _error_text(error), attempts))
 
 
-def retry_unapplied(tx: JournalTransaction, schema: StoreSchema) -> int:
-    """Project a store's unapplied entries once more, if their event is known; returns how many succeeded."""
-    failed = {row.position: row for row in tx.unapplied_rows(tx.store_number(schema.name))}
+def retry_unapplied(tx: JournalTransaction, schema: StoreSchema, *, after: int, entries_max: int) -> int | None:
+    """Project unapplied entries once more, if their event is known; returns the position to go on behind, if any."""
+    failed = {row.position: row for row in tx.unapplied_rows(tx.store_number(schema.name), after, entries_max)}
     rows = [row for row in tx.rows_at(list(failed)) if is_understood(schema, row.event)]
     # All heads first, as for entries that arrive.
     usable = [_as_version(tx, schema, row, failed[row.position]) for row in rows]
-    succeeded = 0
     for row in filter(None, usable):
         if _project_one(tx, schema, row, attempts=failed[row.position].attempts + 1):
             tx.drop_unapplied(row.position)
             tx.set_applied(row.position, applied=True)
-            succeeded += 1
-    return succeeded
+    return max(failed) if len(failed) == entries_max else None
 
 
 def _as_version(tx: JournalTransaction, schema: StoreSchema, row: EntryRow, failed: UnappliedRow) -> EntryRow | None:
@@ -202,6 +204,31 @@ def _resolve(schema: StoreSchema, heads: Sequence[Version]) -> Resolution | None
         return None
 
 
+class _Contents:
+    """What the heads of one key say, each looked at once."""
+
+    def __init__(self, tx: JournalTransaction, schema: StoreSchema, store: int, heads: Sequence[Version]) -> None:
+        self._tx, self._schema, self._store = tx, schema, store
+        self._digests = {head.id: content_digest(schema, head) for head in heads}
+
+    def others(self, heads: Sequence[Head], entry_id: bytes) -> int:
+        """Count the heads that say something else than one of them."""
+        own = self._digest(entry_id)
+        return sum(self._digest(head.id) != own for head in heads)
+
+    def _digest(self, entry_id: bytes) -> bytes:
+        digest = self._digests.get(entry_id)
+        if digest is None:  # superseded by now, by a later one of the same batch
+            version = self._tx.version_from(self._schema, self._tx.expect_row(self._store, entry_id))
+            digest = self._digests[entry_id] = content_digest(self._schema, version)
+        return digest
+
+
+def _is_among(heads: Sequence[Head], entry_id: bytes) -> bool:
+    at = bisect_left(heads, entry_id, key=_head_id)
+    return at < len(heads) and heads[at].id == entry_id
+
+
 def report_conflicts(
     tx: JournalTransaction,
     schema: StoreSchema,
@@ -209,18 +236,23 @@ def report_conflicts(
     states: Sequence[tuple[EntryRow, KeyState]],
 ) -> None:
     """
-    Emit ``sync_conflict`` for each arrived version that is concurrent with others.
+    Emit ``sync_conflict`` for each arrived version that is concurrent with others which say something else.
 
     Each pair of versions meets once, when the later one arrives, so none is reported twice. The resolution is
     the one after the whole batch, so a key with many new versions is resolved once.
     """
+    contents: dict[str, _Contents] = {}
     resolutions: dict[str, Resolution | None] = {}
     for row, state in states:
-        others = len(state.heads) - 1
-        if others < 1 or not any(head.id == row.id for head in state.heads):
+        if len(state.heads) < 2 or not _is_among(state.heads, row.id):
             continue
         if row.primary_key not in resolutions:
-            resolutions[row.primary_key] = _resolve(schema, _current_heads(tx, schema, row, {}))
+            heads = _current_heads(tx, schema, row, {})
+            resolutions[row.primary_key] = _resolve(schema, heads)
+            contents[row.primary_key] = _Contents(tx, schema, row.store, heads)
+        others = contents[row.primary_key].others(state.heads, row.id)
+        if not others:
+            continue
         resolution = resolutions[row.primary_key]
         fields: dict[str, object] = {
             "remoteId": remote_id.hex(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentlayers.errors import StateError
 from agentlayers.journal.event_journal import Observation, StoreSchema
+from agentlayers.logs import get_logger
 
 if TYPE_CHECKING:
     from agentlayers.journal.transaction import JournalTransaction
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["JournalRegistry"]
 
 _REPLICA_ID: Final = "replica_id"
+_HOME: Final = "replica_home"
+logger = get_logger(__name__)
 Observer = Callable[["JournalTransaction", Observation], None]
 
 
@@ -41,13 +44,26 @@ class JournalRegistry:
         """Return the clock in whole milliseconds."""
         return int(self.clock() * 1000)
 
-    def load_replica_id(self, tx: JournalTransaction) -> None:
-        """Take the replica's name from the journal, or give it one."""
-        kept = tx.get_setting(_REPLICA_ID)
-        if kept is None:
+    def load_replica_id(self, tx: JournalTransaction, *, home: str = "") -> None:
+        """
+        Take the replica's name from the journal, or give it one.
+
+        Args:
+            tx: A transaction that may write.
+            home: What a copy of the journal does not share with it. A journal that was copied, or restored from a
+                copy, takes a new name before it writes: others know no more of a name than the highest entry they
+                saw, so with two writers under one name they would take for seen what they never met.
+        """
+        kept, last_home = tx.get_setting(_REPLICA_ID), tx.get_setting(_HOME)
+        has_moved = bool(home) and last_home not in (None, home.encode())
+        if kept is None or has_moved:
             self.renew_replica_id(tx)
         else:
             self.replica_id = kept.decode()
+        if has_moved:
+            logger.warning("journal_was_copied", replica_id=self.replica_id)
+        if home and (last_home is None or has_moved):
+            tx.put_setting(_HOME, home.encode())
 
     def renew_replica_id(self, tx: JournalTransaction) -> None:
         """Take a new name, kept with the journal."""

@@ -28,7 +28,7 @@ from agentlayers.logs import get_logger
 if TYPE_CHECKING:
     from agentlayers.journal.transaction import JournalTransaction
 
-__all__ = ["Dropped", "Selection", "drop", "forget_horizon", "report_compaction"]
+__all__ = ["Dropped", "Selection", "drop", "forget_horizon", "pending", "report_compaction"]
 
 logger = get_logger(__name__)
 
@@ -120,6 +120,11 @@ def drop(tx: JournalTransaction, schema: StoreSchema, positions: Sequence[int]) 
             doomed[row.position] = row
     _delete(tx, number, list(doomed.values()))
     return Dropped(len(doomed), frozenset(row.event for row in doomed.values()), held_back)
+
+
+def pending(tx: JournalTransaction, store: str, positions: Sequence[int]) -> set[int]:
+    """Return which of these positions may not be dropped yet, because a current remote or a consumer lacks them."""
+    return _pending(tx, tx.store_number(store), tx.rows_at(positions))
 
 
 def _is_needed(tx: JournalTransaction, schema: StoreSchema, row: EntryRow) -> bool:

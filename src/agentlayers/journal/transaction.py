@@ -13,6 +13,7 @@ from typing import Any, Final
 from agentlayers.errors import StateError, StorageCorruptionError, UsageError
 from agentlayers.journal import projection, replication
 from agentlayers.journal.causality import CAUSAL_KEY, NO_STATE, Conflict, causal_payload, version_of
+from agentlayers.journal.competing import are_competing
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.entry import Entry, RemoteEntry, StoredEntry
 from agentlayers.journal.entry_id import entry_id_ceiling, next_entry_id
@@ -232,9 +233,10 @@ class JournalTransaction(JournalPrimitives):
         return [self.version_from(schema, self.expect_row(number, head.id)) for head in state.heads]
 
     def conflicts(self, store: str) -> list[Conflict]:
-        """List the keys of a store with several heads: its open conflicts."""
+        """List the keys of a store with several heads that say different things: its open conflicts."""
         schema, number = self.registry.schema(store), self.store_number(store)
-        return [projection.conflict_of(schema, key, self.heads(store, key)) for key in self.conflicted_keys(number)]
+        found = ((key, self.heads(store, key)) for key in self.conflicted_keys(number))
+        return [projection.conflict_of(schema, key, heads) for key, heads in found if are_competing(schema, heads)]
 
     def search_text(
         self,
@@ -275,10 +277,20 @@ class JournalTransaction(JournalPrimitives):
             for row in self.rows_at(list(rows))
         ]
 
-    def retry_unapplied(self, store: str) -> int:
-        """Project the unapplied entries of a store again; returns how many succeeded."""
+    def retry_unapplied(self, store: str, *, after: int = 0, entries_max: int) -> int | None:
+        """
+        Project unapplied entries of a store again.
+
+        Args:
+            store: The store.
+            after: Only those behind this position.
+            entries_max: At most so many.
+
+        Returns:
+            The position to go on behind; :obj:`None` if there are no more.
+        """
         self.require_writable()
-        return projection.retry_unapplied(self, self.registry.schema(store))
+        return projection.retry_unapplied(self, self.registry.schema(store), after=after, entries_max=entries_max)
 
     # -- remotes -------------------------------------------------------------------------------------------
     def write_from_remote(

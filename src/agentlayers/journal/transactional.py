@@ -20,6 +20,7 @@ from agentlayers.limits import PAYLOAD_BYTES_MAX
 __all__ = ["TransactionalJournal"]
 
 _FOLLOW_ENTRIES: Final = 512
+_RETRIED_ENTRIES: Final = 128
 
 
 class TransactionalJournal(EventJournal):
@@ -44,8 +45,11 @@ class TransactionalJournal(EventJournal):
         """Declare a store and retry its unapplied entries; see :meth:`EventJournal.register`."""
         self._require_open()
         self._registry.add(schema)
+        after: int | None = 0
         try:
-            await self.transact(lambda tx: tx.retry_unapplied(schema.name))
+            # In steps, because an import may have brought a whole store that nobody had opened.
+            while after is not None:
+                after = await self.transact(partial(_retry_step, store=schema.name, after=after))
         except BaseException:
             self._registry.schemas.pop(schema.name, None)
             raise
@@ -118,6 +122,10 @@ class TransactionalJournal(EventJournal):
 
     async def _reclaim(self) -> None:
         """Give the space of dropped entries back to the medium, where that takes a step of its own."""
+
+
+def _retry_step(tx: JournalTransaction, *, store: str, after: int) -> int | None:
+    return tx.retry_unapplied(store, after=after, entries_max=_RETRIED_ENTRIES)
 
 
 def _page(tx: JournalTransaction, *, store: str | None, after: int) -> list[StoredEntry]:

@@ -60,6 +60,7 @@ class Parameter:
         annotation: The annotation as text, for errors.
         required: It has no default.
         kind: As :mod:`inspect` has it.
+        check: Of ``Annotated[X, check]``: called with what a file says, raises if that cannot be right.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Parameter:
     annotation: str
     required: bool
     kind: Any
+    check: Callable[[Any], object] | None = None
 
     @property
     def is_variadic(self) -> bool:
@@ -97,7 +99,7 @@ def parameters_of(make: Callable[..., Any], known: Mapping[str, Any] | None = No
         signature = inspect.signature(make)
     except (ValueError, TypeError):
         return None
-    hints = _hints(make, known or {})
+    hints, checks = _hints(make, known or {}), _checks(make)
     found = tuple(
         Parameter(
             name=parameter.name,
@@ -106,6 +108,7 @@ def parameters_of(make: Callable[..., Any], known: Mapping[str, Any] | None = No
             required=parameter.default is inspect.Parameter.empty
             and parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD},
             kind=parameter.kind,
+            check=checks.get(parameter.name),
         )
         for parameter in signature.parameters.values()
     )
@@ -146,6 +149,18 @@ def _hints(make: Any, known: Mapping[str, Any]) -> dict[str, Any]:
         return typing.get_type_hints(function)
     except Exception:  # noqa: BLE001 - an annotation may raise anything; then each is tried alone
         return _hints_one_by_one(function, known)
+
+
+def _checks(make: Any) -> dict[str, Callable[[Any], object]]:
+    function = _function_behind(make)
+    if not any("Annotated" in str(text) for text in getattr(function, "__annotations__", {}).values()):
+        return {}
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception:  # noqa: BLE001 - see above; what cannot be read is not checked
+        return {}
+    metadata = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {name: check for name, given in metadata.items() for check in given if callable(check)}
 
 
 def _hints_one_by_one(function: Any, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,6 +277,8 @@ def is_instance(value: object, hint: Any) -> bool:
 def _is_instance_of_one(value: object, candidate: Any) -> bool:
     if candidate is Any or (isinstance(candidate, type) and isinstance(value, candidate)):
         return True  # also for a mock, which names the class as its own
+    if typing.get_origin(candidate) is typing.Literal:
+        return any(type(value) is type(one) and value == one for one in typing.get_args(candidate))
     return _accepts_one(candidate, type(value))
 
 

@@ -49,8 +49,9 @@ def caller_origin() -> Origin:
     """
     Find the first line outside this package that asked for a layer.
 
-    Functions whose name begins with ``layer`` are recipes (``Transport.layer_websocket``): the line that called the
-    recipe is what a reader of an error wants to see, so they are skipped too.
+    Functions whose name begins with ``layer`` or ``with_``, or ends with ``_layer``, are recipes
+    (``Transport.layer_websocket``): the line that called the recipe is what a reader of an error wants to see, so they
+    are skipped too.
     """
     frame = sys._getframe(1)
     found = None
@@ -59,7 +60,7 @@ def caller_origin() -> Origin:
         inside = code.co_filename.startswith(_ROOM) or code.co_filename == "<string>"  # a dataclass's constructor
         if not inside:
             found = Origin(code.co_filename, frame.f_lineno)
-            if not code.co_name.startswith("layer"):
+            if not (code.co_name.startswith(("layer", "with_")) or code.co_name.endswith("_layer")):
                 break
         following = frame.f_back
         if following is None:

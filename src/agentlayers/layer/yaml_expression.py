@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from dependency_injector import providers
 
-from agentlayers.errors import LayerError, UsageError
+from agentlayers.errors import AgentLayersError, LayerError, UsageError
 from agentlayers.layer.catalogue import Catalogue, CatalogueEntry, EntryLifetime
 from agentlayers.layer.compiled_container import CompiledContainer
 from agentlayers.layer.compiler import Compiler
@@ -268,25 +268,41 @@ class SlotReader:
                     arguments.keys[name],
                 )
                 continue
-            hint = parameter.hint if parameter is not None else UNRESOLVED
-            given[name] = self._value(value, hint, name)
+            given[name] = self._argument(value, parameter, name)
         return given
 
     def _positional_arguments(self, make: Any, items: tuple[Tree, ...]) -> list[Any]:
         parameters = parameters_of(make, self.known) or ()
-        hints: list[tuple[str, Any]] = []
+        taken: list[Parameter | None] = []
         for parameter in parameters:
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                hints.extend([(parameter.name, parameter.hint)] * (len(items) - len(hints)))
+                taken.extend([parameter] * (len(items) - len(taken)))
             elif not parameter.is_variadic and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-                hints.append((parameter.name, parameter.hint))
-        if len(items) > len(hints) and parameters_of(make) is not None:
+                taken.append(parameter)
+        if len(items) > len(taken) and parameters_of(make) is not None:
             self._report(
-                f"{_short(make)} takes {len(hints)} positional arguments, not {len(items)}",
-                items[len(hints)].origin,
+                f"{_short(make)} takes {len(taken)} positional arguments, not {len(items)}",
+                items[len(taken)].origin,
             )
-        hints.extend([("argument", UNRESOLVED)] * (len(items) - len(hints)))
-        return [self._value(item, hint, name) for item, (name, hint) in zip(items, hints, strict=False)]
+        taken.extend([None] * (len(items) - len(taken)))
+        return [
+            self._argument(item, parameter, parameter.name if parameter else "argument")
+            for item, parameter in zip(items, taken, strict=False)
+        ]
+
+    def _argument(self, value: Tree, parameter: Parameter | None, name: str) -> Any:
+        count = len(self.problems)
+        made = self._value(value, UNRESOLVED if parameter is None else parameter.hint, name)
+        check = parameter.check if parameter is not None else None
+        # A variable may hold a secret, or stand for itself; and what comes from a part is known only when it is there.
+        if check is None or made is None or len(self.problems) > count or not _is_written_out(value, made):
+            return made
+        try:
+            check(made)
+        except (AgentLayersError, ValueError) as error:
+            said = str(error)
+            self._report(said if said.startswith(name) else f"{name}: {said}", _place_in(value, error))
+        return made
 
     # -- values ---------------------------------------------------------------------------------------------
     def _value(self, value: Tree, hint: Any, label: str) -> Any:
@@ -407,6 +423,20 @@ def entries_for(hint: Any, catalogue: Catalogue, services: Mapping[str, Any]) ->
     return {}
 
 
+def _is_written_out(value: Tree, made: Any) -> bool:
+    """Tell whether all of a value stands in the file."""
+    if isinstance(value, Scalar):
+        return not value.from_environment and not providers.is_provider(made)
+    items = value.items if isinstance(value, Sequence) else value.entries.values()
+    return not providers.is_provider(made) and all(_is_written_out(item, None) for item in items)
+
+
+def _place_in(value: Tree, error: Exception) -> Origin:
+    """Find the line of the entry that an error names with its setting."""
+    entry = str(getattr(error, "setting", "")).rpartition(".")[2]
+    return value.entries[entry].origin if isinstance(value, Map) and entry in value.entries else value.origin
+
+
 def _element_hint(hint: Any, kinds: tuple[Any, ...], position: int) -> Any:
     for candidate in service_candidates(hint):
         arguments = typing.get_args(candidate)
@@ -454,7 +484,13 @@ def _short(make: Any) -> str:
 
 
 def _hint_text(hint: Any) -> str:
-    return " or ".join(service_label(c) for c in service_candidates(hint)) or "another value"
+    return " or ".join(map(_candidate_text, service_candidates(hint))) or "another value"
+
+
+def _candidate_text(candidate: Any) -> str:
+    if typing.get_origin(candidate) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(candidate)))
+    return service_label(candidate)
 
 
 def _kind(value: Any) -> str:

@@ -13,6 +13,9 @@ OPEN            Changes of a followed key         ChangesReceived               
 OPEN            Changes past the key's credit     SessionFailed                   FAILED
 OPEN            Changes of another key            ignored, counted                OPEN
 OPEN            Ack of a write in flight          AckReceived                     OPEN
+OPEN            Ack with more sequences than it   SessionFailed                   FAILED
+                had entries; from a server of
+                ours, with fewer
 OPEN            Ack of anything else              ignored, counted                OPEN
 OPEN            FetchedEntries that were asked    EntriesFetched                  OPEN
                 for
@@ -75,6 +78,7 @@ from agentlayers.protocol.events import (
     PongReceived,
 )
 from agentlayers.protocol.messages import (
+    CAPABILITY_ACK_THROUGH,
     CAPABILITY_CREDIT,
     CAPABILITY_DIGESTS,
     CAPABILITY_ENTRY_NONCES,
@@ -126,7 +130,7 @@ class ClientSession(Session[ClientEvent]):
         self._fetching: dict[int, FetchEntries] = {}
         self._next_message_id = 0
         self._next_ping_id = 1
-        self._entry_nonces = self._digests = self._takes_credit = self._fetches = False
+        self._entry_nonces = self._sends_through = self._digests = self._takes_credit = self._fetches = False
         self._accounts: dict[str, CreditAccount] = {}
         self._ledger = WriteLedger(None)
         if authenticate is not None:
@@ -158,6 +162,11 @@ class ClientSession(Session[ClientEvent]):
     def accepts_entry_nonces(self) -> bool:
         """Whether a WriteEntries may hold several entries, each with its nonce."""
         return self._entry_nonces
+
+    @property
+    def sends_through(self) -> bool:
+        """Whether Changes and Acks say how far this connection has everything."""
+        return self._sends_through
 
     @property
     def compares_digests(self) -> bool:
@@ -346,6 +355,7 @@ class ClientSession(Session[ClientEvent]):
         self._hello = hello
         capabilities = hello.extensions.capabilities if hello.extensions is not None else frozenset()
         self._entry_nonces = CAPABILITY_ENTRY_NONCES in capabilities
+        self._sends_through = CAPABILITY_ACK_THROUGH in capabilities
         self._digests = CAPABILITY_DIGESTS in capabilities
         self._takes_credit = CAPABILITY_CREDIT in capabilities
         self._fetches = CAPABILITY_FETCH in capabilities

@@ -35,7 +35,7 @@ from agentlayers.storage.cleanup import StorageCleanup
 from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.storage_config import StorageConfig
 from agentlayers.sync.service import SyncService
-from agentlayers.transport.transport import Transport
+from agentlayers.transport.transport import Transport, take_tls
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
@@ -319,7 +319,7 @@ class AgentRuntime:
 
         Args:
             url: The server: ``ws://``, ``wss://``, ``tcp://`` or ``tls://``.
-            token: Secret the server asks for.
+            token: Secret the server asks for; never part of the address.
             tenant: Whose journals the server keeps it with.
             sync_chat_history: Replicate conversations.
             sync_artifacts: Replicate artifacts.
@@ -327,11 +327,11 @@ class AgentRuntime:
             sync_interval: Look for work at least this often, in seconds or as a text such as ``"1 minute"``; changes
                 are sent as they are made, without it too.
             directory: Where the replica keeps its files, whatever the environment says.
-            **slots: As for :meth:`layer_with_persistence`.
+            **slots: As for :meth:`layer_with_persistence`; and ``ca``, ``client_cert`` and ``client_key``, PEM files
+                for TLS.
 
         Raises:
-            SettingsError: An interval that is no duration.
-            UsageError: A URL of another kind.
+            SettingsError: An address of another kind, or an interval that is no duration.
         """
         from agentlayers.layer import Layer
 
@@ -340,7 +340,7 @@ class AgentRuntime:
             "artifacts": sync_artifacts,
             "audit_log": sync_audit_log,
         }
-        slots.setdefault("transport", _remote_transport(url, token, tenant))
+        slots.setdefault("transport", Transport.layer_url(url, token, tenant, **take_tls(slots)))
         seconds = None if sync_interval is None else parse_seconds(sync_interval, setting="sync_interval")
         slots.setdefault("sync", SyncService.layer(stores=stores, interval_seconds=seconds))
         if directory is not None:
@@ -403,15 +403,6 @@ def _default_backend() -> AgentBackend:
     from agentlayers.runtime.scripted import ScriptedBackend
 
     return ScriptedBackend()
-
-
-def _remote_transport(url: str, token: str | None, tenant: str | None) -> Layer:
-    scheme = url.partition("://")[0].lower()
-    if scheme in {"ws", "wss"}:
-        return Transport.layer_websocket(url, token, tenant)
-    if scheme in {"tcp", "tls"}:
-        return Transport.layer_tcp(url, token, tenant)
-    raise UsageError("the URL of a sync server begins with ws://, wss://, tcp:// or tls://")
 
 
 def _check_prompt(prompt: Any) -> None:

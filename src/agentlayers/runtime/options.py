@@ -8,14 +8,22 @@ import difflib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Literal, TypeAlias, final, get_args
 
 from agentlayers.errors import UsageError
 from agentlayers.runtime.hooks import HookMap, check_hooks, merge_hooks
 
-__all__ = ["PERMISSION_MODES", "CanUseTool", "QueryOptions", "merge_options"]
+__all__ = ["PERMISSION_MODES", "CanUseTool", "PermissionMode", "QueryOptions", "merge_options"]
 
-PERMISSION_MODES: Final = ("default", "acceptEdits", "plan", "bypassPermissions", "dontAsk", "auto")
+PermissionMode: TypeAlias = Literal["default", "acceptEdits", "plan", "bypassPermissions", "dontAsk", "auto"]
+"""
+How the agent's tools are permitted; the names are those of claude-agent-sdk.
+
+With ``auto`` the agent's command decides. What it wants checked by the API's server is refused where that check is not
+to be had, as behind a gateway that does not pass it through.
+"""
+
+PERMISSION_MODES: Final[tuple[str, ...]] = get_args(PermissionMode)
 
 CanUseTool = Callable[[str, Mapping[str, Any], Any], Awaitable[Any]]
 """``await can_use_tool(tool_name, tool_input, context)``: an object with ``behavior`` allow or deny."""

@@ -7,8 +7,10 @@ for it (but for :meth:`AgentSessionStore.list_session_summaries`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
@@ -26,8 +28,11 @@ from agentlayers.runtime.session_transcript import (
     STORE,
     Transcript,
     TranscriptLine,
+    held_lines,
     hidden_lines,
+    idle_sessions,
     knows_transcript,
+    last_line_id,
     line_ids,
     line_is_held,
     project_entry,
@@ -35,9 +40,10 @@ from agentlayers.runtime.session_transcript import (
     retract_entry,
     transcripts_in,
 )
+from agentlayers.storage.cleanup import StorageCleanup
 from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.reading import stored_entries
-from agentlayers.storage.retention import drop_entries, report_dropped
+from agentlayers.storage.retention import drop_entries, is_held_back, report_dropped
 from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.storage_config import EnabledStores, Retention, StorageConfig
 from agentlayers.sync.service import SyncService
@@ -59,15 +65,16 @@ class AgentSessionStore(JournaledStore):
 
     Lines of one transcript are listed in the order of their entry ids on every replica: what two replicas append
     without knowing of each other is kept, and is interleaved. A line whose ``uuid`` the transcript has already is
-    not appended again. No retention applies, because a transcript without its beginning cannot be resumed;
-    :meth:`delete` is how a session goes.
+    not appended again. A transcript without its beginning cannot be resumed, so a session goes whole or not at all: by
+    :meth:`delete`, everywhere, or by the retention ``agent_sessions.max_idle`` (off unless it is set), on this replica.
 
     Args:
         journal: Open for as long as the store is.
         identity: Whose keys the store's entries are sealed with when they are synced.
-        storage_config: Only for the parts it shares with the other stores.
+        storage_config: Its retention, ``agent_sessions``.
         sync: Replicates the store while it is open, if its flag ``agent_sessions`` is on.
         session_index: Told what the transcripts say of their sessions: title, directory, git branch.
+        storage_cleanup: Cleans the store on its schedule while it is open.
     """
 
     name: ClassVar[str] = STORE
@@ -80,8 +87,11 @@ class AgentSessionStore(JournaledStore):
         storage_config: StorageConfig | None = None,
         sync: SyncService | None = None,
         session_index: SessionIndexStore | None = None,
+        storage_cleanup: StorageCleanup | None = None,
     ) -> None:
         super().__init__(journal, identity, storage_config=storage_config, sync=sync, session_index=session_index)
+        self._cleanup = storage_cleanup
+        self._stop_cleanup: Callable[[], None] | None = None
         self._summaries: dict[Transcript, _Folded] = {}
 
     def _schema(self) -> StoreSchema:
@@ -99,6 +109,27 @@ class AgentSessionStore(JournaledStore):
         if line is not None and not line.transcript.subpath and self._shared_index is not None:
             facts = transcript_facts(line.record(), entry.id)
             self._shared_index.describe_in(tx, line.transcript.session, facts)
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        if self._cleanup is not None:
+            try:
+                self._stop_cleanup = await self._cleanup.register(self)
+            except BaseException:
+                await super().__aexit__(None, None, None)
+                raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stop, self._stop_cleanup = self._stop_cleanup, None
+        if stop is not None:
+            stop()
+        await super().__aexit__(kind, error, traceback)
 
     def _enabled_in(self, enabled: EnabledStores) -> bool:  # noqa: ARG002
         return True
@@ -216,15 +247,55 @@ class AgentSessionStore(JournaledStore):
 
     # -- keeping order --------------------------------------------------------------------------------------
     async def cleanup(self) -> CompactionReport | None:
-        """Drop the lines of deleted sessions, but for those a current remote has not acknowledged."""
-        entry_ids = await self.log.read(hidden_lines)
-        schema, dropped = self.log.schema, 0
-        for start in range(0, len(entry_ids), _DROP_STEP):
-            step = entry_ids[start : start + _DROP_STEP]
-            dropped += await self.log.transact(lambda tx, step=step: drop_entries(tx, schema, step))  # type: ignore[misc]
+        """
+        Drop the lines of deleted sessions and, if the retention says so, sessions that were long not continued.
+
+        What a current remote has not acknowledged stays until it has; of a session that is not deleted, all of it.
+
+        Returns:
+            What was done; :obj:`None` if there was nothing to drop.
+        """
+        before = await self.log.read(_count)
+        hidden = await self.log.read(hidden_lines)
+        dropped = await self._drop(hidden)
+        held_back = len(hidden) - dropped
+        for session in await self._idle_sessions():
+            lines = await self.log.read(partial(_lines_of, transcripts=session))
+            gone = await self._drop(lines, only_if_idle=session)
+            dropped, held_back = dropped + gone, held_back + len(lines) - gone
+        if not dropped and not held_back:
+            return None
         if dropped:
             await self.log.transact(lambda tx: report_dropped(tx, STORE, dropped, [LINE_EVENT]))
-        return None
+        after, now_ms = await self.log.read(lambda tx: (_count(tx), tx.now_ms()))
+        return CompactionReport(before, after, dropped, (LINE_EVENT,) if dropped else (), held_back, now_ms)
+
+    @property
+    def _max_idle_seconds(self) -> float | None:
+        return None if self._config is None else self._config.retention.agent_sessions.max_idle_seconds
+
+    async def _idle_sessions(self) -> list[list[Transcript]]:
+        max_idle = self._max_idle_seconds
+        if max_idle is None:
+            return []
+        return await self.log.read(lambda tx: idle_sessions(tx, tx.now_ms() - int(max_idle * 1000)))
+
+    async def _drop(self, entry_ids: Sequence[bytes], *, only_if_idle: Sequence[Transcript] = ()) -> int:
+        """Drop entries in short transactions; of a session only as long as it is idle and nobody lacks a line of it."""
+        if only_if_idle and await self.log.read(lambda tx: is_held_back(tx, STORE, entry_ids)):
+            return 0
+        schema, last, dropped = self.log.schema, max(entry_ids, default=b""), 0
+
+        def work(tx: JournalTransaction, step: Sequence[bytes]) -> int:
+            is_continued = any(last_line_id(tx, transcript) > last for transcript in only_if_idle)
+            return 0 if is_continued else drop_entries(tx, schema, step)
+
+        # The last lines go last: by them it is seen that a session is not continued.
+        for start in range(0, len(entry_ids), _DROP_STEP):
+            dropped += await self.log.transact(partial(work, step=entry_ids[start : start + _DROP_STEP]))
+        for transcript in only_if_idle if dropped else ():
+            self._summaries.pop(transcript, None)
+        return dropped
 
     async def project_of(self, project_key: str, session_id: str) -> str:
         """
@@ -292,6 +363,14 @@ class PortableSessions:
         if place not in self._projects:
             self._projects[place] = await self._store.project_of(*place)
         return {**key, "project_key": self._projects[place]}
+
+
+def _count(tx: JournalTransaction) -> int:
+    return tx.count_rows(tx.store_number(STORE))
+
+
+def _lines_of(tx: JournalTransaction, transcripts: Sequence[Transcript]) -> list[bytes]:
+    return sorted(entry_id for transcript in transcripts for entry_id in held_lines(tx, transcript))
 
 
 def _lines(tx: JournalTransaction, entry_ids: Sequence[bytes]) -> list[TranscriptLine]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final, NamedTuple, final
 
 from agentlayers.errors import MalformedMessageError, UsageError
 from agentlayers.eventlog.event import Event, EventGroup
 from agentlayers.journal.entry import Entry
+from agentlayers.journal.entry_id import entry_id_millis
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.limits import ENTRY_ID_BYTES
@@ -28,7 +30,9 @@ __all__ = [
     "Transcript",
     "TranscriptLine",
     "deleted_up_to",
+    "held_lines",
     "hidden_lines",
+    "idle_sessions",
     "knows_transcript",
     "last_line_id",
     "line_ids",
@@ -250,6 +254,26 @@ def hidden_lines(tx: JournalTransaction) -> list[bytes]:
             rows = tx.scan(lines, prefix_end(lines + deleted))
             hidden += [key[-ENTRY_ID_BYTES:] for key, _ in rows]
     return hidden
+
+
+def idle_sessions(tx: JournalTransaction, before_ms: int) -> list[list[Transcript]]:
+    """List the sessions, each with its subagents' transcripts, whose last line is from before a time; none deleted."""
+    prefix = pack_key(STORE, "p")
+    found = ((_named(value), value[:ENTRY_ID_BYTES]) for _key, value in tx.scan(prefix, prefix_end(prefix)))
+    idle = []
+    # A session's transcripts stand one behind the other.
+    for _session, members in groupby(found, key=lambda item: item[0].main):
+        transcripts = list(members)
+        is_deleted = all(last <= deleted_up_to(tx, transcript) for transcript, last in transcripts)
+        if not is_deleted and max(entry_id_millis(last) for _transcript, last in transcripts) < before_ms:
+            idle.append([transcript for transcript, _last in transcripts])
+    return idle
+
+
+def held_lines(tx: JournalTransaction, transcript: Transcript) -> list[bytes]:
+    """List the entries of all lines of a transcript in order, deleted or not."""
+    prefix = _line_prefix(transcript)
+    return [key[-ENTRY_ID_BYTES:] for key, _ in tx.scan(prefix, prefix_end(prefix))]
 
 
 def deleted_up_to(tx: JournalTransaction, transcript: Transcript) -> bytes:

@@ -277,6 +277,7 @@ class SyncServer:
             protocols=(offered,) if offered else (),
             max_msg_size=FRAME_BYTES_MAX,
             compress=False,
+            autoping=False,  # the link answers, and learns of the answers to its own
             timeout=CLOSE_SECONDS_MAX,
         )
         writer = await websocket.prepare(request)

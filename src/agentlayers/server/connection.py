@@ -8,6 +8,7 @@ which things are handled, how much may be under way, and how a connection ends.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -108,6 +109,11 @@ class Connection:
         self._acks_owed = 0
         self._settled = asyncio.Event()
         self._catching_up: asyncio.Task[None] | None = None
+        self._resuming: asyncio.TimerHandle | None = None
+        self._to_ask: list[Callable[[], None]] = []
+        self._asked: deque[list[Callable[[], None]]] = deque()
+        self._asking: asyncio.Task[None] | None = None
+        link.on_read = self._has_read
         self._ending: asyncio.Task[None] | None = None
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -160,9 +166,12 @@ class Connection:
         self._hub.leave(self)
         if self._ending is None:
             self.end(CloseReason.NORMAL)
-        if self._catching_up is not None:
-            self._catching_up.cancel()
-            await asyncio.wait([self._catching_up])
+        if self._resuming is not None:
+            self._resuming.cancel()
+        for task in (self._catching_up, self._asking):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         await self._outbox.close()
         assert self._ending is not None
         await asyncio.wait([self._ending])
@@ -180,7 +189,8 @@ class Connection:
         if isinstance(event, WriteReceived):
             self._write(event)
         elif isinstance(event, ChangesRequested):
-            await self._hub.subscribe(self, self._key(event.public_key), event.start_sequence, event.credit)
+            key, is_stock = self._key(event.public_key), not self._session.is_ours
+            await self._hub.subscribe(self, key, event.start_sequence, event.credit, is_stock=is_stock)
         elif isinstance(event, CreditGranted):
             if self._hub.lags(self):
                 self.must_catch_up()
@@ -194,7 +204,9 @@ class Connection:
             await self._authenticate(event)
         elif isinstance(event, SessionFailed):
             self._log.info("session_failed", error=event.error.code.value)
-            self.end(_close_reason(event.error))
+            reason = _close_reason(event.error)
+            # On a stream only the Rejected that is queued last says why; a WebSocket has a close code for that.
+            await self.end_gracefully(reason) if self._link.is_stream else self.end(reason)
 
     def _write(self, event: WriteReceived) -> None:
         if max((len(entry.ciphertext) for entry in event.entries), default=0) > ENTRY_BYTES_MAX:
@@ -305,6 +317,38 @@ class Connection:
             self.end(CloseReason.STORAGE)
         finally:
             self._catching_up = None
+        self._catch_up_later()
+
+    def when_read(self, then: Callable[[], None]) -> None:
+        """Call back when the peer has read all that is queued for it now."""
+        self._to_ask.append(then)
+        if self._asking is None and self._ending is None:
+            self._asking = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        try:
+            await self._outbox.wait_below(1)
+        finally:
+            self._asking = None
+        to_ask, self._to_ask = self._to_ask, []
+        self._asked.append(to_ask)
+        self._link.ask_read()
+
+    def _has_read(self) -> None:
+        if self._ending is not None or not self._asked:
+            return
+        for then in self._asked.popleft():
+            then()
+        self._catch_up_later()
+
+    def _catch_up_later(self) -> None:
+        """Go on catching up when that is only a matter of time."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+            self._resuming = None
+        seconds = self._hub.pause_seconds(self)
+        if seconds is not None and self._ending is None:
+            self._resuming = asyncio.get_running_loop().call_later(seconds, self.must_catch_up)
 
     def _flush(self) -> None:
         """Move what the session wants to send into the outbox."""

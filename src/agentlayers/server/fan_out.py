@@ -103,7 +103,7 @@ class FanOut:
         """Decide whether a subscriber is live, and release the Acks whose place it has reached."""
         subscription.advance((), self.encode)
         subscription.is_live = subscription.next >= self.published
-        if wake and subscription.lags:
+        if wake and subscription.is_behind:
             subscription.peer.must_catch_up()
 
     def acknowledge(self, subscription: Subscription) -> None:
@@ -151,7 +151,7 @@ class FanOut:
                 and not subscription.acks
                 and not subscription.is_closed
                 and not subscription.peer.is_congested
-                and (subscription.credit is None or subscription.claim(publication.cost()))
+                and (not subscription.is_bounded or subscription.claim(publication.cost(), end - first))
             ):
                 for broadcast in publication.shared():
                     subscription.peer.send_changes(broadcast)

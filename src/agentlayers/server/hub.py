@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -23,6 +24,8 @@ from agentlayers.protocol.messages import EncryptedEntry, HeadDigest, RemoteEncr
 from agentlayers.protocol.server_session import encode_changes_frames
 from agentlayers.server.broadcast import Broadcast
 from agentlayers.server.fan_out import FanOut, Write
+from agentlayers.server.intake import Intake
+from agentlayers.server.stock_subscription import StockSubscription
 from agentlayers.server.storage import Appended, Found, ServerStorage
 from agentlayers.server.subscription import Encode, Peer, PendingAck, Subscription
 
@@ -78,10 +81,18 @@ class Hub:
     Args:
         storage: Where entries are kept; open.
         chunk_ids: Numbers the messages that have to be cut; one counter for the whole process.
+        clock: Seconds, monotonic.
     """
 
-    def __init__(self, storage: ServerStorage, *, chunk_ids: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        storage: ServerStorage,
+        *,
+        chunk_ids: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._storage = storage
+        self._clock = clock
         self._chunk_ids = chunk_ids or itertools.count().__next__
         self._channels: dict[Key, _Channel] = {}
         self._idle: OrderedDict[Key, None] = OrderedDict()
@@ -102,13 +113,23 @@ class Hub:
             channel.task = asyncio.create_task(self._drain(channel))
         return size
 
-    async def subscribe(self, peer: Peer, key: Key, start: int, credit: CreditAccount | None = None) -> None:
+    async def subscribe(
+        self, peer: Peer, key: Key, start: int, credit: CreditAccount | None = None, *, is_stock: bool = False
+    ) -> None:
         """
         Send a peer everything of a key from ``start`` on, now and later.
 
         A start beyond the head is taken as the head: it comes from a client that knows a longer history than
         this server (which was restored), and it must not miss what is written now. A start of 1 is taken as 0:
-        a stock SQL journal asks for 1 when it has nothing, and the entry 0 once too often harms nobody.
+        a stock SQL journal asks for 1 when it has nothing, and the entry 0 once too often harms nobody. That is also
+        how it is known: no stock journal of another kind asks for anything but 0 when its process has just begun.
+
+        Args:
+            peer: The connection.
+            key: What it follows.
+            start: First sequence it wants.
+            credit: What it takes, if it says so.
+            is_stock: It has used nothing that a stock client does not know.
 
         Raises:
             StorageError: The head cannot be read.
@@ -120,9 +141,12 @@ class Hub:
         finally:
             channel.users -= 1
             self._rest(channel)
-        start = 0 if start == 1 else max(start, 0)
-        subscription = Subscription(peer, min(start, head), credit)
         replaced = channel.subscriptions.get(peer)
+        intake = replaced.intake if isinstance(replaced, StockSubscription) else None
+        if intake is None and is_stock and start > 0:
+            intake = Intake(self._clock)
+        start = min(0 if start == 1 else max(start, 0), head)
+        subscription = StockSubscription(peer, start, intake) if intake else Subscription(peer, start, credit)
         if replaced is not None:
             replaced.is_closed = True
             subscription.acks = replaced.acks
@@ -180,6 +204,11 @@ class Hub:
     def lags(self, peer: Peer) -> bool:
         """Whether a peer is to be read any key from storage for now; not one for which it has given no credit."""
         return any(found.lags for found in self._followed.get(peer, {}).values())
+
+    def pause_seconds(self, peer: Peer) -> float | None:
+        """Return when a peer is to be read for again, if it will be without anything else happening."""
+        pauses = [found.pause_seconds for found in self._followed.get(peer, {}).values()]
+        return min((pause for pause in pauses if pause is not None), default=None)
 
     async def find(self, key: Key, entry_ids: Sequence[bytes], *, bytes_max: int) -> Found:
         """
@@ -276,7 +305,7 @@ class Hub:
         stop = head if own_start is None or own_start <= start else min(own_start, head)
         if start >= stop:
             return []
-        entries_max, bytes_max = subscription.batch_max()
+        entries_max, bytes_max = subscription.next_batch_max()
         entries = await self._storage.read(
             *channel.key,
             start,

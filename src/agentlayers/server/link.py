@@ -7,6 +7,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final, cast
 
 from aiohttp import WSMsgType, web
@@ -22,6 +23,9 @@ SOCKET_BUFFER_BYTES_MAX: Final = 64 * 1024
 CLOSE_SECONDS_MAX: Final = 2.0
 """How long a peer may take over the closing handshake before its socket is cut."""
 
+_PING: Final = b"\x89\x00"
+"""An empty ping frame (RFC 6455, section 5.5.2)."""
+
 _STREAM_READ_BYTES: Final = 256 * 1024
 
 
@@ -36,10 +40,12 @@ class Link(abc.ABC):
     Attributes:
         is_stream: Bytes arrive cut anywhere.
         transport: Where bytes are written.
+        on_read: Called for each :meth:`ask_read`, once the peer has read what was written before it.
     """
 
     is_stream: bool
     transport: asyncio.Transport
+    on_read: Callable[[], None] | None = None
 
     @abc.abstractmethod
     def wire(self, broadcast: Broadcast) -> bytes:
@@ -76,6 +82,11 @@ class Link(abc.ABC):
         if not self.transport.is_closing():
             self.transport.write(data)
 
+    def ask_read(self) -> None:
+        """Have :attr:`on_read` called when the peer has read what was written; here, where it cannot be asked, soon."""
+        if self.on_read is not None:
+            asyncio.get_running_loop().call_soon(self.on_read)
+
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye with a code and a reason where the medium has them, and cut the socket after a while."""
         try:
@@ -89,7 +100,7 @@ class Link(abc.ABC):
 
 
 class WebSocketLink(Link):
-    """A WebSocket of aiohttp; each message is one binary frame."""
+    """A WebSocket of aiohttp, made with ``autoping=False``; each message is one binary frame."""
 
     is_stream = False
 
@@ -109,12 +120,23 @@ class WebSocketLink(Link):
 
     async def receive(self) -> bytes | None:
         """Return the next message."""
-        message = await self._websocket.receive()
-        if message.type is WSMsgType.BINARY:
-            return bytes(message.data)
+        while True:
+            message = await self._websocket.receive()
+            if message.type is WSMsgType.BINARY:
+                return bytes(message.data)
+            if message.type is WSMsgType.PING:
+                await self._websocket.pong(message.data)
+            elif message.type is not WSMsgType.PONG:
+                break
+            elif self.on_read is not None:
+                self.on_read()
         if message.type is WSMsgType.TEXT:
             raise WrongFrameError
         return None
+
+    def ask_read(self) -> None:
+        """Send a ping frame, which a peer answers behind everything before it."""
+        self.write(_PING)
 
     async def drain(self) -> None:
         """Wait until the transport wants more."""

@@ -12,7 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentlayers.limits import CHANGES_BATCH_BYTES_MAX, CHANGES_BATCH_ENTRIES_MAX, CREDIT_ENTRY_BYTES
+from agentlayers.limits import (
+    CHANGES_BATCH_BYTES_MAX,
+    CHANGES_BATCH_ENTRIES_MAX,
+    CREDIT_ENTRY_BYTES,
+    FIRST_BATCH_ENTRIES,
+)
 from agentlayers.protocol.credit import CreditAccount, cost_of
 from agentlayers.protocol.messages import RemoteEncryptedEntry
 from agentlayers.server.broadcast import Broadcast
@@ -44,6 +49,9 @@ class Peer(Protocol):
 
     def must_catch_up(self) -> None:
         """Begin (or go on) calling :meth:`Hub.catch_up` as fast as this peer reads."""
+
+    def when_read(self, then: Callable[[], None]) -> None:
+        """Call back when the peer has read all that is queued for it now."""
 
 
 @dataclass(slots=True)
@@ -88,25 +96,39 @@ class Subscription:
         is_live: New entries are sent as they are committed; otherwise they are read from storage.
         is_closed: Replaced or ended; nothing may be sent through it any more.
         credit: What the peer still takes; :obj:`None` if it sets no bound.
+        is_bounded: Changes have to be claimed before they are sent.
     """
 
-    __slots__ = ("acks", "credit", "is_closed", "is_live", "next", "peer")
+    __slots__ = ("_batch_entries", "acks", "credit", "is_bounded", "is_closed", "is_live", "next", "peer")
 
     def __init__(self, peer: Peer, start: int, credit: CreditAccount | None = None) -> None:
         self.peer = peer
         self.credit = credit
+        self.is_bounded = credit is not None
         self.next = start
         self.is_live = False
         self.is_closed = False
         self.acks: deque[PendingAck] = deque()
+        self._batch_entries = FIRST_BATCH_ENTRIES
 
     @property
     def lags(self) -> bool:
         """Whether it is to be read for now: it is behind, and the peer has credit left."""
         return not self.is_live and (self.credit is None or self.credit.available > 0)
 
-    def claim(self, cost: int) -> bool:
+    @property
+    def is_behind(self) -> bool:
+        """Whether it is to be read for, now or when some time has passed."""
+        return self.lags
+
+    @property
+    def pause_seconds(self) -> float | None:
+        """When it is to be read for again, if that is only a matter of time."""
+        return 0.0 if self.lags else None
+
+    def claim(self, cost: int, count: int) -> bool:
         """Take Changes that are encoded for everybody off the credit; :obj:`False` if it does not cover them."""
+        del count
         credit = self.credit
         if credit is not None:
             if cost > credit.available:
@@ -114,12 +136,15 @@ class Subscription:
             credit.available -= cost
         return True
 
-    def batch_max(self) -> tuple[int, int]:
+    def next_batch_max(self) -> tuple[int, int]:
         """Return how many entries, and how many ciphertext bytes, are worth reading for the peer at once."""
+        # The first ones are small, so that the peer has something to do while the next are read.
+        entries_max = self._batch_entries
+        self._batch_entries = min(2 * entries_max, CHANGES_BATCH_ENTRIES_MAX)
         if self.credit is None:
-            return CHANGES_BATCH_ENTRIES_MAX, CHANGES_BATCH_BYTES_MAX
+            return entries_max, CHANGES_BATCH_BYTES_MAX
         left = max(self.credit.available, 1)
-        return min(CHANGES_BATCH_ENTRIES_MAX, left // CREDIT_ENTRY_BYTES + 1), min(CHANGES_BATCH_BYTES_MAX, left)
+        return min(entries_max, left // CREDIT_ENTRY_BYTES + 1), min(CHANGES_BATCH_BYTES_MAX, left)
 
     def advance(self, entries: Sequence[RemoteEncryptedEntry], encode: Encode) -> None:
         """

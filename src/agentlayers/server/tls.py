@@ -50,9 +50,26 @@ def server_context(
     load_certificate(context, Path(tls_cert), Path(tls_key or tls_cert), settings=("tls_cert", "tls_key"), now=now)
     if client_ca:
         load_authority(context, Path(client_ca), setting="client_ca", now=now)
-        # Not CERT_REQUIRED: asyncio cuts such a connection without a word, and the client could not say why.
+        # Not CERT_REQUIRED: whoever shows none may have a token, and is told which of the two is missing.
         context.verify_mode = ssl.CERT_OPTIONAL
+        context.sslobject_class = _RefusingAloud
     return context
+
+
+class _RefusingAloud(ssl.SSLObject):
+    """Tells a client why its certificate is refused: asyncio alone drops the alert that OpenSSL has written."""
+
+    _refusal: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        """Let the alert be sent before the failure is known, which is at the client's next word or end."""
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            super().do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            self._refusal = error
+            raise ssl.SSLWantReadError from error
 
 
 def has_certificate(transport: asyncio.BaseTransport | None) -> bool:

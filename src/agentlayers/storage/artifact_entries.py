@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from agentlayers.errors import StorageConflictError, UsageError
 from agentlayers.journal.conflict_policy import ConflictPolicy, Version
@@ -17,12 +18,13 @@ from agentlayers.storage.artifact import (
     ArtifactVersion,
     artifact_key,
 )
+from agentlayers.storage.artifact_chunk import CHUNKS_FIELD
 from agentlayers.storage.artifact_chunk_index import has_all
 from agentlayers.storage.artifact_content import with_completeness
 from agentlayers.storage.artifact_index import ArtifactRow, readable_heads, resolve_heads, row_of, rows_of_id
 from agentlayers.storage.payload_field import required_text
 
-__all__ = ["conflict_of", "rows_named", "versions_of", "write_deletion", "write_record"]
+__all__ = ["conflict_of", "content_said", "rows_named", "versions_of", "write_deletion", "write_record"]
 
 
 def write_record(tx: JournalTransaction, record: ArtifactRecord) -> ArtifactRecord:
@@ -96,3 +98,17 @@ def conflict_of(heads: Sequence[Version], policy: ConflictPolicy) -> ArtifactCon
     value = live[0].value
     resolution = resolve_heads(readable, policy)[1]
     return ArtifactConflict(value["sessionId"], value["id"], tuple(readable), resolution)
+
+
+def content_said(version: Version) -> Mapping[str, Any]:
+    """
+    Return what counts when versions of an artifact are compared: neither when each was made nor where its pieces lie.
+
+    One replica may have recorded a tool's result that another one imported.
+    """
+    value = {name: field for name, field in version.value.items() if name not in ("createdAt", "deletedAt")}
+    metadata = value.get("metadata")
+    if isinstance(metadata, dict) and isinstance(chunks := metadata.get(CHUNKS_FIELD), dict):
+        pieces = {name: field for name, field in chunks.items() if name != "entryIds"}
+        value["metadata"] = {**metadata, CHUNKS_FIELD: pieces}
+    return value

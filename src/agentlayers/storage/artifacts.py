@@ -54,6 +54,7 @@ from agentlayers.storage.artifact_content import (
 )
 from agentlayers.storage.artifact_entries import (
     conflict_of,
+    content_said,
     rows_named,
     versions_of,
     write_deletion,
@@ -102,7 +103,7 @@ class ArtifactStore(JournaledStore):
             scope_of=_session_of,
             policy=self.conflict_policy,
         )
-        return replace(schema, is_needed=is_entry_needed, bytes_elsewhere=bytes_in_chunks)
+        return replace(schema, is_needed=is_entry_needed, bytes_elsewhere=bytes_in_chunks, content_of=content_said)
 
     def further_logs(self) -> builtins.list[EventLog]:
         """Return the log of the pieces that large content is cut into."""

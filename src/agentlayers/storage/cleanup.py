@@ -139,7 +139,7 @@ class StorageCleanup:
         """
         Clean another store as well, at once if the settings say so; returns how to stop.
 
-        A store that an application declares does this by itself while it is open.
+        Agent sessions and a store that an application declares do this by themselves while they are open.
         """
         self._stores.append(store)
         if self._schedule.enabled and self._schedule.run_on_start:
@@ -188,7 +188,7 @@ class StorageCleanup:
     @classmethod
     def layer(cls, **schedule: Any) -> Layer:
         """
-        Clean whichever of the three stores the graph has, and those an application declares.
+        Clean whichever of the stores the graph has: the three, agent sessions, and those an application declares.
 
         Args:
             **schedule: When to run: ``enabled``, ``interval``, ``run_on_start``; what is not given is as the storage

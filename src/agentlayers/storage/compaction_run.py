@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,10 @@ from pathlib import Path
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.conflict_policy import ConflictPolicy
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
+from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.journal_file import journal_files, open_journal_file
-from agentlayers.storage.replica_store import open_replica_stores
+from agentlayers.storage.replica_store import FurtherStore, open_replica_stores
+from agentlayers.storage.snapshot import open_snapshot
 
 __all__ = ["CompactedFile", "compact_replica"]
 
@@ -29,22 +31,25 @@ class CompactedFile:
         stores: What was done, by store.
         bytes_before: Size of the file and of what was not yet moved into it.
         bytes_after: The same afterwards.
+        skipped: Stores that were left alone though they were meant, with the reason.
     """
 
     path: Path
     stores: dict[str, CompactionReport]
     bytes_before: int
     bytes_after: int
+    skipped: dict[str, str]
 
 
 async def compact_replica(
     directory: Path,
     strategy: CompactionStrategy,
     *,
-    stores: Collection[str],
+    stores: Collection[str] | None = None,
     policy: ConflictPolicy | None = None,
     dry_run: bool = False,
     progress: Callable[[str], None] | None = None,
+    further: Sequence[FurtherStore] = (),
 ) -> list[CompactedFile]:
     """
     Drop what a strategy does not keep, with its part of the read models, from every file of a replica.
@@ -54,10 +59,11 @@ async def compact_replica(
     Args:
         directory: The replica's directory, or one journal file.
         strategy: What to keep.
-        stores: Which stores.
+        stores: Only these stores; all if not given.
         policy: The one its application shows artifacts by; last write wins if not given.
         dry_run: Do it to a temporary copy, which takes as much room as the file, and leave the replica as it is.
         progress: Called with the name of each store when its turn comes.
+        further: Stores that whoever asks knows beside those of this room; any other is left alone.
 
     Raises:
         StorageUnavailableError: There is no journal, it cannot be written, or there is no room for the copy.
@@ -66,19 +72,37 @@ async def compact_replica(
     """
     done = []
     for path in journal_files(directory):
+        chosen, skipped = _chosen(path, stores, further)
+        reports: dict[str, CompactionReport] = {}
         async with _target(path, dry_run=dry_run) as target:
-            reports: dict[str, CompactionReport] = {}
             before = _bytes(target)
-            async with open_replica_stores(target, policy=policy) as (journal, opened, _index):
-                # The audit log comes last, because it records what was compacted.
-                for name in opened:
-                    if name in stores:
-                        if progress is not None:
-                            progress(name)
-                        reports[name] = await journal.compact(name, strategy)
-            if reports:
-                done.append(CompactedFile(path, reports, before, _bytes(target)))
+            if chosen:
+                # The audit log is open as well, and comes last, because it records what was compacted.
+                opening = {*chosen, AuditEventStore.name}
+                async with open_replica_stores(target, policy=policy, stores=opening, further=further) as (
+                    journal, opened, _index,
+                ):  # fmt: skip
+                    for name in sorted(opened, key=lambda name: name == AuditEventStore.name):
+                        if name in chosen:
+                            if progress is not None:
+                                progress(name)
+                            reports[name] = await journal.compact(name, strategy)
+            if reports or skipped:
+                done.append(CompactedFile(path, reports, before, _bytes(target), skipped))
     return done
+
+
+def _chosen(
+    path: Path, stores: Collection[str] | None, further: Sequence[FurtherStore]
+) -> tuple[set[str], dict[str, str]]:
+    """Return which stores of a file are compacted, and why others that were meant are not."""
+    with open_snapshot(path, further=further) as snapshot:
+        known, unknown = snapshot.known_stores, snapshot.unknown_stores
+    kept = {store.name: store.kept_whole for store in further if store.kept_whole}
+    meant = {name for name in (*known, *unknown) if stores is None or name in stores}
+    skipped = {name: kept[name] for name in known if name in meant and name in kept}
+    skipped |= {name: "its events are not known here" for name in unknown if name in meant}
+    return meant - skipped.keys(), skipped
 
 
 def _bytes(path: Path) -> int:

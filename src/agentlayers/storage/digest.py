@@ -65,11 +65,13 @@ async def journal_digest(journal: EventJournal, *, stores: Collection[str] | Non
 
 
 def _synced(tx: JournalTransaction, stores: Collection[str] | None) -> Iterator[tuple[bytes, bytes]]:
+    observed = {name: schema.unsynced_events for name, schema in tx.registry.schemas.items()}
     after = 0
     while batch := tx.entries(None, after=after, entries_max=_BATCH, bytes_max=JOURNAL_PAGE_BYTES_MAX):
         after = batch[-1].position
         for stored in batch:
-            if is_synced(stored) and (stores is None or stored.store in stores):
+            is_observation = stored.is_local and stored.entry.event in observed.get(stored.store, ())
+            if is_synced(stored) and not is_observation and (stores is None or stored.store in stores):
                 yield stored.entry.id, stored.entry.payload
 
 

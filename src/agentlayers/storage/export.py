@@ -31,7 +31,7 @@ from agentlayers.journal.entry import StoredEntry
 from agentlayers.journal.entry_id import entry_id_millis
 from agentlayers.protocol.payload import decode_payload, encode_payload
 from agentlayers.storage.digest import is_synced
-from agentlayers.storage.journal_file import journal_files, read_journal_file, read_replica_id
+from agentlayers.storage.journal_file import journal_files, read_journal_rows, read_replica_id
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "export_lines", "json_of", "payload_of_line", "read_entries"]
 
@@ -59,8 +59,8 @@ def read_entries(
         MigrationError: A newer release wrote a file.
     """
     for path in journal_files(Path(directory)):
-        for stored in read_journal_file(path, stores=stores):
-            if is_synced(stored) or not synced_only:
+        for stored, is_observation in read_journal_rows(path, stores=stores):
+            if not synced_only or (is_synced(stored) and not is_observation):
                 yield stored
 
 
@@ -85,8 +85,9 @@ def export_lines(directory: str | Path, *, stores: Collection[str] | None = None
         "journals": [path.name for path in paths],
     }
     yield _line(header)
-    for stored in read_entries(directory, stores=stores, synced_only=False):
-        yield _line(_fields(stored))
+    for path in paths:
+        for stored, is_observation in read_journal_rows(path, stores=stores):
+            yield _line(_fields(stored, is_synced=is_synced(stored) and not is_observation))
 
 
 def payload_of_line(fields: Mapping[str, Any]) -> bytes:
@@ -107,7 +108,7 @@ def payload_of_line(fields: Mapping[str, Any]) -> bytes:
     return encode_payload(_from_json(payload))
 
 
-def _fields(stored: StoredEntry) -> dict[str, Any]:
+def _fields(stored: StoredEntry, *, is_synced: bool) -> dict[str, Any]:
     entry = stored.entry
     written_at = datetime.fromtimestamp(entry_id_millis(entry.id) / 1000, UTC)
     fields: dict[str, Any] = {
@@ -119,7 +120,7 @@ def _fields(stored: StoredEntry) -> dict[str, Any]:
         "time": written_at.isoformat(timespec="milliseconds"),
         "local": stored.is_local,
         "applied": stored.is_applied,
-        "synced": is_synced(stored),
+        "synced": is_synced,
     }
     return fields | _payload_fields(entry.payload)
 

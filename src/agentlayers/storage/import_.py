@@ -7,6 +7,9 @@ has. What was compacted here does not come back; what is older than the horizon 
 
 The whole file is read and checked before the first entry is written. Concurrent versions that an import brings are
 open conflicts as any others, but no ``sync_conflict`` is recorded: that is for what a remote sent.
+
+Entries of a store that an application declares are kept like those of an event not known yet: they are in no read model
+until the application opens the store.
 """
 
 from __future__ import annotations
@@ -29,28 +32,26 @@ from agentlayers.errors import (
     StorageCorruptionError,
     StorageUnavailableError,
 )
-from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.causality import version_of
 from agentlayers.journal.conflict_policy import ConflictPolicy, Version
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.entry_id import entry_id_millis
 from agentlayers.journal.event_journal import StoreSchema
-from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.primitives import EntryRow, QuarantinedRow
-from agentlayers.journal.projection import apply_rows
+from agentlayers.journal.projection import apply_rows, is_understood
 from agentlayers.journal.replication import HORIZON_FLOOR
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.limits import ENTRY_ID_BYTES, EXPORT_LINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.export import FORMAT, FORMAT_VERSION, payload_of_line
-from agentlayers.storage.journaled_store import JournaledStore
 from agentlayers.storage.replica_store import (
     STORE_NAMES,
+    FurtherStore,
     file_of_store,
+    is_for,
     open_replica_stores,
     replica_schemas,
-    stores_of_file,
 )
 from agentlayers.storage.sealed_export import SEALED_FORMAT, SEALED_VERSION, ExportSecret, open_lines
 
@@ -71,10 +72,18 @@ _BATCH_BYTES: Final = 4 * 1024 * 1024
 
 
 class ImportedEntry(NamedTuple):
-    """One entry of an export."""
+    """
+    One entry of an export.
+
+    Attributes:
+        store: Where it belongs.
+        entry: The entry.
+        is_synced: It is no observation of the exported replica alone.
+    """
 
     store: str
     entry: Entry
+    is_synced: bool = True
 
 
 @dataclass(slots=True)
@@ -87,12 +96,15 @@ class StoreImport:
         known: Here already.
         compacted: Compacted here, so left out.
         quarantined: Older than the horizon, so kept aside.
+        unapplied: Of the imported ones, those in no read model until an application that declares their event opens
+            the store.
     """
 
     imported: int = 0
     known: int = 0
     compacted: int = 0
     quarantined: int = 0
+    unapplied: int = 0
 
 
 @dataclass(slots=True)
@@ -229,13 +241,14 @@ def _entry(path: Path, number: int, line: str) -> ImportedEntry:
         entry.primary_key.encode()
         entry.event.encode()
         store = fields["store"]
+        store.encode()
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, RecursionError, AgentLayersError) as error:
         raise damaged(path, number, f"it is no entry ({type(error).__name__})") from error
-    if len(entry_id) != ENTRY_ID_BYTES or not isinstance(store, str):
+    if len(entry_id) != ENTRY_ID_BYTES or not isinstance(store, str) or not store:
         raise damaged(path, number, "it is no entry: its id has 16 bytes and its store a name")
     if len(entry.payload) > PAYLOAD_BYTES_MAX:
         raise damaged(path, number, f"its payload has more than {PAYLOAD_BYTES_MAX} bytes")
-    return ImportedEntry(store, entry)
+    return ImportedEntry(store, entry, fields.get("synced") is not False)
 
 
 # -- taking over --------------------------------------------------------------------------------------------
@@ -247,7 +260,7 @@ async def import_export(
     secret: ExportSecret | None = None,
     policy: ConflictPolicy | None = None,
     progress: Progress | None = None,
-    further: Sequence[type[JournaledStore]] = (),
+    further: Sequence[FurtherStore] = (),
 ) -> ImportReport:
     """
     Take an export over into a replica, which is made if there is none.
@@ -259,30 +272,37 @@ async def import_export(
         secret: What the export is sealed with; not needed for a plain one.
         policy: The one the replica's application shows artifacts by; last write wins if not given.
         progress: Called with the number of bytes read; the file is read twice.
-        further: Append-only stores of other rooms that the export may hold.
+        further: Stores that whoever asks knows beside those of this room. Entries of any other are kept until an
+            application opens the store.
 
     Raises:
         StorageUnavailableError: The file cannot be read, or the journal not written.
         StorageCorruptionError: The export or the journal is damaged; nothing was imported then.
         DecryptionError: The secret is not the right one, or the export was changed.
         MigrationError: A newer release wrote the export or the journal.
-        SettingsError: The export has a store that is not known here.
+        SettingsError: A store was asked for that neither the export has nor anybody knows, or that the file is not for.
     """
-    known = {kind.name: kind for kind in further}
-    report = ImportReport(_check(path, stores, secret, progress, known))
-    files = {store: file_of_store(directory, store) for store in stores or (*STORE_NAMES, *known)}
+    known = (*STORE_NAMES, *(store.name for store in further))
+    replica, found = _check(path, stores, secret, progress, replica_schemas(further=further))
+    report = ImportReport(replica)
+    files: dict[str, Path] = {}
+    for store in dict.fromkeys([*known, *found] if stores is None else stores):
+        if store not in known and store not in found:
+            expected = f"one of {', '.join(dict.fromkeys([*known, *found]))}"
+            raise SettingsError(setting="--store", value=store, expected=expected)
+        files[store] = file = file_of_store(directory, store)
+        if not is_for(file, store, further):
+            raise SettingsError(setting="--store", value=store, expected=f"a store that {file.name} is for")
     async with AsyncExitStack() as stack:
         opened: dict[Path, SQLiteJournal] = {}
-        for store, file in files.items():
-            if store not in stores_of_file(file) and (store not in known or stores_of_file(file) != STORE_NAMES):
-                raise SettingsError(setting="--store", value=store, expected=f"a store that {file.name} is for")
-            if file not in opened:
-                opened[file], _, index = await stack.enter_async_context(open_replica_stores(file, policy=policy))
-            if store in known:
-                await stack.enter_async_context(known[store](opened[file], Identity.generate(), session_index=index))
-        for store, entries in _batches(read_export(path, secret=secret, progress=progress), stores):
-            done = await opened[files[store]].transact(partial(take_over, store=store, entries=entries))
-            _add(report.stores.setdefault(store, StoreImport()), done)
+        for file in dict.fromkeys(files.values()):
+            opening = open_replica_stores(file, policy=policy, further=further)
+            opened[file] = (await stack.enter_async_context(opening))[0]
+        for store, batch in _batches(read_export(path, secret=secret, progress=progress), stores):
+            entries = [item.entry for item in batch]
+            observed = {item.entry.id for item in batch if not item.is_synced}
+            work = partial(take_over, store=store, entries=entries, observed=observed)
+            _add(report.stores.setdefault(store, StoreImport()), await opened[files[store]].transact(work))
     return report
 
 
@@ -291,6 +311,7 @@ def _add(total: StoreImport, done: StoreImport) -> None:
     total.known += done.known
     total.compacted += done.compacted
     total.quarantined += done.quarantined
+    total.unapplied += done.unapplied
 
 
 def _check(
@@ -298,28 +319,24 @@ def _check(
     stores: Collection[str] | None,
     secret: ExportSecret | None,
     progress: Progress | None,
-    further: Mapping[str, type[JournaledStore]],
-) -> str:
-    """Read the whole file, so that one that is damaged or not understood changes nothing; returns whose it is."""
-    schemas, replica = replica_schemas(), ""
-    journal, identity = MemoryJournal(), Identity.generate()
-    schemas |= {name: kind(journal, identity).schema for name, kind in further.items()}
+    schemas: Mapping[str, StoreSchema],
+) -> tuple[str, list[str]]:
+    """Read the whole file, so that one that is damaged changes nothing; returns whose it is, and its stores."""
+    replica, found = "", dict[str, None]()
     for number, item in enumerate(read_export(path, secret=secret, progress=progress), 1):
         if isinstance(item, str):
             replica = item
             continue
-        if stores is not None and item.store not in stores:
-            continue
+        found[item.store] = None
         schema = schemas.get(item.store)
-        if schema is None:
-            expected = f"an export of {', '.join(schemas)}; name the ones to import with --store"
-            raise SettingsError(setting=f"line {number} of {path}, store", value=item.store, expected=expected)
+        if schema is None or (stores is not None and item.store not in stores):
+            continue
         if item.entry.event in schema.keyed_events:
             try:
                 _version(schema, item.entry)
             except (AgentLayersError, ValueError, TypeError) as error:
                 raise damaged(path, number, f"its payload is not that of a {item.entry.event}") from error
-    return replica
+    return replica, list(found)
 
 
 def _version(schema: StoreSchema, entry: Entry) -> Version:
@@ -327,9 +344,11 @@ def _version(schema: StoreSchema, entry: Entry) -> Version:
     return version_of(entry.id, entry.event, decode_payload(entry.payload), is_deletion=is_deletion)
 
 
-def _batches(items: Iterable[ImportedEntry | str], stores: Collection[str] | None) -> Iterator[tuple[str, list[Entry]]]:
+def _batches(
+    items: Iterable[ImportedEntry | str], stores: Collection[str] | None
+) -> Iterator[tuple[str, list[ImportedEntry]]]:
     """Cut into runs of one store, bounded in number and bytes, in the file's order."""
-    store, batch, size = "", list[Entry](), 0
+    store, batch, size = "", list[ImportedEntry](), 0
     for item in islice(items, 1, None):
         assert isinstance(item, ImportedEntry)
         if stores is not None and item.store not in stores:
@@ -338,22 +357,28 @@ def _batches(items: Iterable[ImportedEntry | str], stores: Collection[str] | Non
             yield store, batch
             batch, size = [], 0
         store = item.store
-        batch.append(item.entry)
+        batch.append(item)
         size += len(item.entry.payload)
     if batch:
         yield store, batch
 
 
-def take_over(tx: JournalTransaction, *, store: str, entries: list[Entry]) -> StoreImport:
+def take_over(
+    tx: JournalTransaction, *, store: str, entries: list[Entry], observed: Collection[bytes] = ()
+) -> StoreImport:
     """
     Write entries that were made elsewhere, with the ids they have.
 
     Args:
-        tx: A transaction that writes; the store is registered in its journal.
+        tx: A transaction that writes. Entries of a store that is not registered in its journal, or of an event that
+            the store does not know, are kept and applied once they are understood.
         store: Where they belong.
         entries: Those held already, or compacted here, are left out; those older than the horizon are quarantined.
+        observed: Ids of those that are no more than observations of another replica. Asked for only where the event is
+            not known here; those of other events are told by it.
     """
-    schema, number, done = tx.registry.schema(store), tx.store_number(store), StoreImport()
+    schema = tx.registry.schemas.get(store) or StoreSchema(name=store, events=frozenset())
+    number, done = tx.store_number(store), StoreImport()
     ids = [entry.id for entry in entries]
     known = set(tx.held(number, ids))
     compacted = tx.compacted(number, [entry_id for entry_id in ids if entry_id not in known])
@@ -368,9 +393,12 @@ def take_over(tx: JournalTransaction, *, store: str, entries: list[Entry]) -> St
         elif floor and entry_id_millis(entry.id) <= floor:
             done.quarantined += _set_aside(tx, number, entry)
         else:
-            row = _row(tx, schema, number, entry)
+            row = _row(tx, schema, number, entry, is_observed=entry.id in observed)
             if row.keyed:
-                versions[entry.id] = _own_version(tx, schema, entry)
+                versions[entry.id] = _own_version(tx, _version(schema, entry))
+            elif not is_understood(schema, entry.event):
+                done.unapplied += 1
+                _heed_name(tx, schema, entry)
             tx.append_row(row)
             rows.append(row)
         known.add(entry.id)
@@ -383,25 +411,33 @@ def take_over(tx: JournalTransaction, *, store: str, entries: list[Entry]) -> St
     return done
 
 
-def _row(tx: JournalTransaction, schema: StoreSchema, number: int, entry: Entry) -> EntryRow:
+def _row(tx: JournalTransaction, schema: StoreSchema, number: int, entry: Entry, *, is_observed: bool) -> EntryRow:
+    is_local = is_observed if not is_understood(schema, entry.event) else entry.event in schema.unsynced_events
     return EntryRow(
         tx.next_position(),
         number,
         *entry,
-        outbound=entry.event not in schema.unsynced_events,
+        outbound=not is_local,
         origin=0,
         keyed=entry.event in schema.keyed_events,
         applied=True,
     )
 
 
-def _own_version(tx: JournalTransaction, schema: StoreSchema, entry: Entry) -> Version:
-    version = _version(schema, entry)
+def _own_version(tx: JournalTransaction, version: Version) -> Version:
     # Written under our name, but not here as we are: this journal was restored from an older backup. What others
     # have seen of that name must never cover what we write from now on, so we take a new one.
     if version.replica == tx.registry.replica_id:
         tx.renew_replica_id()
     return version
+
+
+def _heed_name(tx: JournalTransaction, schema: StoreSchema, entry: Entry) -> None:
+    """Take a new name if what is not understood may be a version that was written under ours."""
+    try:
+        _own_version(tx, _version(schema, entry))
+    except (AgentLayersError, ValueError, TypeError):
+        return  # no version of ours: those can be read
 
 
 def _set_aside(tx: JournalTransaction, number: int, entry: Entry) -> int:

@@ -22,7 +22,14 @@ from agentlayers.journal.sqlite.entry_row import COLUMNS, row_from_values
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.key_value.sqlite_file import FILE_NAME as KEY_VALUE_FILE
 
-__all__ = ["entry_rows", "journal_files", "open_journal_file", "read_journal_file", "read_replica_id"]
+__all__ = [
+    "entry_rows",
+    "journal_files",
+    "open_journal_file",
+    "read_journal_file",
+    "read_journal_rows",
+    "read_replica_id",
+]
 
 _BUSY_SECONDS: Final = 5.0
 
@@ -64,13 +71,23 @@ def read_journal_file(path: Path, *, stores: Collection[str] | None = None) -> I
         StorageCorruptionError: It is damaged, or no journal.
         MigrationError: A newer release wrote it.
     """
+    return (stored for stored, _is_observation in read_journal_rows(path, stores=stores))
+
+
+def read_journal_rows(path: Path, *, stores: Collection[str] | None = None) -> Iterator[tuple[StoredEntry, bool]]:
+    """
+    Iterate over the entries of one file, each with whether it is no more than an observation of this replica.
+
+    An application's store may declare observations as well; their rows say so. The same errors apply.
+    """
     with JOURNAL_FORMAT.translated("read", path), closing(open_journal_file(path)) as connection:
         names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store"))
         for row in entry_rows(connection, path, "ORDER BY position"):
             name = names[row.store]
             if stores is None or name in stores:
                 entry = Entry(row.id, row.event, row.primary_key, row.payload)
-                yield StoredEntry(row.position, name, entry, row.origin == 0, row.applied)
+                is_local = row.origin == 0
+                yield StoredEntry(row.position, name, entry, is_local, row.applied), is_local and not row.outbound
 
 
 def entry_rows(

@@ -11,7 +11,7 @@ import abc
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self, TypeVar
 
 from agentlayers.errors import AgentLayersError, StateError
 from agentlayers.eventlog.event_log import EventLog
@@ -32,6 +32,7 @@ from agentlayers.storage.own_journal import (
 from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.storage_config import EnabledStores, Retention, StorageConfig
 from agentlayers.sync.service import SyncService
+from agentlayers.transport.address import normalize_websocket_url
 
 if TYPE_CHECKING:
     from agentlayers.storage.rebuild import Rebuilt
@@ -237,7 +238,14 @@ class JournaledStore(abc.ABC):
 
     @classmethod
     def layer_journaled_with_sync_websocket(
-        cls, url: str, token: str | None = None, tenant: str | None = None
+        cls,
+        url: Annotated[str, normalize_websocket_url],
+        token: str | None = None,
+        tenant: str | None = None,
+        *,
+        ca: str | None = None,
+        client_cert: str | None = None,
+        client_key: str | None = None,
     ) -> Layer:
         """
         Keep the store in the graph's journal and sync it with a remote of its own, whatever the
@@ -247,8 +255,13 @@ class JournaledStore(abc.ABC):
             url: The remote's ``ws://`` or ``wss://`` address.
             token: Secret the remote asks for.
             tenant: Whose journals the remote keeps it with.
+            ca: PEM file of the authorities to trust with ``wss://``, instead of the system's.
+            client_cert: PEM file with the certificate this replica shows, for a remote that asks for one.
+            client_key: PEM file with its private key, if that does not stand in ``client_cert``.
         """
-        return Layer.scoped(cls, sync=private_sync_layer(cls.name, url, token=token, tenant=tenant))
+        given = {"ca": ca, "client_cert": client_cert, "client_key": client_key}
+        tls = {name: path for name, path in given.items() if path}
+        return Layer.scoped(cls, sync=private_sync_layer(cls.name, url, token=token, tenant=tenant, tls=tls))
 
     @classmethod
     def layer_memory(cls) -> Layer:

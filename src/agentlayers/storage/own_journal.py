@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def unsynced_store_layer(store: type[Any], journal: Layer) -> Layer:
     )
 
 
-def private_sync_layer(store: str, url: str, *, token: str | None, tenant: str | None) -> Layer:
+def private_sync_layer(
+    store: str, url: str, *, token: str | None, tenant: str | None, tls: Mapping[str, str | None]
+) -> Layer:
     """Offer a sync service with a remote of its own that syncs one store."""
-    return SyncService.layer_websocket(url, token, tenant, stores={store: True})
+    return SyncService.layer_websocket(url, token, tenant, stores={store: True}, **tls)

@@ -37,7 +37,7 @@ from agentlayers.storage.replay import (
     replayed,
 )
 from agentlayers.storage.replay_source import OpenJournalSource
-from agentlayers.storage.replica_store import has_index, open_replica_stores, replica_schemas
+from agentlayers.storage.replica_store import FurtherStore, has_index, open_replica_stores, replica_schemas
 from agentlayers.storage.session_index import SessionIndexStore
 from agentlayers.storage.snapshot import JournalSnapshot, open_snapshot
 
@@ -83,13 +83,19 @@ class RebuiltFile(Rebuilt):
 
     Attributes:
         path: The file.
+        skipped: Stores that were left alone, because their events are not known here.
     """
 
     path: Path
+    skipped: tuple[str, ...] = ()
 
 
 async def rebuild(
-    directory: Path, *, policy: ConflictPolicy | None = None, progress: Progress | None = None
+    directory: Path,
+    *,
+    policy: ConflictPolicy | None = None,
+    progress: Progress | None = None,
+    further: Sequence[FurtherStore] = (),
 ) -> list[RebuiltFile]:
     """
     Rebuild the read models of every file of a replica.
@@ -98,6 +104,7 @@ async def rebuild(
         directory: The replica's directory, or one journal file.
         policy: The one its application shows artifacts by; last write wins if not given.
         progress: Called with the number of entries of each step; several passes are possible.
+        further: Stores that whoever asks knows beside those of this room; any other is left alone.
 
     Raises:
         StorageUnavailableError: There is no journal, it cannot be written, or differences come back as quickly as they
@@ -105,7 +112,7 @@ async def rebuild(
         StorageCorruptionError: A file is damaged.
         MigrationError: A newer release wrote a file.
     """
-    return [await _rebuild_file(path, policy, progress) for path in journal_files(directory)]
+    return [await _rebuild_file(path, policy, progress, further) for path in journal_files(directory)]
 
 
 async def rebuild_open(journal: EventJournal, *, progress: Progress | None = None) -> Rebuilt:
@@ -144,16 +151,19 @@ def _schemas_for_replay(registered: Mapping[str, StoreSchema], *, with_index: bo
     return {name: known.get(name, schema) for name, schema in registered.items()}
 
 
-async def _rebuild_file(path: Path, policy: ConflictPolicy | None, progress: Progress | None) -> RebuiltFile:
-    opened = partial(open_snapshot, path, policy=policy)
+async def _rebuild_file(
+    path: Path, policy: ConflictPolicy | None, progress: Progress | None, further: Sequence[FurtherStore]
+) -> RebuiltFile:
+    opened = partial(open_snapshot, path, policy=policy, further=further)
     with opened() as snapshot:
         before = await asyncio.to_thread(_digest, opened)
-        names = snapshot.known_stores
+        names, skipped = snapshot.known_stores, snapshot.unknown_stores
     if not names:
-        return RebuiltFile(0, before, before, 0, 0, path)
-    async with open_replica_stores(path, policy=policy) as (journal, _stores, index):
+        return RebuiltFile(0, before, before, 0, 0, path, skipped)
+    opening = open_replica_stores(path, policy=policy, stores=names, further=further)
+    async with opening as (journal, _stores, index):
         done = await _rebuild_by_rounds(journal, opened, before, index, progress)
-    return RebuiltFile(done.entries, done.before, done.after, done.repaired, done.unreadable, path)
+    return RebuiltFile(done.entries, done.before, done.after, done.repaired, done.unreadable, path, skipped)
 
 
 async def _rebuild_by_rounds(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agentlayers.errors import MalformedMessageError
-from agentlayers.journal.causality import KeyState
+from agentlayers.journal.causality import NO_STATE, KeyState, version_of, with_version
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.primitives import EntryRow, UnappliedRow
@@ -32,6 +32,7 @@ from agentlayers.journal.state_codec import decode_state
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.key_value.keys import pack_key, prefix_end
 from agentlayers.limits import JOURNAL_PAGE_BYTES_MAX
+from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.artifact_index import STORE as ARTIFACTS
 from agentlayers.storage.artifact_index import ArtifactRow
 from agentlayers.storage.chat_index import STORE as CHAT_HISTORY
@@ -147,7 +148,7 @@ class Replay:
     def differences(self) -> Iterator[ValueDifference | KeyDifference | TextDifference]:
         """Iterate over what differs between the journal and the replay, store by store, in key order."""
         for store in self.snapshot.known_stores:
-            yield from self._key_differences(store)
+            yield from self.head_differences(store)
             yield from self._value_differences(store)
             if self.snapshot.lists_texts:
                 yield from self._text_differences(store)
@@ -184,7 +185,8 @@ class Replay:
                     yield ValueDifference(store, left[0], left[1], right[1])
                 left, right = next(found, None), next(expected, None)
 
-    def _key_differences(self, store: str) -> Iterator[KeyDifference]:
+    def head_differences(self, store: str) -> Iterator[KeyDifference]:
+        """Iterate over keys whose heads are not those of their versions, also of a store that is not known."""
         tx = self.snapshot.tx
         number = tx.store_number(store)
         for primary_key, expected in self.scratch.written_states(number):
@@ -328,7 +330,7 @@ CREATE TABLE replayed_text (
 @contextmanager
 def replayed(snapshot: ReplaySource, progress: Progress | None = None) -> Iterator[Replay]:
     """
-    Replay all entries of the stores that are known.
+    Replay all entries of the stores that are known; of others only the heads of their keys, which need no more.
 
     Args:
         snapshot: Where they are.
@@ -366,11 +368,30 @@ def _step(replay: Replay, rows: Sequence[EntryRow], tx: ReplayTransaction) -> No
         by_store.setdefault(tx.store_name(row.store), []).append(row)
     for store, members in by_store.items():
         schema = tx.registry.schemas.get(store)
-        if schema is not None:
+        if schema is None:
+            _note_heads(replay, members, tx)
+        else:
             versions = _versions(replay, schema, members, tx)
             usable = [row for row in members if not row.keyed or row.id in versions]
             apply_rows(tx, schema, usable, versions)
     tx.flush()
+
+
+def _note_heads(replay: Replay, rows: Sequence[EntryRow], tx: ReplayTransaction) -> None:
+    for row in rows:
+        if row.keyed:
+            try:
+                # Which of them are deletions only the application knows; heads do not depend on it.
+                version = version_of(row.id, row.event, decode_payload(row.payload), is_deletion=False)
+            except (MalformedMessageError, ValueError, TypeError) as error:
+                replay.unreadable.append(UnreadableEntry(row, _unreadable(error)))
+                continue
+            state = with_version(tx.key_state(row.store, row.primary_key) or NO_STATE, version)
+            tx.put_key_state(row.store, row.primary_key, state)
+
+
+def _unreadable(error: Exception) -> str:
+    return f"its payload cannot be read ({type(error).__name__})"
 
 
 def _versions(
@@ -384,8 +405,7 @@ def _versions(
             try:
                 versions[row.id] = tx.version_from(schema, row)
             except (MalformedMessageError, ValueError, TypeError) as error:
-                reason = f"its payload cannot be read ({type(error).__name__})"
-                replay.unreadable.append(UnreadableEntry(row, reason))
+                replay.unreadable.append(UnreadableEntry(row, _unreadable(error)))
     return versions
 
 

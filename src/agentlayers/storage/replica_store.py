@@ -1,21 +1,21 @@
 """
 The stores of a replica as they lie in its files, for tools that work on a directory instead of an application's graph.
 
-A tool cannot know what an application declared: stores of its own are left alone, and which conflict policy decides
-what is shown has to be told where it is not the default.
+A tool cannot know what an application declared: stores of its own are left alone unless they are named
+(:class:`FurtherStore`), and which conflict policy decides what is shown has to be told where it is not the default.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentlayers.errors import SettingsError
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.conflict_policy import ConflictPolicy, FirstWriteWins, LastWriteWins, Reject
-from agentlayers.journal.event_journal import StoreSchema
+from agentlayers.journal.event_journal import EventJournal, StoreSchema
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.journal.sqlite.journal import JOURNAL_FILE
@@ -29,8 +29,11 @@ from agentlayers.storage.session_index import SessionIndexStore
 __all__ = [
     "POLICIES",
     "STORE_NAMES",
+    "FurtherStore",
     "check_stores",
     "file_of_store",
+    "has_index",
+    "is_for",
     "open_replica_stores",
     "policy_named",
     "replica_schemas",
@@ -55,6 +58,23 @@ POLICIES: Final[dict[str, Callable[[], ConflictPolicy]]] = {
     "reject": lambda: Reject("more than one version"),
 }
 """Conflict policies a tool can be told by name; a merge function is known to its application only."""
+
+
+class FurtherStore(NamedTuple):
+    """
+    A store that is not of this room, such as one that an application declares, as a tool has to know it.
+
+    Attributes:
+        name: The store.
+        schema: Returns what a journal must know of it: called with the journal, the session index to keep up with it
+            (:obj:`None` for a replay, which compares what depends on entries alone), and the conflict policy that was
+            named (:obj:`None` if none was).
+        kept_whole: Why compaction leaves it alone; empty if it does not.
+    """
+
+    name: str
+    schema: Callable[[EventJournal, SessionIndexStore | None, ConflictPolicy | None], StoreSchema]
+    kept_whole: str = ""
 
 
 def policy_named(name: str) -> ConflictPolicy:
@@ -100,9 +120,16 @@ def with_parts(store: str) -> tuple[str, ...]:
     return (store, *_PARTS.get(store, ()))
 
 
-def stores_of_file(path: Path) -> tuple[str, ...]:
-    """Return which stores a journal file is for: its own if it is named after one, else all."""
-    return with_parts(path.stem) if path.stem in _OWN_FILES else STORE_NAMES
+def stores_of_file(path: Path, further: Sequence[FurtherStore] = ()) -> tuple[str, ...]:
+    """Return which stores a journal file is for: its own if it is named after one, else all that are known."""
+    every = (*STORE_NAMES, *(store.name for store in further))
+    return tuple(name for name in every if is_for(path, name, further))
+
+
+def is_for(path: Path, store: str, further: Sequence[FurtherStore] = ()) -> bool:
+    """Tell whether a journal file may hold a store: it is not that of another one."""
+    is_own = path.stem in _OWN_FILES or any(path.stem == one.name for one in further)
+    return not is_own or store in with_parts(path.stem)
 
 
 def file_of_store(directory: Path, store: str) -> Path:
@@ -119,7 +146,9 @@ def has_index(path: Path) -> bool:
     return path.stem not in _OWN_FILES and not path.with_name(_INDEX_FILE).exists()
 
 
-def replica_schemas(policy: ConflictPolicy | None = None, *, with_index: bool = False) -> dict[str, StoreSchema]:
+def replica_schemas(
+    policy: ConflictPolicy | None = None, *, with_index: bool = False, further: Sequence[FurtherStore] = ()
+) -> dict[str, StoreSchema]:
     """
     Return what a journal must know of the stores, without opening one.
 
@@ -127,6 +156,7 @@ def replica_schemas(policy: ConflictPolicy | None = None, *, with_index: bool = 
         policy: Decides what is shown of concurrent versions; last write wins if not given.
         with_index: Let chat history touch the session index of the same journal. Artifacts never do here, because
             which sessions they are listed under depends on more than their entries.
+        further: Stores that are known beside those of this room.
     """
     journal, identity = MemoryJournal(), Identity.generate()
     index = SessionIndexStore(journal) if with_index else None
@@ -140,17 +170,30 @@ def replica_schemas(policy: ConflictPolicy | None = None, *, with_index: bool = 
         )
         for schema in (store.schema, *(log.schema for log in store.further_logs())):
             schemas[schema.name] = schema
-    return schemas
+    return schemas | {store.name: store.schema(journal, None, policy) for store in further}
 
 
 @asynccontextmanager
 async def open_replica_stores(
-    path: Path, *, policy: ConflictPolicy | None = None
-) -> AsyncIterator[tuple[SQLiteJournal, dict[str, JournaledStore], SessionIndexStore | None]]:
+    path: Path,
+    *,
+    policy: ConflictPolicy | None = None,
+    stores: Collection[str] | None = None,
+    further: Sequence[FurtherStore] = (),
+) -> AsyncIterator[tuple[SQLiteJournal, tuple[str, ...], SessionIndexStore | None]]:
     """
     Open a journal file and the stores in it for writing, beside whatever else has it open.
 
-    Nothing is synced, so it makes no difference whose identity the stores have.
+    Nothing is synced, so it makes no difference whose identity the stores have; nor does a reaction run.
+
+    Args:
+        path: The file.
+        policy: Decides what is shown of concurrent versions; last write wins if not given.
+        stores: Only these; all that the file is for and that are known if not given.
+        further: Stores that are known beside those of this room.
+
+    Returns:
+        The journal, the names of the open stores, and the session index if the file has it.
 
     Raises:
         StorageUnavailableError: The file cannot be opened.
@@ -160,13 +203,14 @@ async def open_replica_stores(
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(SQLiteJournal(path))
         index = SessionIndexStore(journal) if has_index(path) else None
-        wanted = stores_of_file(path)
-        identity = Identity.generate()
-        stores = {
-            store.name: await stack.enter_async_context(
-                store(journal, identity, conflict_policy=policy, session_index=index)
-            )
-            for store in _STORES
-            if store.name in wanted
-        }
-        yield journal, stores, index
+        wanted = [name for name in stores_of_file(path, further) if stores is None or name in stores]
+        identity, opened = Identity.generate(), list[str]()
+        for store in _STORES:
+            if any(name in wanted for name in with_parts(store.name)):
+                await stack.enter_async_context(store(journal, identity, conflict_policy=policy, session_index=index))
+                opened.append(store.name)
+        for one in further:
+            if one.name in wanted:
+                await journal.register(one.schema(journal, index, policy))
+                opened.append(one.name)
+        yield journal, tuple(opened), index

@@ -9,7 +9,7 @@ from agentlayers.journal.compaction import ByAge, ByCount, CompactionStrategy
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.transaction import JournalTransaction
 
-__all__ = ["drop_entries", "kept_by", "report_dropped"]
+__all__ = ["drop_entries", "is_held_back", "kept_by", "report_dropped"]
 
 
 def kept_by(max_age_seconds: float | None, max_count: int | None) -> list[CompactionStrategy]:
@@ -34,6 +34,12 @@ def drop_entries(tx: JournalTransaction, schema: StoreSchema, entry_ids: Sequenc
     """
     held = tx.held(tx.store_number(schema.name), entry_ids)
     return retention.drop(tx, schema, sorted(entry.position for entry in held.values())).entries
+
+
+def is_held_back(tx: JournalTransaction, store: str, entry_ids: Sequence[bytes]) -> bool:
+    """Tell whether any of these entries may not be dropped yet: a current remote lacks it, or a reaction is to come."""
+    held = tx.held(tx.store_number(store), entry_ids)
+    return bool(retention.pending(tx, store, sorted(entry.position for entry in held.values())))
 
 
 def report_dropped(tx: JournalTransaction, store: str, dropped: int, events: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.transaction import SQLiteTransaction
 from agentlayers.storage.journal_file import entry_rows, open_journal_file
 from agentlayers.storage.replay_source import IndexedText
-from agentlayers.storage.replica_store import has_index, replica_schemas, stores_of_file
+from agentlayers.storage.replica_store import FurtherStore, has_index, replica_schemas, stores_of_file
 
 __all__ = ["JournalSnapshot", "open_snapshot"]
 
@@ -57,6 +57,11 @@ class JournalSnapshot:
     def known_stores(self) -> tuple[str, ...]:
         """Stores of the file whose events are known here."""
         return tuple(name for name in self.store_names.values() if name in self.registry.schemas)
+
+    @property
+    def unknown_stores(self) -> tuple[str, ...]:
+        """Stores of the file whose events are not known here, such as those an application declares."""
+        return tuple(name for name in self.store_names.values() if name not in self.registry.schemas)
 
     @property
     def has_index(self) -> bool:
@@ -108,7 +113,11 @@ class JournalSnapshot:
 
 @contextmanager
 def open_snapshot(
-    path: Path, *, policy: ConflictPolicy | None = None, schemas: Mapping[str, StoreSchema] | None = None
+    path: Path,
+    *,
+    policy: ConflictPolicy | None = None,
+    schemas: Mapping[str, StoreSchema] | None = None,
+    further: Sequence[FurtherStore] = (),
 ) -> Iterator[JournalSnapshot]:
     """
     Open one moment of a journal file.
@@ -117,6 +126,7 @@ def open_snapshot(
         path: The file.
         policy: Decides what is shown of concurrent versions; last write wins if not given.
         schemas: The stores that are known; those a tool knows if not given.
+        further: Stores that a tool knows beside those of this room.
 
     Raises:
         StorageUnavailableError: The file cannot be read.
@@ -126,8 +136,8 @@ def open_snapshot(
     with JOURNAL_FORMAT.translated("read", path), closing(open_journal_file(path)) as connection:
         registry = JournalRegistry(clock=time.time, random=None)
         if schemas is None:
-            known = replica_schemas(policy, with_index=has_index(path))
-            schemas = {name: known[name] for name in stores_of_file(path)}
+            known = replica_schemas(policy, with_index=has_index(path), further=further)
+            schemas = {name: known[name] for name in stores_of_file(path, further)}
         registry.schemas.update(schemas)
         names: dict[int, str] = dict(connection.execute("SELECT number, name FROM store ORDER BY number"))
         tx = SQLiteTransaction(

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from agentlayers.journal.event_journal import QuarantinedEntry, Remote, UnappliedEntry
+from agentlayers.errors import MalformedMessageError, StorageCorruptionError
+from agentlayers.journal.causality import NO_STATE
+from agentlayers.journal.competing import are_competing
+from agentlayers.journal.event_journal import QuarantinedEntry, Remote, StoreSchema, UnappliedEntry
 from agentlayers.storage.artifact_index import STORE as ARTIFACTS
 from agentlayers.storage.artifact_index import sessions
 from agentlayers.storage.audit_log import AUDIT_LOG, audited_sessions
@@ -39,7 +42,7 @@ class StoreStatistics:
         oldest_id: Lowest entry id; empty when there is none.
         newest_id: Highest entry id; empty when there is none.
         sessions: Sessions it has something of; :obj:`None` for a store that is not known here.
-        conflicts: Keys with several versions that nothing supersedes.
+        conflicts: Keys with several versions that nothing supersedes and that say different things.
         compacted: Ids of compacted entries that are remembered.
         unapplied: Entries that are not in the read model, with the reason.
         quarantined: What was kept aside, with the reason.
@@ -125,14 +128,24 @@ def _store(snapshot: JournalSnapshot, name: str) -> StoreStatistics:
         "FROM entry WHERE store = ?",
         (number,),
     ).fetchone()
-    (conflicts,) = snapshot.connection.execute(
-        "SELECT count(*) FROM key_state WHERE store = ? AND head_count > 1", (number,)
-    ).fetchone()
+    conflicts = sum(_is_open(snapshot, name, key) for key in snapshot.tx.conflicted_keys(number))
     (compacted,) = snapshot.connection.execute("SELECT count(*) FROM horizon WHERE store = ?", (number,)).fetchone()
     return StoreStatistics(
         name, entries, local, payload_bytes, oldest or b"", newest or b"", _sessions(snapshot, name), conflicts,
         compacted, tuple(snapshot.tx.unapplied(name)), tuple(snapshot.tx.quarantined(name)),
     )  # fmt: skip
+
+
+def _is_open(snapshot: JournalSnapshot, name: str, primary_key: str) -> bool:
+    tx = snapshot.tx
+    number = tx.store_number(name)
+    schema = snapshot.registry.schemas.get(name) or StoreSchema(name=name)
+    state = tx.key_state(number, primary_key) or NO_STATE
+    try:
+        heads = [tx.version_from(schema, tx.expect_row(number, head.id)) for head in state.heads]
+    except (MalformedMessageError, StorageCorruptionError):
+        return True  # what is damaged is for 'journal verify' to tell
+    return are_competing(schema, heads)
 
 
 def _sessions(snapshot: JournalSnapshot, name: str) -> int | None:

@@ -39,6 +39,7 @@ _HOUR: Final = 3600.0
 _DAY: Final = 24 * _HOUR
 
 _Age = Annotated[Seconds | None, Field(validation_alias=AliasChoices("max_age", "max_age_seconds", "maxAge"))]
+_Idle = Annotated[Seconds | None, Field(validation_alias=AliasChoices("max_idle", "max_idle_seconds"))]
 _Interval = Annotated[Seconds, Field(validation_alias=AliasChoices("interval", "interval_seconds"))]
 
 
@@ -100,12 +101,25 @@ class AuditRetention(SettingsModel):
     max_age_seconds: _Age = 180 * _DAY
 
 
+class SessionRetention(SettingsModel):
+    """
+    Which agent sessions are kept so that they can be resumed.
+
+    Attributes:
+        max_idle_seconds: A session whose last line is older is dropped whole, with its subagents; written ``max_idle``
+            outside Python. :obj:`None`, the default, keeps all: a session that was dropped cannot be resumed here.
+    """
+
+    max_idle_seconds: _Idle = None
+
+
 class Retention(SettingsModel):
     """Retention of each store."""
 
     chat: ChatRetention = ChatRetention()
     artifacts: ArtifactRetention = ArtifactRetention()
     audit: AuditRetention = AuditRetention()
+    agent_sessions: SessionRetention = SessionRetention()
 
 
 class Pagination(SettingsModel):
@@ -274,6 +288,7 @@ ENVIRONMENT: Final[Mapping[str, tuple[str, ...]]] = {
     "STORAGE_ARTIFACT_MAX_AGE": ("retention", "artifacts", "max_age"),
     "STORAGE_AUDIT_MAX_ENTRIES": ("retention", "audit", "max_entries"),
     "STORAGE_AUDIT_MAX_AGE": ("retention", "audit", "max_age"),
+    "STORAGE_SESSION_MAX_IDLE": ("retention", "agent_sessions", "max_idle"),
     "STORAGE_CHAT_PAGE_SIZE": ("pagination", "chat_page_size"),
     "STORAGE_ARTIFACT_PAGE_SIZE": ("pagination", "artifact_page_size"),
     "STORAGE_INDEX_PAGE_SIZE": ("pagination", "index_page_size"),

@@ -8,7 +8,7 @@ damage of the file.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,7 +25,15 @@ from agentlayers.protocol.payload import decode_payload
 from agentlayers.storage.digest import Digest, digest_of_sorted
 from agentlayers.storage.event_groups import UNSYNCED_EVENTS
 from agentlayers.storage.journal_file import journal_files
-from agentlayers.storage.replay import Replay, TextDifference, ValueDifference, read_model_digest, replayed
+from agentlayers.storage.replay import (
+    KeyDifference,
+    Replay,
+    TextDifference,
+    ValueDifference,
+    read_model_digest,
+    replayed,
+)
+from agentlayers.storage.replica_store import FurtherStore
 from agentlayers.storage.snapshot import JournalSnapshot, open_snapshot
 
 __all__ = ["Finding", "Severity", "VerifiedFile", "VerifyReport", "verify"]
@@ -74,7 +82,7 @@ class VerifiedFile:
         path: The file.
         entries: Entries it holds.
         read_models: Digest of its read models.
-        skipped: Stores whose events are not known here; only their entries were checked.
+        skipped: Stores whose events are not known here; only their entries and heads were checked.
     """
 
     path: Path
@@ -105,7 +113,12 @@ class VerifyReport:
 
 
 def verify(
-    directory: Path, *, policy: ConflictPolicy | None = None, progress: Progress | None = None, now_ms: int
+    directory: Path,
+    *,
+    policy: ConflictPolicy | None = None,
+    progress: Progress | None = None,
+    now_ms: int,
+    further: Sequence[FurtherStore] = (),
 ) -> VerifyReport:
     """
     Check every file of a replica.
@@ -115,6 +128,8 @@ def verify(
         policy: The one its application shows artifacts by; last write wins if not given.
         progress: Called with the number of entries checked since the last call.
         now_ms: The clock, Unix milliseconds.
+        further: Stores that whoever asks knows beside those of this room. Of any other the entries and heads are
+            checked, but not what its application made of them.
 
     Raises:
         StorageUnavailableError: There is no journal, or it cannot be read.
@@ -126,7 +141,7 @@ def verify(
     whole: list[Path] = []
     for path in paths:
         try:
-            with open_snapshot(path, policy=policy) as snapshot:
+            with open_snapshot(path, policy=policy, further=further) as snapshot:
                 if _File(report, snapshot, now_ms).check(progress):
                     whole.append(path)
         except StorageCorruptionError as error:
@@ -156,7 +171,9 @@ def _digest(paths: list[Path]) -> Digest:
 
 
 def _synced_by_id(snapshot: JournalSnapshot) -> Iterator[tuple[bytes, bytes]]:
-    for entry_id, event, payload in snapshot.connection.execute("SELECT id, event, payload FROM entry ORDER BY id"):
+    # What is written here and not to be sent is an observation, also in a store that an application declares.
+    query = "SELECT id, event, payload FROM entry WHERE outbound OR origin != 0 ORDER BY id"
+    for entry_id, event, payload in snapshot.connection.execute(query):
         if event not in UNSYNCED_EVENTS:
             yield entry_id, payload
 
@@ -170,8 +187,7 @@ class _File:
 
     def check(self, progress: Progress | None) -> bool:
         """Run all checks and tell whether the file could be read; what damage makes impossible raises."""
-        snapshot, known = self.snapshot, self.snapshot.known_stores
-        unknown = tuple(name for name in snapshot.store_names.values() if name not in known)
+        snapshot, known, unknown = self.snapshot, self.snapshot.known_stores, self.snapshot.unknown_stores
         verified = VerifiedFile(snapshot.path, skipped=unknown)
         self.report.files.append(verified)
         if not self._check_medium():
@@ -187,7 +203,8 @@ class _File:
             self._check_replay(replay)
         verified.read_models = read_model_digest(snapshot.tx, known)
         for name in unknown:
-            self._tell(Severity.NOTE, "read_model", f"store {name} is not known here; only its entries were checked")
+            text = f"store {name} is its application's; its entries and heads were checked, not what was made of them"
+            self._tell(Severity.NOTE, "unknown_store", text)
         self._tell_rest()
         return True
 
@@ -263,13 +280,24 @@ class _File:
                 self._tell(Severity.NOTE, "quarantine", f"{store}: {quarantined} kept aside; see 'journal stats'")
 
     def _check_unapplied(self, store: str) -> None:
-        for unapplied in self.snapshot.tx.unapplied(store):
-            where = f"entry {unapplied.stored.entry.id.hex()} of {store}"
-            if unapplied.attempts > 0:
-                self._fault("unapplied", f"{where} is not in its read model: {unapplied.error}")
+        number, waiting = self.snapshot.tx.store_number(store), 0
+        found = self.snapshot.connection.execute(
+            "SELECT entry.id, error, attempts FROM unapplied JOIN entry ON entry.position = unapplied.position "
+            "WHERE unapplied.store = ? ORDER BY entry.position",
+            (number,),
+        )
+        for entry_id, error, attempts in found:
+            where = f"entry {entry_id.hex()} of {store}"
+            if attempts > 0:
+                self._fault("unapplied", f"{where} is not in its read model: {error}")
+            elif store in self.snapshot.unknown_stores:
+                waiting += 1
             else:
-                text = f"{where} is kept, but not understood until a release knows its event: {unapplied.error}"
+                text = f"{where} is kept, but not understood until a release knows its event: {error}"
                 self._tell(Severity.NOTE, "not_understood", text)
+        if waiting:  # perhaps all there are: imported, and the application has not been opened since
+            text = f"{store}: {waiting} entries are kept until an application that knows their events opens the store"
+            self._tell(Severity.NOTE, "not_understood", text)
 
     def _check_replay(self, replay: Replay) -> None:
         for row, reason in replay.unreadable:
@@ -280,11 +308,17 @@ class _File:
             elif isinstance(difference, TextDifference):
                 self._fault("text_index", _text_difference_text(difference))
             else:
-                text = f"{difference.store}: key {difference.primary_key!r} has other heads than its versions give"
-                self._fault("heads", text)
+                self._fault("heads", _heads_text(difference))
+        for store in self.snapshot.unknown_stores:
+            for one in replay.head_differences(store):
+                self._fault("heads", f"{_heads_text(one)}; its application repairs it with the store's rebuild()")
         for gap in replay.index_gaps():
             text = f"session {gap.expected.session_id!r} of {gap.store} is not listed, or with another time"
             self._tell(Severity.NOTE, "session_index", text)
+
+
+def _heads_text(difference: KeyDifference) -> str:
+    return f"{difference.store}: key {difference.primary_key!r} has other heads than its versions give"
 
 
 def _difference_text(difference: ValueDifference) -> str:

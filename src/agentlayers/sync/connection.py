@@ -73,28 +73,44 @@ class ConnectionWorker:
         self._retry = Signal()
         self._is_hurried = False
         self._is_stopping = False
+        self._starts_again = False
         self._task: asyncio.Task[None] | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether it is connected or will try again."""
-        return self._task is not None and not self._task.done()
+        return self._task is not None and (self._starts_again or not self._is_stopping)
 
     def start(self) -> None:
         """Begin connecting in the background; nothing happens if it runs already."""
-        if not self.is_running:
-            self.attempt, self._is_stopping = 0, False
-            self._enter(SyncState.CONNECTING)
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="sync connection")
+        if self._task is not None:
+            # One that is still closing must not take the next one's connection with it.
+            self._starts_again = self._is_stopping
+            return
+        self.attempt, self._is_stopping, self._starts_again = 0, False, False
+        self._enter(SyncState.CONNECTING)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="sync connection")
+        self._task.add_done_callback(self._ended)
 
-    async def stop(self) -> None:
-        """Close the connection and end the task."""
-        task, self._task = self._task, None
-        self._is_stopping = True
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
-        self._enter(SyncState.STOPPED)
+    def stop(self) -> set[asyncio.Task[None]]:
+        """Begin to close the connection; returns the task that ends with it, if there is one."""
+        self._starts_again = False
+        if self._task is None:
+            self._enter(SyncState.STOPPED)
+            return set()
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._task.cancel()
+        return {self._task}
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Say so, however it came about: whoever asked for it may have stopped waiting."""
+        del task
+        self._task = None
+        if self._starts_again:
+            self.start()
+        elif self._is_stopping:
+            self._enter(SyncState.STOPPED)
 
     def retry_now(self) -> None:
         """Cut the present pause short, or leave out the one that is about to begin."""
@@ -107,11 +123,11 @@ class ConnectionWorker:
         if self.link is not None:
             self.link.start(registration)
 
-    async def release(self, registration: Registration) -> None:
-        """Stop replicating a store."""
-        self.assigned.pop(registration.public_key, None)
-        if self.link is not None:
-            await self.link.stop(registration)
+    def release(self, registration: Registration) -> set[asyncio.Task[None]]:
+        """Stop replicating a store; returns the task that ends with it, if there is one."""
+        if self.assigned.get(registration.public_key) is registration:
+            del self.assigned[registration.public_key]
+        return set() if self.link is None else self.link.stop(registration)
 
     async def _run(self) -> None:
         while True:
@@ -126,6 +142,7 @@ class ConnectionWorker:
             assert self.error is not None
             pause = self._schedule.delay_seconds(self.attempt, self._random)
             if pause is None:
+                self._is_stopping = True
                 self._enter(SyncState.STOPPED)
                 return
             if isinstance(self.error, AccessError):

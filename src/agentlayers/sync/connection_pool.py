@@ -7,6 +7,7 @@ key behind another's. Which kind of server it is, ``Hello`` tells.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -53,10 +54,9 @@ class ConnectionPool:
         for worker in self._workers:
             worker.start()
 
-    async def stop(self) -> None:
-        """Close all connections."""
-        for worker in list(self._workers):
-            await worker.stop()
+    def stop(self) -> set[asyncio.Task[None]]:
+        """Begin to close all connections; returns the tasks that end with them."""
+        return {task for worker in self._workers for task in worker.stop()}
 
     def assign(self, registration: Registration) -> None:
         """Replicate a store, at once over a connection that is open."""
@@ -66,22 +66,22 @@ class ConnectionPool:
         else:
             worker.assign(registration)
 
-    async def release(self, registration: Registration) -> None:
-        """Stop replicating a store."""
+    def release(self, registration: Registration) -> set[asyncio.Task[None]]:
+        """Stop replicating a store; returns the tasks that end with it."""
+        ending: set[asyncio.Task[None]] = set()
         for worker in list(self._workers):
-            await worker.release(registration)
-            # Another store of this worker may have been released meanwhile, and the worker with it.
-            is_spare = worker in self._workers[1:] and not worker.assigned
-            if is_spare:
+            ending |= worker.release(registration)
+            if worker in self._workers[1:] and not worker.assigned:
                 self._workers.remove(worker)
-                await worker.stop()
+                ending |= worker.stop()
+        return ending
 
     def link_of(self, registration: Registration) -> tuple[Link, Replication] | None:
         """Find the open connection that replicates a store."""
         for worker in self._workers:
             if worker.link is not None:
                 replication = worker.link.replications.get(registration.public_key)
-                if replication is not None:
+                if replication is not None and replication.registration is registration:
                     return worker.link, replication
         return None
 
@@ -89,6 +89,8 @@ class ConnectionPool:
         """Cut pauses short, and look for pending entries on open connections."""
         for worker in self._workers:
             worker.retry_now()
+            for registration in worker.assigned.values():
+                registration.retry()
             for replication in worker.link.replications.values() if worker.link else ():
                 replication.push.wake()
 
@@ -98,6 +100,7 @@ class ConnectionPool:
 
         Raises:
             AgentLayersError: What made the next attempt of one fail.
+            StateError: It was disconnected meanwhile.
         """
         before = {worker: worker.failures for worker in self._workers}
         for worker in self._workers:
@@ -105,8 +108,8 @@ class ConnectionPool:
 
         def failed() -> ConnectionWorker | None:
             for worker in self._workers:
-                has_failed = worker.failures > before.get(worker, 0) or not worker.is_running
-                if has_failed and worker.error is not None:
+                has_failed = worker.failures > before.get(worker, 0) and worker.error is not None
+                if has_failed or not worker.is_running:
                     return worker
             return None
 
@@ -115,22 +118,24 @@ class ConnectionPool:
 
         await self._changed.until(is_decided)
         loser = failed()
-        if loser is not None and loser.error is not None:
-            raise loser.error
+        if loser is not None:
+            raise loser.error or StateError("the sync service was disconnected meanwhile; what was exchanged stays")
 
     async def settle(self, registrations: Sequence[Registration]) -> None:
         """
         Wait until nothing is pending and all the server had is here, connecting as often as it takes.
 
         Raises:
-            AgentLayersError: What made an attempt to connect fail.
+            AgentLayersError: What made an attempt to connect fail, or why a journal did not take what there was.
         """
+        for registration in registrations:
+            registration.retry()
         while True:
             await self.until_connected()
             try:
                 for registration in registrations:
                     link, replication = await self.until_linked(registration)
-                    await link.while_open(replication.settle())
+                    await link.while_replicated(replication, _settled(replication))
                 return
             except ConnectionLostError:
                 # It was open and broke; the next attempt tells whether the server is still there.
@@ -145,7 +150,7 @@ class ConnectionPool:
             AgentLayersError: Why an attempt to connect failed.
         """
         while (found := self.link_of(registration)) is None:
-            if not any(registration.public_key in worker.assigned for worker in self._workers):
+            if not any(one is registration for worker in self._workers for one in worker.assigned.values()):
                 raise StateError(f"store {registration.store!r} was closed meanwhile")
             await self.until_connected()
             if self.link_of(registration) is None:
@@ -171,3 +176,21 @@ class ConnectionPool:
         self._workers.append(worker)
         worker.assign(registration)
         worker.start()
+
+
+async def _settled(replication: Replication) -> None:
+    """
+    Wait until everything is exchanged of a store, but not for a journal that fails.
+
+    Raises:
+        AgentLayersError: Why it fails.
+    """
+    registration = replication.registration
+    failing = asyncio.ensure_future(registration.until_failed(registration.failures))
+    settling = asyncio.ensure_future(replication.settle())
+    try:
+        await asyncio.wait({failing, settling}, return_when=asyncio.FIRST_COMPLETED)
+        await (failing if failing.done() else settling)
+    finally:
+        failing.cancel()
+        settling.cancel()

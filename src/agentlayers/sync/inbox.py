@@ -51,6 +51,7 @@ class Inbox:
         self._has_credit = has_credit
         self._messages: deque[Received | Acknowledged] = deque()
         self._size = 0
+        self._is_closed = False
         self._changed = Signal()
 
     def __len__(self) -> int:
@@ -59,17 +60,37 @@ class Inbox:
     @property
     def is_full(self) -> bool:
         """Whether nothing more may be put in."""
-        if self._has_credit:
+        if self._has_credit or self._is_closed:
             return False
         return len(self._messages) >= limits.PULL_QUEUE_MESSAGES_MAX or self._size >= _BYTES_MAX
+
+    def close(self) -> None:
+        """Drop what is in it, and what comes: nobody takes anything out any more, and nobody is to wait for that."""
+        self._is_closed = True
+        self._messages.clear()
+        self._changed.notify()
 
     async def put(self, message: Received | Acknowledged) -> None:
         """Add a message, waiting for room."""
         if self.is_full:
             await self._changed.until(lambda: not self.is_full)
+        if self._is_closed:
+            return
         self._messages.append(message)
         self._size += message.size
         self._changed.notify()
+
+    async def filled_or(self, task: asyncio.Task[None]) -> None:
+        """Return once there is a message or a task is done, at once if so already."""
+
+        def is_done(_: object) -> None:
+            self._changed.notify()
+
+        task.add_done_callback(is_done)
+        try:
+            await self._changed.until(lambda: bool(self._messages) or task.done())
+        finally:
+            task.remove_done_callback(is_done)
 
     async def get(self) -> Received | Acknowledged:
         """Take the oldest message, waiting for one."""

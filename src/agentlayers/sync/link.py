@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
@@ -65,6 +65,7 @@ class Link:
         self._patience = patience
         self._outgoing = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._left: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._awaited_pong: int | None = None
@@ -74,6 +75,7 @@ class Link:
         # One at a time: an answer fills megabytes, and whoever asked writes them to the journal first.
         self._fetching = asyncio.Lock()
         self._answers: dict[int, asyncio.Future[EntriesFetched]] = {}
+        self._answered = Signal()
 
     @classmethod
     async def open(
@@ -158,11 +160,20 @@ class Link:
             raise
         finally:
             self._was_useful = self.was_useful
+            self._note_lost_data()
+            for replication in self.replications.values():
+                replication.close()
             self.replications.clear()
             self._group = None
             if not self._ended.done():
                 self._ended.set_result(None)
             await self._connection.close(code)
+
+    def _note_lost_data(self) -> None:
+        """Start over with stores that cannot tell by themselves, once another one showed that the server lost data."""
+        if any(one.registration.must_start_over for one in self.replications.values()):
+            for one in self.replications.values():
+                one.registration.must_start_over = one.registration.must_start_over or not one.follows
 
     async def close(self) -> None:
         """Close a connection that was never run."""
@@ -172,6 +183,10 @@ class Link:
         """Replicate one more store over this connection."""
         if self._group is None:
             return  # Not running yet: run() starts what is assigned by then.
+        key = registration.public_key
+        if key in self._left:
+            self._group.create_task(_begin_anew(registration.store), name="begin anew")
+            return
         replication = Replication(
             registration,
             self.session,
@@ -183,22 +198,25 @@ class Link:
             changed=self._changed,
             patience=self._patience,
         )
-        key = registration.public_key
         self.replications[key] = replication
         self._tasks[key] = self._group.create_task(replication.run(), name=f"replicate {registration.store}")
         self._changed.notify()
 
-    async def stop(self, registration: Registration) -> None:
-        """Stop replicating a store; the connection and the other stores stay."""
+    def stop(self, registration: Registration) -> set[asyncio.Task[None]]:
+        """Stop replicating a store; the connection and the other stores stay. Returns the task that ends with it."""
         key = registration.public_key
-        replication, task = self.replications.pop(key, None), self._tasks.pop(key, None)
-        if replication is None or task is None:
-            return
-        self._was_useful = self._was_useful or replication.pull.was_useful
+        replication = self.replications.get(key)
+        if replication is None or replication.registration is not registration:
+            return set()
+        task = self._tasks.pop(key)
         task.cancel()
-        await asyncio.wait({task})
+        del self.replications[key]
+        self._was_useful = self._was_useful or replication.pull.was_useful
+        replication.close()
         if self._group is not None:
+            self._left.add(key)
             replication.leave()
+        return {task}
 
     async def while_open(self, work: Awaitable[T]) -> T:
         """
@@ -207,9 +225,22 @@ class Link:
         Raises:
             ConnectionLostError: The connection ended first.
         """
+        return await self._while(work, self._ended)
+
+    async def while_replicated(self, replication: Replication, work: Awaitable[T]) -> T:
+        """
+        Wait for ``work``, but no longer than a store is replicated over this connection.
+
+        Raises:
+            ConnectionLostError: That ended first.
+        """
+        return await self._while(work, replication.ended)
+
+    @staticmethod
+    async def _while(work: Awaitable[T], ended: asyncio.Future[None]) -> T:
         task = asyncio.ensure_future(work)
         try:
-            waited: set[asyncio.Future[Any]] = {task, self._ended}
+            waited: set[asyncio.Future[Any]] = {task, ended}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if task.done() and not task.cancelled():
                 return task.result()
@@ -228,6 +259,8 @@ class Link:
         if not self.session.fetches:
             raise StateError(f"{self._url} does not send entries on demand; it is an unmodified or an older server")
         async with self._fetching:
+            # Questions whose callers gave up count until they are answered.
+            await self.while_open(self._answered.until(lambda: self.session.can_fetch_now))
             message_id = self.session.fetch_entries(public_key, entry_ids)
             answer = self._answers[message_id] = asyncio.get_running_loop().create_future()
             self.flush()
@@ -267,6 +300,7 @@ class Link:
                 answer = self._answers.get(event.id)
                 if answer is not None and not answer.done():
                     answer.set_result(event)
+                self._answered.notify()
             elif isinstance(event, SessionFailed):
                 raise event.error
 
@@ -301,6 +335,11 @@ class Link:
             replication = self.replications.get(key)
             if replication is not None:
                 await replication.compare(pong.id, said, is_quiet=is_quiet)
+
+
+async def _begin_anew(store: str) -> NoReturn:
+    """End a connection on which a store comes back: what it was sent before may be under way, far beyond its cursor."""
+    raise ConnectionLostError(reason=f"{store} was closed and opened again; connecting anew to read from its cursor")
 
 
 async def _await_hello(connection: Connection, session: ClientSession) -> HelloReceived:

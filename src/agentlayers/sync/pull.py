@@ -72,7 +72,7 @@ class Pull:
         registration: The store.
         encryption: Opens entries.
         remote_id: The server's id.
-        is_stock: Whether it is a stock server.
+        counts_entries: Whether the cursor moves by the entries seen: the server sends no ``through``.
         clock: Wall-clock time.
         changed: Notified when the status may have changed.
         grant: Lets the server send so much more; :obj:`None` where it takes no credit.
@@ -90,7 +90,7 @@ class Pull:
         encryption: Encryption,
         *,
         remote_id: bytes,
-        is_stock: bool,
+        counts_entries: bool,
         clock: Callable[[], float],
         changed: Signal,
         grant: Callable[[int], None] | None = None,
@@ -100,7 +100,7 @@ class Pull:
         self.was_useful = False
         self.arrived_at = 0.0
         self._registration, self._log = registration, registration.log
-        self._encryption, self._remote_id, self._is_stock = encryption, remote_id, is_stock
+        self._encryption, self._remote_id, self._counts_entries = encryption, remote_id, counts_entries
         self._clock, self._changed = clock, changed
         self._grant, self._owed_credit = grant, 0
         self._inbox = Inbox(has_credit=grant is not None)
@@ -128,6 +128,10 @@ class Pull:
             self.arrived_at = asyncio.get_running_loop().time()
         await self._inbox.put(message)
 
+    def close(self) -> None:
+        """Let go of what was not taken over: the server has it."""
+        self._inbox.close()
+
     async def take(self, sealed: Sequence[RemoteEncryptedEntry]) -> None:
         """Take over entries that were asked for by id; the cursor stays where it is."""
         step = _Step(known=self.known.copy())
@@ -141,14 +145,16 @@ class Pull:
         base = _Step(cursor=self.cursor, known=self.known)
         try:
             while True:
-                if committing is not None and not self._inbox:
-                    await committing
-                    committing = None
-                if committing is None:
+                if committing is not None:
+                    await self._inbox.filled_or(committing)
+                if committing is None or committing.done():
+                    if committing is not None:
+                        await committing
+                        committing = None
                     self._is_applying = False
                     base = _Step(cursor=self.cursor, known=self.known)
                 # While one transaction is on its way to the disk, the next one's entries are opened.
-                base = await self._next_step(base)
+                base = await self._next_step(base, committing)
                 if committing is not None:
                     await committing
                 committing = asyncio.create_task(self._commit(base), name=f"commit {self._log.store}")
@@ -157,15 +163,25 @@ class Pull:
                 committing.cancel()
                 await asyncio.wait({committing})
 
-    async def _next_step(self, base: _Step) -> _Step:
-        """Collect what one transaction is to do, on top of what the one before did."""
+    async def _next_step(self, base: _Step, committing: asyncio.Task[None] | None) -> _Step:
+        """
+        Collect what one transaction is to do, on top of what the one before did.
+
+        Args:
+            base: The one before.
+            committing: That one, if it is still on its way to the disk: what comes meanwhile joins this step.
+        """
         message = await self._inbox.get()
         self._is_applying = True
         step = _Step(cursor=base.cursor, known=base.known.copy())
         self._add(step, message)
-        while self._inbox and not step.is_large:
+        while not step.is_large:
             # The reader gets a turn, so that Pongs and Acks are not held up by decryption.
             await asyncio.sleep(0)
+            if committing is not None:
+                await self._inbox.filled_or(committing)
+            if not self._inbox:
+                break
             self._add(step, await self._inbox.get())
         return step
 
@@ -186,9 +202,9 @@ class Pull:
             step.move_cursor(message.through)
             step.known.add(sequences, entry_ids)
             step.known.move(step.cursor)
-        elif self._is_stock:
+        elif self._counts_entries:
             self._runs.add(sequences)
-        if self._is_stock:
+        if self._counts_entries:
             step.move_cursor(self._runs.advance(step.cursor))
             step.known.move(step.cursor)
 
@@ -210,7 +226,8 @@ class Pull:
 
     async def _commit(self, step: _Step) -> None:
         if step.entries or step.unreadable or step.positions or step.moves_cursor:
-            result = await self._log.journal.transact(lambda tx: self._apply(tx, step))
+            journal = self._log.journal
+            result = await self._registration.persisted(lambda: journal.transact(lambda tx: self._apply(tx, step)))
             self._note(step, result)
         self._return_credit(step.size)
         for barrier in step.barriers:

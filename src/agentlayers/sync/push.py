@@ -13,7 +13,7 @@ random moment after it came, because then the server mostly has it from somebody
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from agentlayers import limits
@@ -78,6 +78,7 @@ class Push:
         self._remote_id = remote_id
         self._in_flight: dict[int, list[int]] = {}
         self._unacknowledged = 0
+        self._batch_entries = limits.FIRST_BATCH_ENTRIES
         self._own, self._others = _Course(relayed=False, is_woken=True), _Course(relayed=True)
         self._last_position: int | None = None
         self._wake = Signal()
@@ -146,6 +147,7 @@ class Push:
         """Take a message out of the window and return the positions it carried."""
         positions = self._in_flight.pop(message_id, [])
         self._unacknowledged -= len(positions)
+        self._registration.acknowledging += len(positions)
         self.progress.notify()
         return positions
 
@@ -185,14 +187,9 @@ class Push:
         await self._room()
         course.reads_started += 1
         read = course.reads_started
-        batch = await self._log.journal.uncommitted(
-            self._log.store,
-            self._remote_id,
-            after=course.position,
-            entries_max=limits.PUSH_BATCH_ENTRIES_MAX,
-            bytes_max=limits.PUSH_BATCH_BYTES_MAX,
-            relayed=course.relayed,
-        )
+        batch = await self._registration.persisted(lambda: self._read(course))
+        # The first ones are small, so that the server has something to do while the next are sealed.
+        self._batch_entries = min(2 * self._batch_entries, limits.PUSH_BATCH_ENTRIES_MAX)
         found, end = len(batch), course.end if course.hurry is None else None
         if end is not None:
             batch = [stored for stored in batch if stored.position <= end]
@@ -208,6 +205,16 @@ class Push:
             self.progress.notify()
         return not is_dry
 
+    def _read(self, course: _Course) -> Awaitable[Sequence[StoredEntry]]:
+        return self._log.journal.uncommitted(
+            self._log.store,
+            self._remote_id,
+            after=course.position,
+            entries_max=self._batch_entries,
+            bytes_max=limits.PUSH_BATCH_BYTES_MAX,
+            relayed=course.relayed,
+        )
+
     @staticmethod
     def _is_last(stored: StoredEntry, last_position: int | None) -> bool:
         """Tell whether the journal holds nothing behind an entry, so that it need not be asked once more."""
@@ -217,7 +224,7 @@ class Push:
     def _count(self) -> None:
         """Know what is pending without asking, if nothing waits to be sent."""
         if not (self._own.is_woken or self._others.is_woken or self._has_unsent_relayable):
-            self._registration.counted(self._unacknowledged)
+            self._registration.counted(self._unacknowledged + self._registration.acknowledging)
 
     @property
     def _has_unsent_relayable(self) -> bool:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 from collections import deque
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from random import Random
-from typing import Final
+from typing import Final, NoReturn, TypeVar
 
 from agentlayers import limits
+from agentlayers.errors import AgentLayersError, StateError, StorageError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
+from agentlayers.logs import get_logger
+from agentlayers.sync.signal import Signal
 from agentlayers.sync.status import QuarantinedEntry, StoreStatus
 
 __all__ = ["Registration"]
 
+T = TypeVar("T")
+
+logger = get_logger(__name__)
+
 _QUARANTINE_MAX: Final = 1000
 """Quarantined entries kept for inspection per store; their number is counted beyond it."""
+
+_RETRY_SECONDS: Final = 0.25
+"""Pause after the first failure of a journal; it doubles with each."""
+
+_RETRY_SECONDS_MAX: Final = 30.0
 
 
 class Registration:
@@ -38,8 +54,12 @@ class Registration:
         head: First sequence the server had not given out, as it last said.
         verified_at: When the server's digest of what it holds last equalled ours.
         is_diverged: Its digest differed, and no equal one was seen since.
+        diverged_at: Loop time at which that was noticed.
         must_start_over: The next connection forgets what is known of the server, and exchanges everything again.
         quarantine: The latest entries kept out of the journal.
+        acknowledging: Entries whose Ack is here and not in the journal yet.
+        error: Why the store's journal cannot be replicated now; the connection and other stores go on.
+        failures: How often it failed.
     """
 
     def __init__(
@@ -50,6 +70,7 @@ class Registration:
         on_demand: bool = False,
         relay: bool | None = None,
         random: Random | None = None,
+        changed: Signal | None = None,
     ) -> None:
         self.log = log
         self.enabled = enabled
@@ -66,8 +87,13 @@ class Registration:
         self.head: int | None = None
         self.verified_at: float | None = None
         self.is_diverged = False
+        self.diverged_at = 0.0
         self.must_start_over = False
         self.quarantine: deque[QuarantinedEntry] = deque(maxlen=_QUARANTINE_MAX)
+        self.acknowledging = 0
+        self.error: AgentLayersError | None = None
+        self.failures = 0
+        self._changed, self._retry = changed or Signal(), Signal()
         self._quarantined = 0
         self._changes = 0
         self._last_acknowledged: float | None = None
@@ -105,9 +131,55 @@ class Registration:
         """Note that the server durably holds ``count`` more of our entries."""
         self._changes += 1
         self.sent += count
+        self.acknowledging = max(0, self.acknowledging - count)
         self._last_acknowledged = now
         if self.pending is not None:
             self.pending = max(0, self.pending - count)
+
+    def left(self) -> None:
+        """Note that a replication ended, whatever of it the journal may have taken over."""
+        self._changes += 1
+        self.acknowledging, self.is_stale = 0, True
+
+    async def persisted(self, work: Callable[[], Awaitable[T]]) -> T:
+        """
+        Do something with the store's journal; where it cannot be read or written, again after a pause.
+
+        Meanwhile the connection goes on for the other stores, and the server keeps to the credit of this one.
+        """
+        for attempt in itertools.count():
+            try:
+                result = await work()
+            except (StorageError, StateError) as error:
+                if self.error is None:
+                    logger.warning("store_not_synced", store=self.store, error=str(error))
+                self.error = error
+                self.failures += 1
+                self._changed.notify()
+            else:
+                if self.error is not None:
+                    self.error = None
+                    self._changed.notify()
+                return result
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(_RETRY_SECONDS * 2.0 ** min(attempt, 10), _RETRY_SECONDS_MAX)):
+                    await self._retry.wait()
+        raise AssertionError("it is tried for ever")
+
+    def retry(self) -> None:
+        """Cut the pause short that follows a failure of the journal."""
+        self._retry.notify()
+
+    async def until_failed(self, failures: int) -> NoReturn:
+        """
+        Wait until the journal has failed more often than that.
+
+        Raises:
+            AgentLayersError: Why it failed.
+        """
+        await self._changed.until(lambda: self.failures > failures and self.error is not None)
+        assert self.error is not None
+        raise self.error
 
     def keep_out(self, entry_id: bytes, sequence: int, reason: str) -> None:
         """Note a received entry that was put into quarantine."""
@@ -140,6 +212,7 @@ class Registration:
             sent=self.sent,
             received=self.received,
             quarantined=self._quarantined,
+            last_error=None if self.error is None else str(self.error),
         )
 
 

@@ -8,7 +8,7 @@ from random import Random
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import TransportError
+from agentlayers.errors import AgentLayersError, TransportError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
 from agentlayers.logs import get_logger
@@ -21,7 +21,7 @@ from agentlayers.sync.signal import Signal
 from agentlayers.sync.status import RemoteReport, SyncState, SyncStatus
 from agentlayers.transport.transport import Transport
 
-__all__ = ["RemoteSync"]
+__all__ = ["RemoteSync", "fetch_from_any", "settle_all", "until_ended"]
 
 logger = get_logger(__name__)
 
@@ -48,7 +48,7 @@ class RemoteSync:
     ) -> None:
         self.transport = transport
         self.registrations: dict[str, Registration] = {}
-        self._relay, self._random = relay, random
+        self._relay, self._random, self._changed = relay, random, changed
 
         def new_worker(on_hello: OnHello) -> ConnectionWorker:
             return ConnectionWorker(
@@ -75,9 +75,9 @@ class RemoteSync:
         if self.transport.is_online:
             self._pool.start()
 
-    async def stop(self) -> None:
-        """Close all connections and tasks."""
-        await self._pool.stop()
+    def stop(self) -> set[asyncio.Task[None]]:
+        """Begin to close all connections; returns the tasks that end with them."""
+        return self._pool.stop()
 
     async def until_connected(self) -> None:
         """
@@ -97,16 +97,22 @@ class RemoteSync:
     def add(self, log: EventLog, *, flag: SyncFlag) -> None:
         """Let a store take part."""
         enabled, on_demand = flag is not False, flag == "on_demand"
-        registration = Registration(log, enabled=enabled, on_demand=on_demand, relay=self._relay, random=self._random)
+        registration = Registration(
+            log,
+            enabled=enabled,
+            on_demand=on_demand,
+            relay=self._relay,
+            random=self._random,
+            changed=self._changed,
+        )
         self.registrations[log.store] = registration
         if enabled:
             self._pool.assign(registration)
 
-    async def remove(self, store: str) -> None:
-        """Stop replicating a store."""
+    def remove(self, store: str) -> set[asyncio.Task[None]]:
+        """Stop replicating a store; returns the tasks that end with it."""
         registration = self.registrations.pop(store, None)
-        if registration is not None:
-            await self._pool.release(registration)
+        return set() if registration is None else self._pool.release(registration)
 
     def note_commit(self, store: str, commit: Commit) -> None:
         """Take note that a store got entries."""
@@ -125,13 +131,13 @@ class RemoteSync:
         link, replication = found
         try:
             async with asyncio.timeout(limits.FLUSH_ON_CLOSE_SECONDS):
-                await link.while_open(replication.flush())
+                await link.while_replicated(replication, replication.flush())
         except (TimeoutError, TransportError):
             logger.info("sync_flush_incomplete", store=store, url=self.url)
 
     async def fetch(self, store: str, entry_ids: Sequence[bytes]) -> list[bytes]:
         """
-        Take over entries by id, connecting if necessary.
+        Take over entries by id, once it is connected; whoever asks has called :meth:`start`.
 
         Returns:
             The ids the server does not have.
@@ -140,7 +146,6 @@ class RemoteSync:
             StateError: This server does not offer it.
             AgentLayersError: Why an attempt to connect failed.
         """
-        self.start()
         await self._pool.until_connected()
         link, replication = await self._pool.until_linked(self.registrations[store])
         left, missing = list(entry_ids), list[bytes]()
@@ -156,7 +161,7 @@ class RemoteSync:
 
     async def settle(self, deadline: float, timeout_seconds: float) -> None:
         """
-        Exchange everything there is, connecting as often as it takes.
+        Exchange everything there is, connecting as often as it takes; whoever asks has called :meth:`start`.
 
         Args:
             deadline: Loop time at which it has to be done.
@@ -165,7 +170,6 @@ class RemoteSync:
         Raises:
             AgentLayersError: Why an attempt to connect failed, or a :class:`TransportError`: it was not done in time.
         """
-        self.start()
         try:
             async with asyncio.timeout_at(deadline):
                 await self._pool.settle([r for r in self.registrations.values() if r.enabled])
@@ -206,3 +210,40 @@ class RemoteSync:
         for registration in list(self.registrations.values()):
             if self._pool.link_of(registration) is None or registration.is_relayed_stale:
                 await registration.recount()
+
+
+async def settle_all(
+    remotes: Sequence[RemoteSync], deadline: float, timeout_seconds: float
+) -> dict[str, BaseException]:
+    """Exchange with several servers at once, as :meth:`RemoteSync.settle` does; returns why some failed, by address."""
+    outcomes = await asyncio.gather(
+        *(remote.settle(deadline, timeout_seconds) for remote in remotes), return_exceptions=True
+    )
+    return {remote.url: error for remote, error in zip(remotes, outcomes, strict=True) if error is not None}
+
+
+async def fetch_from_any(remotes: Sequence[RemoteSync], store: str, entry_ids: Sequence[bytes]) -> list[bytes]:
+    """
+    Take over entries by id from whichever server has them; returns the ids that none has.
+
+    Raises:
+        AgentLayersError: Why the first of those failed that might have had what is missing.
+    """
+    missing, errors = list(entry_ids), list[AgentLayersError]()
+    # All before any is waited for: what is disconnected meanwhile must not be connected again.
+    for remote in remotes:
+        remote.start()
+    for remote in remotes:
+        try:
+            missing = await remote.fetch(store, missing) if missing else []
+        except AgentLayersError as error:
+            errors.append(error)
+    if missing and errors:
+        raise errors[0]
+    return missing
+
+
+async def until_ended(tasks: set[asyncio.Task[None]]) -> None:
+    """Return once all of them have ended."""
+    if tasks:
+        await asyncio.wait(tasks)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final, NoReturn
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import ConnectionLostError
+from agentlayers.errors import ConnectionLostError, StorageError
 from agentlayers.journal.event_journal import RelayMode, RemoteState
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.logs import get_logger
@@ -32,6 +33,9 @@ STOCK_GAP_SECONDS: Final = 30.0
 _PINGS_MAX: Final = 8
 """Pings without a Pong whose cursors are remembered; the connection is dead long before."""
 
+DIVERGED_SECONDS: Final = 3600.0
+"""A server that claims other entries than it sends is exchanged everything with no more often than this."""
+
 STOCK_QUIET_SECONDS: Final = 0.25
 """A stock server does not say where its backlog ends: so long without Changes counts as the end."""
 
@@ -48,6 +52,7 @@ class Replication:
         pull: The receiving half.
         follows: Whether changes are asked for; not where entries are fetched on demand instead.
         has_resumed: Whether this connection knows where it goes on.
+        ended: Done once nothing more comes of it.
     """
 
     def __init__(
@@ -69,7 +74,7 @@ class Replication:
             registration,
             encryption,
             remote_id=remote_id,
-            is_stock=session.is_stock,
+            counts_entries=session.is_stock or not session.sends_through,
             clock=clock,
             changed=changed,
             grant=self._grant if session.takes_credit else None,
@@ -86,6 +91,7 @@ class Replication:
         self._has_to_read_again = asyncio.Event()
         self._asked: dict[int, KnownEntries] = {}
         self._owed_since: int | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Resume from the stored cursor and replicate until cancelled or something fails."""
@@ -107,9 +113,17 @@ class Replication:
                     group.create_task(self._relay(), name=f"relay {log.store}")
         finally:
             self._stop_listening()
-            self.push.close()
-            for barrier in self._barriers.values():
-                barrier.cancel()
+            self.close()
+
+    def close(self) -> None:
+        """Let nobody wait for what this replication will not do any more."""
+        self.push.close()
+        self.pull.close()
+        for barrier in self._barriers.values():
+            barrier.cancel()
+        if not self.ended.done():
+            self.ended.set_result(None)
+            self.registration.left()
 
     @property
     def _relay_mode(self) -> RelayMode:
@@ -146,25 +160,27 @@ class Replication:
         incarnation = extensions.incarnation if extensions is not None else b""
         store, remote_id, url, relay = log.store, self._remote_id, self._url, self._relay_mode
 
-        def prepare(tx: JournalTransaction) -> tuple[RemoteState, KnownEntries]:
-            state = tx.remote_state(store, remote_id)
-            if state.incarnation != incarnation or registration.must_start_over:
+        def prepare(tx: JournalTransaction) -> tuple[bytes, RemoteState, KnownEntries, int]:
+            before = tx.remote_state(store, remote_id).incarnation
+            if before != incarnation or registration.must_start_over:
                 tx.reset_remote(store, remote_id, incarnation=incarnation)
             tx.remember_remote(store, remote_id, url=url, relay=relay)
-            cursor = tx.remote_state(store, remote_id).next_sequence
-            known = KnownEntries.load(tx, store, remote_id, cursor)
+            state = tx.remote_state(store, remote_id)
+            known = KnownEntries.load(tx, store, remote_id, state.next_sequence)
             known.save(tx, store, remote_id)
-            return state, known
+            return before, state, known, tx.next_position() - 1
 
-        before, self.pull.known = await log.journal.transact(prepare)
+        # One transaction for all of it: until it is done the server is asked nothing.
+        before, state, self.pull.known, last_position = await registration.persisted(
+            lambda: log.journal.transact(prepare)
+        )
         registration.must_start_over = False
-        state = await log.journal.remote_state(store, remote_id)
-        if before.incarnation not in (b"", incarnation):
+        if before not in (b"", incarnation):
             logger.warning("remote_data_replaced", store=store)
         registration.remote_id = self._remote_id
         registration.counted(state.pending)
         if state.relayed:
-            self.push.note_relayable(await log.journal.read(lambda tx: tx.next_position() - 1))
+            self.push.note_relayable(last_position)
         self.pull.cursor = registration.next_sequence = state.next_sequence
         self.pull.arrived_at = asyncio.get_running_loop().time()
         self._resumed_at = state.next_sequence
@@ -230,15 +246,19 @@ class Replication:
         registration.head = said.head
         self._changed.notify()
         self._check_owed(said.head, is_quiet=is_quiet)
-        if said.head >= known.cursor and said.digest is None:
+        if said.head < known.cursor:
+            registration.is_diverged, registration.diverged_at = True, asyncio.get_running_loop().time()
+            self._start_over(f"the server has {said.head} entries of {registration.store} where it had {known.cursor}")
+        elif said.digest is None:
             return  # It has not computed it yet.
-        if known.digest is None and said.digest is not None:
+        elif known.digest is None:
             await self._adopt(known.cursor, said.digest)
-        elif known.digest == said.digest:
-            registration.verified_at = self._clock()
-            registration.is_diverged = False
-        else:
+        elif known.digest != said.digest:
             self._diverged(known.cursor, said.head)
+        elif known.cursor > 0 or said.head == 0:  # That both have nothing below 0 proves nothing.
+            registration.verified_at = self._clock()
+            # What differed may lie behind what is the same so far.
+            registration.is_diverged = registration.is_diverged and known.cursor < said.head
 
     def _check_owed(self, head: int, *, is_quiet: bool) -> None:
         """Read again from the cursor if the server sat on something for a whole heartbeat."""
@@ -251,12 +271,12 @@ class Replication:
         self._owed_since = self.pull.cursor if owes else None
 
     def _diverged(self, cursor: int, head: int) -> None:
-        registration = self.registration
-        if registration.is_diverged:
+        registration, now = self.registration, asyncio.get_running_loop().time()
+        if registration.is_diverged and now < registration.diverged_at + DIVERGED_SECONDS:
             # Everything was exchanged since, and still it claims something else: once more would not help.
             return
         logger.warning("remote_diverged", store=registration.store, cursor=cursor, head=head)
-        registration.is_diverged = True
+        registration.is_diverged, registration.diverged_at = True, now
         self._start_over(f"the server holds other entries of {registration.store} than it said it held")
 
     async def _adopt(self, cursor: int, digest: bytes) -> None:
@@ -265,7 +285,9 @@ class Replication:
             return
         store, remote_id = self.registration.store, self._remote_id
         self.pull.known = known = KnownEntries(cursor, digest)
-        await self.registration.log.journal.transact(lambda tx: known.save(tx, store, remote_id))
+        # Where the journal cannot take it, the next transaction that it can take will.
+        with contextlib.suppress(StorageError):
+            await self.registration.log.journal.transact(lambda tx: known.save(tx, store, remote_id))
 
     async def receive(self, event: ChangesReceived | AckReceived) -> None:
         """Take what the server says of this store; waits while the journal is behind."""

@@ -13,15 +13,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import replace
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, Unpack
 
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import AgentLayersError, SettingsError, StateError, TransportError
+from agentlayers.errors import SettingsError, StateError, TransportError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
 from agentlayers.schedule import Schedule
 from agentlayers.sync.flags import SyncFlag, checked_flags, flag_of
-from agentlayers.sync.remote_sync import RemoteSync
+from agentlayers.sync.remote_sync import RemoteSync, fetch_from_any, settle_all, until_ended
 from agentlayers.sync.schedule import DEFAULT_SCHEDULE
 from agentlayers.sync.signal import Signal
 from agentlayers.sync.status import (
@@ -32,7 +32,7 @@ from agentlayers.sync.status import (
     report_since,
 )
 from agentlayers.transport.offline import OfflineTransport
-from agentlayers.transport.transport import Transport, take_tls
+from agentlayers.transport.transport import TLSFiles, Transport, take_tls
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
@@ -83,7 +83,7 @@ class SyncService:
         *,
         remotes: Sequence[Transport] = (),
         relay: bool | None = None,
-        stores: Mapping[str, SyncFlag] | None = None,
+        stores: Annotated[Mapping[str, SyncFlag] | None, checked_flags] = None,
         schedule: Schedule | None = None,
         interval_seconds: float | None = None,
         clock: Callable[[], float] = time.time,
@@ -121,8 +121,8 @@ class SyncService:
     ) -> None:
         self._is_open = False
         try:
-            for store in list(self._logs):
-                await self._flush(store)
+            # Together, because each waits a while for what is still on its way to the server.
+            await asyncio.gather(*(self._flush(store) for store in list(self._logs)))
         finally:
             await self.disconnect()
 
@@ -183,16 +183,20 @@ class SyncService:
                 raise outcome
         return self.status
 
-    async def connect_websocket(self, url: str, token: str | None = None, tenant: str | None = None) -> SyncStatus:
+    async def connect_websocket(
+        self, url: str, token: str | None = None, tenant: str | None = None, **tls: Unpack[TLSFiles]
+    ) -> SyncStatus:
         """
         Sync with this server too, from now on, and connect to it; see :meth:`connect`.
 
+        Args are those of :meth:`with_remote_sync`: the address, its token, its tenant, the PEM files for TLS.
+
         Raises:
-            SettingsError: The address cannot be used.
+            SettingsError: The address or a file cannot be used.
         """
         from agentlayers.transport.websocket import WebSocketTransport
 
-        return await self.connect_transport(WebSocketTransport(url, token, tenant))
+        return await self.connect_transport(WebSocketTransport(url, token, tenant, **tls))
 
     async def connect_tcp(
         self,
@@ -202,18 +206,18 @@ class SyncService:
         tenant: str | None = None,
         *,
         tls: bool = False,
+        **files: Unpack[TLSFiles],
     ) -> SyncStatus:
         """
-        Sync with this server too, from now on, and connect to it; see :meth:`connect`.
+        Sync with this server too, from now on, and connect to it; like :meth:`connect_websocket`, over TCP.
 
-        Raises:
-            SettingsError: The address cannot be used.
+        The ``files`` are for ``tls=True``.
         """
         from agentlayers.transport.tcp import TCPTransport
 
         shown_host = f"[{host}]" if ":" in host else host
         url = f"{'tls' if tls else 'tcp'}://{shown_host}:{port}"
-        return await self.connect_transport(TCPTransport(url, token, tenant))
+        return await self.connect_transport(TCPTransport(url, token, tenant, **files))
 
     async def connect_transport(self, transport: Transport) -> SyncStatus:
         """
@@ -225,9 +229,9 @@ class SyncService:
             raise StateError(_NOT_OPEN)
         known = self._remotes.get(transport.url)
         if known is None or known.transport != transport:
-            if known is not None:
-                await known.stop()
+            ending = set() if known is None else known.stop()
             self._add_remote(transport)
+            await until_ended(ending)
         return await self.connect(transport.url)
 
     async def disconnect(self, url: str | None = None) -> None:
@@ -244,17 +248,18 @@ class SyncService:
         if url is not None:
             remote = self._remote(url)
             del self._remotes[remote.url]
-            await remote.stop()
             if not self._remotes:
                 self._add_remote(OfflineTransport())
+            ending = remote.stop()
             self._changed.notify()
-            return
-        interval, self._interval = self._interval, None
-        if interval is not None:
-            interval.cancel()
-            await asyncio.wait({interval})
-        for remote in list(self._remotes.values()):
-            await remote.stop()
+        else:
+            # All of them are told before any is waited for: a caller that gives up leaves none behind.
+            ending = {task for remote in self._remotes.values() for task in remote.stop()}
+            interval, self._interval = self._interval, None
+            if interval is not None:
+                interval.cancel()
+                ending.add(interval)
+        await until_ended(ending)
 
     def _add_remote(self, transport: Transport) -> None:
         remote = RemoteSync(
@@ -321,11 +326,17 @@ class SyncService:
         try:
             await self._flush(log.store)
         finally:
-            self._logs.pop(log.store, None)
-            self._stop_listening.pop(log.store)()
-            for remote in list(self._remotes.values()):
-                await remote.remove(log.store)
-            self._changed.notify()
+            await self._forget(log)
+
+    async def _forget(self, log: EventLog) -> None:
+        if self._logs.get(log.store) is not log:
+            return  # It was taken back twice at once.
+        del self._logs[log.store]
+        self._stop_listening.pop(log.store)()
+        # From every server before any is waited for: meanwhile a store of this name may come again.
+        ending = {task for remote in self._remotes.values() for task in remote.remove(log.store)}
+        self._changed.notify()
+        await until_ended(ending)
 
     async def _flush(self, store: str) -> None:
         """Give connected servers a moment to acknowledge what was written here."""
@@ -357,10 +368,12 @@ class SyncService:
         remotes = list(self._remotes.values())
         before = {remote.url: remote.counts() for remote in remotes}
         errors: dict[str, BaseException] = {}
+        for remote in remotes:
+            remote.start()
         # Once more for what came from one server and is relayed to another.
         for _ in range(2 if len(remotes) > 1 else 1):
             going = [remote for remote in remotes if remote.url not in errors]
-            errors |= await self._settle(going, started + timeout_seconds, timeout_seconds)
+            errors |= await settle_all(going, started + timeout_seconds, timeout_seconds)
         for error in errors.values() if not return_errors else ():
             raise error
         seconds = asyncio.get_running_loop().time() - started
@@ -388,29 +401,11 @@ class SyncService:
         self._require_server()
         if not self._flags.get(store, False):
             raise StateError(f"store {store!r} is not synced, so nothing can be fetched; switch its sync flag on")
-        missing, errors = list(entry_ids), list[AgentLayersError]()
         try:
             async with asyncio.timeout(timeout_seconds):
-                for remote in list(self._remotes.values()):
-                    try:
-                        missing = await remote.fetch(store, missing) if missing else []
-                    except AgentLayersError as error:
-                        errors.append(error)
+                return await fetch_from_any(list(self._remotes.values()), store, entry_ids)
         except TimeoutError as error:
             raise TransportError(f"{store}: not fetched within {timeout_seconds:g} s; what was, stays") from error
-        if missing and errors:
-            raise errors[0]
-        return missing
-
-    @staticmethod
-    async def _settle(
-        remotes: Sequence[RemoteSync], deadline: float, timeout_seconds: float
-    ) -> dict[str, BaseException]:
-        """Exchange with all of them at once; returns why some failed."""
-        outcomes = await asyncio.gather(
-            *(remote.settle(deadline, timeout_seconds) for remote in remotes), return_exceptions=True
-        )
-        return {remote.url: error for remote, error in zip(remotes, outcomes, strict=True) if error is not None}
 
     def _require_server(self) -> None:
         if not self._is_open:
@@ -483,7 +478,7 @@ class SyncService:
         Sync with the server at ``url``, over WebSocket or TCP as the address says; the shortest way to sync.
 
         Args:
-            url: ``ws://``, ``wss://``, ``tcp://`` or ``tls://``.
+            url: ``ws://``, ``wss://``, ``tcp://`` or ``tls://``; ``http://`` and ``https://`` stand for the first two.
             token: Secret the server asks for; never part of the address.
             tenant: Whose journals the server keeps it with.
             **options: As for the constructor; and ``ca``, ``client_cert`` and ``client_key``, PEM files for TLS.

@@ -79,6 +79,8 @@ class StoreStatus:
         sent: Entries acknowledged since this process started.
         received: New entries taken over since this process started.
         quarantined: Received entries that were kept out of the journal.
+        last_error: Why this store's journal cannot be read or written, so that the store is not synced for now;
+            :obj:`None` while it can.
     """
 
     enabled: bool
@@ -91,6 +93,7 @@ class StoreStatus:
     sent: int = 0
     received: int = 0
     quarantined: int = 0
+    last_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +232,7 @@ def _combined_store(stores: Sequence[StoreStatus]) -> StoreStatus:
         sent=sum(store.sent for store in stores),
         received=sum(store.received for store in stores),
         quarantined=sum(store.quarantined for store in stores),
+        last_error=next((store.last_error for store in stores if store.last_error is not None), None),
     )
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from agentlayers.transport.memory import MemoryConnection, MemoryTransport
     from agentlayers.transport.offline import OfflineTransport
     from agentlayers.transport.tcp import TCPTransport
-    from agentlayers.transport.transport import Connection, Transport
+    from agentlayers.transport.transport import Connection, TLSFiles, Transport
     from agentlayers.transport.websocket import WebSocketTransport
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "MemoryTransport",
     "OfflineTransport",
     "TCPTransport",
+    "TLSFiles",
     "Transport",
     "WebSocketTransport",
 ]
@@ -27,6 +28,7 @@ _MODULES = {
     "MemoryTransport": "memory",
     "OfflineTransport": "offline",
     "TCPTransport": "tcp",
+    "TLSFiles": "transport",
     "Transport": "transport",
     "WebSocketTransport": "websocket",
 }

@@ -7,7 +7,7 @@ so it is refused here, with an error that does not repeat it.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import SplitResult, quote, urlsplit
 
 from agentlayers.errors import SettingsError
@@ -16,22 +16,52 @@ __all__ = [
     "DEFAULT_TENANT",
     "check_tenant",
     "check_token",
+    "has_tls",
     "normalize_websocket_url",
     "parse_tcp_url",
+    "server_medium",
 ]
 
 DEFAULT_TENANT: Final = "default"
 """The tenant of a connection that names none."""
 
 _WEBSOCKET_SCHEMES: Final = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
-_WEBSOCKET_HELP: Final = (
-    "a WebSocket address such as 'wss://sync.example.org' or 'ws://127.0.0.1:8787/event-log', "
-    "without credentials or query (give the token as token=...)"
-)
-_TCP_HELP: Final = (
-    "a TCP address such as 'tcp://127.0.0.1:8788' or 'tls://sync.example.org:8788', "
-    "without credentials, path or query (give the token as token=...)"
-)
+_TCP_SCHEMES: Final = ("tcp", "tls")
+_TLS_SCHEMES: Final = ("wss", "https", "tls")
+
+_WEBSOCKET: Final = "a WebSocket address such as 'wss://sync.example.org' or 'ws://127.0.0.1:8787/event-log'"
+_TCP: Final = "a TCP address such as 'tls://sync.example.org:8788' or 'tcp://127.0.0.1:8788'"
+_SERVER: Final = "the address of a sync server, which begins with ws://, wss://, tcp:// or tls://"
+
+
+def server_medium(url: str) -> Literal["websocket", "tcp"]:
+    """
+    Tell from a server's address how it is reached; ``http`` and ``https`` stand for ``ws`` and ``wss``.
+
+    Raises:
+        SettingsError: No such address, or one that carries credentials; it is checked to its end.
+
+    >>> server_medium("https://sync.example.org"), server_medium("tls://sync.example.org:8788")
+    ('websocket', 'tcp')
+
+    """
+    scheme = _split(url, (*_WEBSOCKET_SCHEMES, *_TCP_SCHEMES), right=_SERVER).scheme
+    if scheme in _TCP_SCHEMES:
+        parse_tcp_url(url)
+        return "tcp"
+    normalize_websocket_url(url)
+    return "websocket"
+
+
+def has_tls(url: str) -> bool:
+    """
+    Tell whether an address asks for TLS.
+
+    >>> has_tls("HTTPS://sync.example.org"), has_tls("tcp://127.0.0.1:8788")
+    (True, False)
+
+    """
+    return url.strip().partition("://")[0].lower() in _TLS_SCHEMES
 
 
 def normalize_websocket_url(url: str, tenant: str | None = None) -> str:
@@ -50,16 +80,13 @@ def normalize_websocket_url(url: str, tenant: str | None = None) -> str:
     'ws://127.0.0.1:8787/event-log/team-a'
 
     """
-    parts = _split(url, help_text=_WEBSOCKET_HELP)
-    scheme = _WEBSOCKET_SCHEMES.get(parts.scheme)
-    if scheme is None:
-        raise SettingsError(setting="url", value=url, expected=_WEBSOCKET_HELP)
+    parts = _split(url, tuple(_WEBSOCKET_SCHEMES), right=_WEBSOCKET)
     path = parts.path.rstrip("/") or "/event-log"
     if tenant is not None:
         segment = quote(check_tenant(tenant), safe="")
         if path.rsplit("/", 1)[-1] != segment or path == "/event-log":
             path = f"{path}/{segment}"
-    return f"{scheme}://{parts.netloc}{path}"
+    return f"{_WEBSOCKET_SCHEMES[parts.scheme]}://{parts.netloc}{path}"
 
 
 def parse_tcp_url(url: str) -> tuple[str, int, bool]:
@@ -73,9 +100,11 @@ def parse_tcp_url(url: str) -> tuple[str, int, bool]:
     ('::1', 8788, True)
 
     """
-    parts = _split(url, help_text=_TCP_HELP)
-    if parts.scheme not in ("tcp", "tls") or parts.path.strip("/") or not parts.port:
-        raise SettingsError(setting="url", value=url, expected=_TCP_HELP)
+    parts = _split(url, _TCP_SCHEMES, right=_TCP)
+    if parts.port is None:
+        raise _refused(url, _TCP, "the port is missing")
+    if parts.path.strip("/"):
+        raise _refused(url, _TCP, "there is a path, which TCP does not have (give the tenant as tenant=...)")
     assert parts.hostname is not None
     return parts.hostname, parts.port, parts.scheme == "tls"
 
@@ -116,15 +145,33 @@ def check_tenant(tenant: str) -> str:
     return tenant
 
 
-def _split(url: str, *, help_text: str) -> SplitResult:
-    try:
-        parts = urlsplit(url.strip())
-        is_usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except (ValueError, AttributeError):
-        raise SettingsError(setting="url", expected=help_text, secret=True) from None
+def _split(url: str, schemes: tuple[str, ...], *, right: str) -> SplitResult:
+    """Split an address that has one of the schemes, a host, and no port or a possible one."""
+    text = url.strip() if isinstance(url, str) else ""
     # Whatever stands before an "@" or behind a "?" may be a credential, so it is not shown.
-    if "@" in url or parts.query or parts.fragment:
-        raise SettingsError(setting="url", expected=help_text, secret=True)
-    if not is_usable:
-        raise SettingsError(setting="url", value=url, expected=help_text)
+    if set(text) & set("@?#"):
+        wrong = (
+            "user, password, query or fragment in it would end up in logs; give the token as token=... (--token-file)"
+        )
+        raise _refused(None, right, wrong)
+    if not text.isprintable() or " " in text:
+        raise _refused(None, right, "it holds spaces or control characters")
+    if "://" not in text:
+        raise _refused(text, right, "its beginning, such as ws://, is missing" if text else "it is empty")
+    try:
+        parts = urlsplit(text)
+        is_possible = parts.port is None or parts.port > 0
+    except ValueError:
+        # "ws://user:password" is one of these, so it is not shown either.
+        raise _refused(None, right, "its host or its port (1 to 65535) cannot be read") from None
+    if parts.scheme not in schemes:
+        raise _refused(text, right, f"this one begins with {parts.scheme}://")
+    if not parts.hostname:
+        raise _refused(text, right, "the host is missing")
+    if not is_possible:
+        raise _refused(text, right, "the port is not from 1 to 65535")
     return parts
+
+
+def _refused(shown: str | None, right: str, wrong: str) -> SettingsError:
+    return SettingsError(setting="url", value=shown, expected=f"{right}; {wrong}", secret=shown is None)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentlayers.errors import SettingsError
+from agentlayers.transport.address import has_tls
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -42,7 +43,7 @@ def tls_context(
     made = client_context(*files)
     if made is not None and given is not None:
         raise SettingsError(setting="ssl", secret=True, expected="either ssl, or ca and client_cert")
-    if (made or given) is not None and not url.startswith(("wss:", "tls:")):
+    if (made or given) is not None and not has_tls(url):
         raise SettingsError(setting="url", value=url, expected="wss:// or tls:// where certificates are given")
     return made or given
 

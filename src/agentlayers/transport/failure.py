@@ -1,4 +1,10 @@
-"""Say in one line why a socket could not be opened."""
+"""
+Say in one line why a socket could not be opened, or was closed again.
+
+What TLS alerts say is passed on; where there is none, nothing is read into the end of a connection. With TLS 1.3 a
+server judges the client's certificate after the client has finished its handshake, so its alert comes with the first
+read, in place of an answer.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +13,15 @@ import socket
 import ssl
 from typing import Final
 
-__all__ = ["CUT_AFTER_HANDSHAKE", "certificate_refusal", "describe_failure"]
+from agentlayers.errors import AuthenticationError, ConnectError
+
+__all__ = ["CUT_AFTER_HANDSHAKE", "certificate_refusal", "connect_failure", "describe_failure"]
 
 CUT_AFTER_HANDSHAKE: Final = (
-    "the server closed the connection right after the TLS handshake; it may not trust the authority that signed this"
-    " replica's client certificate"
+    "the server closed the connection after the TLS handshake without saying why; some do so that miss a client"
+    " certificate, or do not accept the one shown"
 )
-"""What a server's refusal looks like that came without an alert: in TLS 1.3 the client has finished by then."""
+"""What can be said of a connection that ended without an alert and without any answer."""
 
 _CAUSES_MAX: Final = 8
 
@@ -26,19 +34,54 @@ _REASONS: Final = {
     errno.EPIPE: "the server closed the connection",
 }
 
-
 _REFUSALS: Final = {
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "asks for a client certificate; give the one its operator issued",
-    "TLSV1_ALERT_UNKNOWN_CA": "does not know the authority that signed this client certificate",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "refused the client certificate: it has expired",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": (
+        "asks for a client certificate; give the one its operator issued (client_cert, --client-cert)"
+    ),
+    "TLSV1_ALERT_UNKNOWN_CA": (
+        "refused the client certificate: it does not know the authority that signed it; give one its operator issued"
+    ),
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "refused the client certificate: it has expired; renew it",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "refused the client certificate: it was revoked",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "refused the client certificate: it is of a kind the server does not take",
     "SSLV3_ALERT_BAD_CERTIFICATE": "refused the client certificate",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "refused the client certificate",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "refused the handshake; it may ask for a client certificate",
+    "TLSV1_ALERT_DECRYPT_ERROR": "refused the client certificate: its signature is wrong",
+    "TLSV1_ALERT_ACCESS_DENIED": "does not let the owner of the client certificate in",
 }
 """The server's alerts that say: not with this certificate."""
 
+_TLS_REASONS: Final = {
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS at that address; is it ws:// or tcp://?",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the server takes none of the versions of TLS that are spoken here",
+    "UNSUPPORTED_PROTOCOL": "the server speaks only versions of TLS that are too old",
+    "TLSV1_UNRECOGNIZED_NAME": "the server does not know the host name in the address",
+    # Without TLS 1.3 there is no alert of its own for a missing certificate.
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": (
+        "the server refused the handshake; one that asks for a client certificate says this with TLS 1.2, one that"
+        " shares no cipher always"
+    ),
+    "UNEXPECTED_EOF_WHILE_READING": "the server cut the connection",
+}
+
+_CHAIN_REASONS: Final = {
+    9: "the server's certificate, or one in its chain, is not valid yet; is the clock right here?",
+    10: "the server's certificate, or one in its chain, has expired; its operator has to renew it",
+    62: "the server's certificate is for another host; connect to a name that stands in it",
+    64: "the server's certificate is for another host; connect to a name that stands in it",
+}
+"""By OpenSSL's code of what is wrong with a chain."""
+
 _UNTRUSTED: Final = frozenset({18, 19, 20, 21})
 """OpenSSL's codes for a chain that ends in nobody we trust."""
+
+
+def connect_failure(error: BaseException, *, url: str) -> AuthenticationError | ConnectError:
+    """Translate why a connection could not be opened: the server refused our certificate, or anything else."""
+    refusal = certificate_refusal(error)
+    if refusal is not None:
+        return AuthenticationError(f"{url} {refusal}")
+    return ConnectError(url=url, reason=describe_failure(error))
 
 
 def certificate_refusal(error: BaseException | None) -> str | None:
@@ -61,13 +104,8 @@ def describe_failure(error: BaseException) -> str:
     'connection refused; is the server running there?'
 
     """
-    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _UNTRUSTED:
-        return f"TLS: no trusted authority signed the server's certificate ({error.verify_message}); give its CA (--ca)"
-    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        return "TLS: the server does not speak TLS at that address; is it ws:// or tcp://?"
     if isinstance(error, ssl.SSLError):
-        detail = getattr(error, "verify_message", "") or error.reason or "handshake failed"
-        return f"TLS: {detail}"
+        return f"TLS: {_describe_tls(error)}"
     if isinstance(error, socket.gaierror):
         return "that host name is not known"
     if isinstance(error, OSError) and error.errno in _REASONS:
@@ -75,4 +113,18 @@ def describe_failure(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     text = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, ConnectionResetError) and not text:  # of asyncio, during a TLS handshake
+        return "the server closed the connection during the handshake"
     return text or type(error).__name__
+
+
+def _describe_tls(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        said = error.verify_message
+        if error.verify_code in _UNTRUSTED:
+            return f"no trusted authority signed the server's certificate ({said}); give its CA (ca, --ca)"
+        if error.verify_code in _CHAIN_REASONS:
+            return f"{_CHAIN_REASONS[error.verify_code]} ({said})"
+    if error.reason in _TLS_REASONS:
+        return _TLS_REASONS[error.reason]
+    return getattr(error, "verify_message", "") or error.reason or "handshake failed"

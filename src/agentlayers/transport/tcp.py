@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from typing import Final
+from typing import Annotated, Final
 
 from agentlayers import limits
-from agentlayers.errors import AuthenticationError, ConnectError, ConnectionLostError
+from agentlayers.errors import AuthenticationError, ConnectionLostError
 from agentlayers.protocol.messages import Authenticate
 from agentlayers.transport.address import DEFAULT_TENANT, check_tenant, check_token, parse_tcp_url
 from agentlayers.transport.certificates import tls_context
-from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, certificate_refusal, describe_failure
+from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, certificate_refusal, connect_failure, describe_failure
 from agentlayers.transport.transport import Connection, Transport
 
 __all__ = ["TCPConnection", "TCPTransport"]
@@ -46,29 +46,33 @@ class TCPConnection(Connection):
     async def send(self, data: bytes) -> None:
         """Write one message, waiting while the peer does not read."""
         if self._writer.is_closing():
-            raise ConnectionLostError(reason="the connection is closed")
+            raise self._lost(self._reader.exception(), "the connection is closed")
         try:
             self._writer.write(data)
             await self._writer.drain()
         except OSError as error:
-            raise ConnectionLostError(reason=describe_failure(error)) from error
+            # An alert that was read says more than a write that failed because of it.
+            raise self._lost(self._reader.exception() or error, "the connection is closed") from error
 
     async def receive(self) -> bytes:
         """Return the next piece of the stream."""
         try:
             data = await self._reader.read(_READ_BYTES)
         except OSError as error:
-            refusal = certificate_refusal(error)
-            if refusal is not None:
-                raise AuthenticationError(f"{self._url} {refusal}") from error
-            raise self._lost(describe_failure(error)) from error
+            raise self._lost(error, "") from error
         if not data:
-            raise self._lost("the server closed the connection")
+            raise self._lost(None, "the server closed the connection")
         self._has_received = True
         return data
 
-    def _lost(self, reason: str) -> ConnectionLostError:
-        return ConnectionLostError(reason=reason if self._has_received or not self._is_tls else CUT_AFTER_HANDSHAKE)
+    def _lost(self, error: BaseException | None, reason: str) -> AuthenticationError | ConnectionLostError:
+        refusal = certificate_refusal(error)
+        if refusal is not None:
+            return AuthenticationError(f"{self._url} {refusal}")
+        says_nothing = error is None or isinstance(error, ConnectionError)
+        if self._is_tls and not self._has_received and says_nothing:
+            return ConnectionLostError(reason=CUT_AFTER_HANDSHAKE)
+        return ConnectionLostError(reason=reason if error is None else describe_failure(error))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:  # noqa: ARG002 - TCP has neither
         """Close the socket; what cannot be flushed within a second is dropped."""
@@ -103,7 +107,7 @@ class TCPTransport(Transport):
 
     def __init__(
         self,
-        url: str,
+        url: Annotated[str, parse_tcp_url],
         token: str | None = None,
         tenant: str | None = None,
         *,
@@ -134,7 +138,7 @@ class TCPTransport(Transport):
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_SECONDS):
                 reader, writer = await asyncio.open_connection(self._host, self._port, ssl=context, limit=_READ_BYTES)
         except OSError as error:  # TimeoutError, ssl.SSLError and socket.gaierror are OSErrors
-            raise ConnectError(url=self._url, reason=describe_failure(error)) from error
+            raise connect_failure(error, url=self._url) from error
         return TCPConnection(reader, writer, authenticate=self._authenticate(), url=self._url)
 
     def _authenticate(self) -> Authenticate | None:

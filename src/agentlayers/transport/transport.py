@@ -8,17 +8,32 @@ A transport only moves bytes. What they mean is the business of the sessions in
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from agentlayers.errors import SettingsError
 from agentlayers.protocol.messages import Authenticate
+from agentlayers.transport.address import server_medium
 
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
+    from agentlayers.transport.tcp import TCPTransport
+    from agentlayers.transport.websocket import WebSocketTransport
 
-__all__ = ["Connection", "Transport", "take_tls"]
+__all__ = ["Connection", "TLSFiles", "Transport", "take_tls"]
 
-_TLS_OPTIONS: Final = ("ca", "client_cert", "client_key")
+
+class TLSFiles(TypedDict, total=False):
+    """
+    PEM files for an address with TLS; an empty text counts as not given.
+
+    Attributes:
+        ca: Authorities to trust instead of the system's.
+        client_cert: The certificate this replica shows, with its chain, for a server that asks for one.
+        client_key: Its private key, if that does not stand in ``client_cert``.
+    """
+
+    ca: str | None
+    client_cert: str | None
+    client_key: str | None
 
 
 def take_tls(options: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +45,7 @@ def take_tls(options: dict[str, Any]) -> dict[str, Any]:
     ({'ca': 'ca.pem'}, {'relay': True})
 
     """
-    return {name: options.pop(name) for name in _TLS_OPTIONS if name in options}
+    return {name: options.pop(name) for name in TLSFiles.__annotations__ if name in options}
 
 
 class Connection(abc.ABC):
@@ -93,30 +108,41 @@ class Transport(abc.ABC):
         """
 
     @staticmethod
-    def layer_url(url: str, token: str | None = None, tenant: str | None = None, **tls: str | None) -> Layer:
+    def from_url(url: str, token: str | None = None, tenant: str | None = None, **tls: Unpack[TLSFiles]) -> Transport:
         """
-        Reach the server the way its address says.
+        Make the transport that a server's address asks for.
 
         Args:
-            url: The address.
-            token: Bearer token of the tenant.
-            tenant: Whose journals.
-            tls: ``ca``, ``client_cert`` and ``client_key``: PEM files for ``wss://`` and ``tls://``.
+            url: ``ws://``, ``wss://``, ``tcp://`` or ``tls://``; ``http://`` and ``https://`` stand for the first two.
+            token: Bearer token of the tenant; never part of the address.
+            tenant: Whose journals; the server's default tenant if not given.
+            **tls: Files for ``wss://`` and ``tls://``; see :class:`TLSFiles`.
 
         Raises:
-            SettingsError: It begins with none of ``ws://``, ``wss://``, ``tcp://``, ``tls://``.
+            SettingsError: One of these cannot be used; a credential in the address is not repeated.
+
+        >>> Transport.from_url("https://sync.example.org", tenant="team-a")
+        WebSocketTransport('wss://sync.example.org/event-log/team-a')
+
         """
-        scheme = url.partition("://")[0].lower()
-        if scheme in ("ws", "wss"):
-            return Transport.layer_websocket(url, token, tenant, **tls)
-        if scheme in ("tcp", "tls"):
-            return Transport.layer_tcp(url, token, tenant, **tls)
-        shown = url.partition("?")[0].rpartition("@")[2]
-        expected = "the address of a sync server: ws://, wss://, tcp:// or tls://"
-        raise SettingsError(setting="url", value=shown, expected=expected)
+        return _transport_class(url)(url, token, tenant, **tls)
 
     @staticmethod
-    def layer_websocket(url: str, token: str | None = None, tenant: str | None = None, **tls: str | None) -> Layer:
+    def layer_url(url: str, token: str | None = None, tenant: str | None = None, **tls: Unpack[TLSFiles]) -> Layer:
+        """
+        Reach the server the way its address says; like :meth:`from_url`, and the address is checked at once.
+
+        Raises:
+            SettingsError: No address of a server.
+        """
+        from agentlayers.layer import Layer
+
+        return Layer.factory(Transport, _transport_class(url), url=url, token=token, tenant=tenant, **tls)
+
+    @staticmethod
+    def layer_websocket(
+        url: str, token: str | None = None, tenant: str | None = None, **tls: Unpack[TLSFiles]
+    ) -> Layer:
         """Reach the server over WebSocket; see :mod:`agentlayers.transport.websocket`."""
         from agentlayers.layer import Layer
         from agentlayers.transport.websocket import WebSocketTransport
@@ -124,7 +150,7 @@ class Transport(abc.ABC):
         return Layer.factory(Transport, WebSocketTransport, url=url, token=token, tenant=tenant, **tls)
 
     @staticmethod
-    def layer_tcp(url: str, token: str | None = None, tenant: str | None = None, **tls: str | None) -> Layer:
+    def layer_tcp(url: str, token: str | None = None, tenant: str | None = None, **tls: Unpack[TLSFiles]) -> Layer:
         """Reach the server over TCP or TLS; see :mod:`agentlayers.transport.tcp`."""
         from agentlayers.layer import Layer
         from agentlayers.transport.tcp import TCPTransport
@@ -138,3 +164,14 @@ class Transport(abc.ABC):
         from agentlayers.transport.offline import OfflineTransport
 
         return Layer.factory(Transport, OfflineTransport)
+
+
+def _transport_class(url: str) -> type[TCPTransport | WebSocketTransport]:
+    """Choose by the address, which is checked."""
+    if server_medium(url) == "tcp":
+        from agentlayers.transport.tcp import TCPTransport
+
+        return TCPTransport
+    from agentlayers.transport.websocket import WebSocketTransport
+
+    return WebSocketTransport

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from typing import Final
+from typing import Annotated, Final
 
 import aiohttp
 
@@ -17,7 +17,7 @@ from agentlayers import limits
 from agentlayers.errors import AuthenticationError, ConnectError, ConnectionLostError
 from agentlayers.transport.address import check_token, normalize_websocket_url
 from agentlayers.transport.certificates import tls_context
-from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, certificate_refusal, describe_failure
+from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, connect_failure, describe_failure
 from agentlayers.transport.transport import Connection, Transport
 
 __all__ = ["WebSocketConnection", "WebSocketTransport"]
@@ -99,7 +99,7 @@ class WebSocketTransport(Transport):
 
     def __init__(
         self,
-        url: str,
+        url: Annotated[str, normalize_websocket_url],
         token: str | None = None,
         tenant: str | None = None,
         *,
@@ -150,18 +150,14 @@ class WebSocketTransport(Transport):
                 hint = "give the one the server was started with"
                 return AuthenticationError(f"{self._url} {given} (HTTP {error.status}); {hint}")
             return ConnectError(url=self._url, reason=f"the server answered HTTP {error.status}")
-        refusal = certificate_refusal(error)
-        if refusal is not None:
-            return AuthenticationError(f"{self._url} {refusal}")
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            return ConnectError(url=self._url, reason=describe_failure(error.certificate_error))
+            return connect_failure(error.certificate_error, url=self._url)
         if isinstance(error, aiohttp.ClientConnectorError):
-            return ConnectError(url=self._url, reason=describe_failure(error.os_error))
-        is_cut = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-        if is_cut and self._url.startswith("wss:"):
+            return connect_failure(error.os_error, url=self._url)
+        if self._url.startswith("wss:") and _is_cut(error):
             return ConnectError(url=self._url, reason=CUT_AFTER_HANDSHAKE)
         if isinstance(error, OSError | aiohttp.ClientError):
-            return ConnectError(url=self._url, reason=describe_failure(error))
+            return connect_failure(_tls_error(error), url=self._url)
         return error
 
     def _values(self) -> tuple[object, ...]:
@@ -175,3 +171,14 @@ class WebSocketTransport(Transport):
 
     def __repr__(self) -> str:
         return f"WebSocketTransport({self._url!r}{', token=***' if self._token else ''})"
+
+
+def _is_cut(error: BaseException) -> bool:
+    """Tell whether the server ended the connection before it answered, and said nothing of TLS."""
+    is_reset = isinstance(error, aiohttp.ClientOSError) and isinstance(error.__cause__, ConnectionError)
+    return is_reset or isinstance(error, aiohttp.ServerDisconnectedError)
+
+
+def _tls_error(error: BaseException) -> BaseException:
+    """Return what OpenSSL said, if aiohttp wrapped that."""
+    return error.__cause__ if isinstance(error.__cause__, ssl_module.SSLError) else error

@@ -281,7 +281,7 @@ async def test_a_synced_runtime_keeps_its_files_and_its_timer_as_told(
 
 
 def test_a_synced_runtime_refuses_what_is_no_address_and_no_duration() -> None:
-    with pytest.raises(UsageError, match="begins with ws://"):
-        AgentRuntime.layer_with_remote_sync("http://127.0.0.1")
+    with pytest.raises(SettingsError, match=r"begins with ws://.*begins with ftp://"):
+        AgentRuntime.layer_with_remote_sync("ftp://127.0.0.1")
     with pytest.raises(SettingsError, match="sync_interval"):
         AgentRuntime.layer_with_remote_sync("ws://127.0.0.1", sync_interval="soon")

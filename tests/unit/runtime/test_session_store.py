@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import Any
 
@@ -14,10 +14,13 @@ import pytest
 from agentlayers.errors import StateError, UsageError
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.entry import RemoteEntry
+from agentlayers.journal.event_journal import Acknowledgement
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.runtime.claude_sdk import claude_sdk_is_installed
 from agentlayers.runtime.session_store import AgentSessionStore
 from agentlayers.runtime.session_transcript import STORE
+from agentlayers.storage.cleanup import StorageCleanup
+from agentlayers.storage.storage_config import StorageConfig
 
 REMOTE = b"r" * 16
 KEY = {"project_key": "-home-a", "session_id": "s"}
@@ -153,6 +156,108 @@ async def test_a_deleted_session_is_dropped_from_the_journal(stack: AsyncExitSta
     await store.delete(KEY)
 
     assert not any(b"treasure" in entry.payload for entry in await entries_of(store))
+
+
+# -- retention ----------------------------------------------------------------------------------------------
+DAY = 86_400.0
+
+
+@asynccontextmanager
+async def kept_for(
+    max_idle: str | None, clock: Callable[[], float], cleanup: StorageCleanup | None = None
+) -> AsyncIterator[AgentSessionStore]:
+    config = StorageConfig.from_mapping({"retention": {"agent_sessions": {"max_idle": max_idle}}})
+    async with (
+        MemoryJournal(clock=clock, random=random.Random(1)) as journal,
+        AgentSessionStore(journal, Identity.generate(), storage_config=config, storage_cleanup=cleanup) as store,
+    ):
+        yield store
+
+
+async def fill(store: AgentSessionStore, now: list[float]) -> None:
+    """One session that rested for 20 days, one whose subagent went on, and one of today."""
+    for session in ("resting", "working", "fresh"):
+        if session == "fresh":
+            now[0] += 20 * DAY
+            await store.append({**KEY, "session_id": "working", "subpath": "subagents/a"}, lines(7))
+        for number in range(300):
+            await store.append({**KEY, "session_id": session}, lines(number))
+
+
+async def test_a_session_that_was_long_not_continued_goes_whole_if_the_settings_say_so() -> None:
+    now = [2e9]
+    async with kept_for("10 days", lambda: now[0]) as store:
+        await fill(store, now)
+        await store.append({**KEY, "session_id": "fresh", "subpath": "subagents/b"}, lines(8))
+        report = await store.cleanup()
+        left = {session["session_id"] for session in await store.list_sessions(KEY["project_key"])}
+        working = numbers(await store.load({**KEY, "session_id": "working"}))
+        again = await store.cleanup()
+
+    assert report is not None
+    assert (report.before, report.after, report.dropped, report.held_back) == (902, 602, 300, 0)
+    assert left == {"working", "fresh"}
+    assert working == list(range(300))
+    assert again is None
+
+
+async def test_sessions_are_kept_unless_the_settings_say_otherwise() -> None:
+    now = [2e9]
+    async with kept_for(None, lambda: now[0]) as store:
+        await store.append(KEY, lines(1))
+        now[0] += 3650 * DAY
+
+        assert await store.cleanup() is None
+        assert numbers(await store.load(KEY)) == [1]
+
+
+async def test_a_session_goes_only_once_a_remote_has_all_of_it() -> None:
+    now = [2e9]
+    async with kept_for("10 days", lambda: now[0]) as store:
+        await store.append(KEY, lines(1, 2, 3))
+        first, *rest = [stored.position for stored in await store.journal.entries(STORE)]
+        await store.journal.transact(lambda tx: tx.remember_remote(STORE, REMOTE))
+        now[0] += 20 * DAY
+        await store.journal.acknowledge(STORE, REMOTE, Acknowledgement([first]))
+        held = await store.cleanup()
+        kept = numbers(await store.load(KEY))
+        await store.journal.acknowledge(STORE, REMOTE, Acknowledgement(rest))
+        done = await store.cleanup()
+
+        assert await store.load(KEY) is None
+    assert (held, done) != (None, None)
+    assert held is not None
+    assert done is not None
+    assert (held.dropped, held.held_back, kept) == (0, 3, [1, 2, 3])
+    assert (done.dropped, done.held_back) == (3, 0)
+
+
+async def test_what_was_dropped_does_not_come_back_but_a_session_that_goes_on_elsewhere_does() -> None:
+    now = [2e9]
+    async with kept_for("10 days", lambda: now[0]) as store:
+        await store.append(KEY, lines(1, 2))
+        entries = await entries_of(store)
+        now[0] += 20 * DAY
+        await store.cleanup()
+        await give(store, entries)
+        gone = await store.load(KEY)
+        await store.append(KEY, lines(3))
+
+        assert gone is None
+        assert numbers(await store.load(KEY)) == [3]
+
+
+async def test_the_cleanup_schedule_has_the_store_while_it_is_open() -> None:
+    now = [2e9]
+    cleanup = StorageCleanup(schedule={"run_on_start": False, "interval": 0})
+    async with kept_for("10 days", lambda: now[0], cleanup) as store:
+        await store.append(KEY, lines(1))
+        now[0] += 20 * DAY
+        report = await cleanup.run_now()
+
+        assert cleanup.status().stores == (STORE,)
+        assert report.stores[STORE].dropped == 1
+    assert cleanup.status().stores == ()
 
 
 async def test_a_session_is_found_from_another_directory_and_goes_on_under_its_first_name(

@@ -54,6 +54,9 @@ class RecordingPeer:
     def must_catch_up(self) -> None:
         self.wants_to_catch_up = True
 
+    def when_read(self, then: Callable[[], None]) -> None:
+        raise AssertionError("only a stock peer with a history is asked")
+
     @property
     def sent(self) -> list[int]:
         return [number for kind, _, numbers, _ in self.log if kind == "changes" for number in numbers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import example, given, settings
@@ -58,6 +58,9 @@ class Subscriber:
 
     def must_catch_up(self) -> None:
         self.wants_to_catch_up = True
+
+    def when_read(self, then: Callable[[], None]) -> None:
+        raise AssertionError("only a stock peer with a history is asked")
 
     # -- what the client does
     async def request(self, key: str, credit: int | None) -> None:

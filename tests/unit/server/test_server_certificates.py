@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from agentlayers.errors import (
     ConfigurationError,
     ConnectError,
     SettingsError,
-    TransportError,
 )
 from agentlayers.server import Authenticator, MemoryServerStorage, SyncServer
 from agentlayers.transport.tcp import TCPTransport
@@ -126,8 +127,8 @@ async def test_who_shows_no_certificate_or_a_foreign_one_is_refused(
 
     assert isinstance(without, AuthenticationError)
     assert "a client certificate" in str(without)
-    assert isinstance(stranger, TransportError)
-    assert "right after the TLS handshake; it may not trust the authority" in str(stranger)
+    assert isinstance(stranger, AuthenticationError)
+    assert "refused the client certificate: it does not know the authority that signed it" in str(stranger)
 
 
 async def test_a_token_or_a_certificate_will_do_where_both_are_set(ours: Authority, medium: str) -> None:
@@ -235,3 +236,33 @@ async def test_a_server_without_tls_at_a_tls_address_is_recognized(ours: Authori
         ):
             error = await refusal(kind(url, ca=str(ours.ca)))
             assert isinstance(error, ConnectError), error
+
+
+async def test_a_refused_client_that_goes_on_talking_is_cut(ours: Authority, foreign: Authority) -> None:
+    """The server waits with the end of the connection only until the client had the chance to read why."""
+    made, context = foreign.issue("talker"), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(ours.ca)
+    context.load_cert_chain(made.certificate, made.key)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    async with listening(ours, client_ca=str(ours.ca)) as server, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.tcp_port)
+        while not is_done(client):
+            writer.write(outgoing.read())
+            incoming.write(await reader.read(65536))
+        writer.write(outgoing.read())
+        incoming.write(await reader.read(65536))
+        with pytest.raises(ssl.SSLError, match="unknown ca"):
+            client.read(1)
+
+        writer.write(b"more")
+        assert await reader.read() == b""
+        writer.close()
+
+
+def is_done(client: ssl.SSLObject) -> bool:
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True

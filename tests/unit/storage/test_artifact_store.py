@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,11 @@ from agentlayers.journal.conflict_policy import (
 )
 from agentlayers.journal.entry import Entry
 from agentlayers.journal.event_journal import EventJournal
+from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.limits import ARTIFACT_INLINE_BYTES_MAX
 from agentlayers.protocol.payload import encode_payload
 from agentlayers.storage.artifact import ArtifactRecord
+from agentlayers.storage.statistics import journal_statistics
 from agentlayers.storage.storage_config import ArtifactRetention, Retention, StorageConfig
 from helpers.store_replica import Clock, Replica, open_replica
 
@@ -107,6 +112,27 @@ async def test_the_next_put_settles_a_conflict_everywhere() -> None:
             assert shown is not None
             assert shown.content == "settled"
             assert await replica.artifacts.conflicts() == []
+
+
+@pytest.mark.parametrize("content", ["listed", "x" * (ARTIFACT_INLINE_BYTES_MAX + 1)], ids=["inline", "in pieces"])
+async def test_the_same_result_recorded_here_and_imported_there_is_no_conflict(tmp_path: Path, content: str) -> None:
+    """Neither when each was made nor where its pieces lie is anything to settle."""
+    made = artifact("a", content, tool_name="Bash")
+    async with (
+        open_replica(SQLiteJournal(tmp_path / "a")) as a,
+        open_replica(SQLiteJournal(tmp_path / "b")) as b,
+    ):
+        for at, replica in enumerate((a, b)):
+            await replica.artifacts.put(replace(made, created_at_ms=at))
+        for one, other in ((a, b), (b, a)):
+            await one.take_all(other)
+        conflicts = [await replica.artifacts.conflicts() for replica in (a, b)]
+        heads = await a.journal.read(lambda tx: tx.heads("artifacts", "s:a"))
+        observed = [entry for replica in (a, b) for entry in await replica.audit.entries()]
+        told = {store.name: store.conflicts for file in journal_statistics(tmp_path / "a") for store in file.stores}
+
+        assert (conflicts, len(heads), observed) == ([[], []], 2, [])
+        assert told["artifacts"] == 0
 
 
 @pytest.mark.parametrize("later", ["put", "delete"])

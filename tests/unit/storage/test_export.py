@@ -90,7 +90,7 @@ def test_each_line_gives_back_the_exact_entry(directory: Path) -> None:
 def test_any_payload_comes_back_byte_for_byte(value: object) -> None:
     payload = encode_payload({"value": value})
     stored = StoredEntry(1, "s", Entry(bytes(16), "e", "k", payload), True, True)
-    line = json.loads(json.dumps(_fields(stored)))
+    line = json.loads(json.dumps(_fields(stored, is_synced=True)))
 
     assert payload_of_line(line) == payload
 
@@ -98,7 +98,7 @@ def test_any_payload_comes_back_byte_for_byte(value: object) -> None:
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x01", bytes.fromhex("81a1610a")])
 def test_bytes_we_would_not_have_written_are_kept_raw(payload: bytes) -> None:
     stored = StoredEntry(1, "s", Entry(bytes(16), "e", "k", payload), False, False)
-    line = json.loads(json.dumps(_fields(stored)))
+    line = json.loads(json.dumps(_fields(stored, is_synced=True)))
 
     assert payload_of_line(line) == payload
 

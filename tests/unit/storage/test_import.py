@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from agentlayers.errors import MigrationError, SettingsError, StorageCorruptionError, StorageUnavailableError
+from agentlayers.eventlog.event import Event, EventGroup, EventKind
+from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.compaction import ByCount
 from agentlayers.journal.replication import HORIZON_FLOOR
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.storage.artifact import ArtifactRecord
+from agentlayers.storage.digest import journal_digest
+from agentlayers.storage.event_store import EventStore
 from agentlayers.storage.export import export_lines
 from agentlayers.storage.import_ import ImportReport, import_export
+from agentlayers.storage.replica_store import FurtherStore
 from agentlayers.storage.verify import verify
 from helpers.store_replica import Clock, Replica, open_replica
 
@@ -173,6 +181,8 @@ DAMAGED = {
     "bad raw": entry_line(raw="%"),
     "bad time": entry_line(payload={"a": {"$time": "x"}}),
     "store no text": entry_line(store=["chat_history"]),
+    "store without a name": entry_line(store=""),
+    "store not Unicode": entry_line(store="\ud800"),
     "artifact no map": entry_line(store="artifacts", event="artifact_record", raw="kA=="),
     "empty": "",
 }
@@ -188,14 +198,121 @@ async def test_a_damaged_export_names_the_line_and_changes_nothing(tmp_path: Pat
     assert not (tmp_path / "new").exists()
 
 
-async def test_an_unknown_store_is_refused_before_anything_is_written(tmp_path: Path, exported: Path) -> None:
-    with exported.open("a") as file:
-        file.write(entry_line(store="mine") + "\n")
+# -- stores that only an application knows ------------------------------------------------------------------------
+class Tasks(EventStore):
+    name = "tasks"
+    groups = (
+        EventGroup.keyed(
+            Event("task_saved", lambda fields: str(fields["id"])),
+            Event("task_gone", lambda fields: str(fields["id"]), EventKind.DELETION),
+        ),
+        EventGroup.append_only(
+            Event("commented", lambda fields: str(fields["id"])),
+            Event("looked", lambda fields: str(fields["id"]), EventKind.OBSERVATION),
+        ),
+    )
 
-    with pytest.raises(SettingsError, match="line 7"):
-        await import_export(tmp_path / "new", exported)
+
+@asynccontextmanager
+async def open_tasks(directory: Path) -> AsyncIterator[Tasks]:
+    async with SQLiteJournal(directory) as journal, Tasks(journal, Identity("test", bytes(32))) as tasks:
+        yield tasks
+
+
+async def export_of_tasks(tmp_path: Path) -> Path:
+    async with open_tasks(tmp_path / "tasks-source") as tasks:
+        saved, gone, commented, looked = (event for group in Tasks.groups for event in group.events)
+        for title in ("apples", "bread"):
+            await tasks.write(saved, {"id": "a", "title": title})
+        await tasks.write(saved, {"id": "b", "title": "cake"})
+        await tasks.write(gone, {"id": "b"})
+        await tasks.write(commented, {"id": "a", "text": "nice"})
+        await tasks.write(looked, {"id": "a"})
+    return save(tmp_path / "tasks-source", tmp_path / "tasks.jsonl")
+
+
+async def test_what_an_application_declares_is_kept_and_applied_when_it_opens_the_store(tmp_path: Path) -> None:
+    file = await export_of_tasks(tmp_path)
+    first = await import_export(tmp_path / "new", file)
+    second = await import_export(tmp_path / "new", file)
+    findings = verify(tmp_path / "new", now_ms=int(time.time() * 1000)).findings
+    again = save(tmp_path / "new", tmp_path / "again.jsonl")
+    await import_export(tmp_path / "third", again)
+    shown = []
+    for name in ("tasks-source", "new", "third"):
+        async with open_tasks(tmp_path / name) as tasks:
+            shown.append(
+                (
+                    await tasks.keys(),
+                    await tasks.get("a"),
+                    await tasks.not_understood(),
+                    len(await tasks.versions("a")),
+                    (await tasks.log.journal.remote_state("tasks", b"r" * 16)).pending,
+                )
+            )
+
+    assert total(first) == {"imported": 6, "known": 0, "compacted": 0, "quarantined": 0}
+    assert total(second) == {"imported": 0, "known": 6, "compacted": 0, "quarantined": 0}
+    assert (first.stores["tasks"].unapplied, second.stores["tasks"].unapplied) == (6, 0)
+    assert [(one.severity, one.check) for one in findings] == [("note", "not_understood"), ("note", "unknown_store")]
+    assert "6 entries are kept" in findings[0].text
+    # What was only observed elsewhere is not sent on, and is part of no digest: 5 of 6 are pending.
+    assert shown == [(["a"], {"id": "a", "title": "bread"}, [], 2, 5)] * 3
+    digests = [verify(tmp_path / name, now_ms=int(time.time() * 1000)).digest for name in ("tasks-source", "new")]
+    async with open_tasks(tmp_path / "new") as tasks:
+        assert digests == [await journal_digest(tasks.log.journal)] * 2
+    assert digests[0].entries == 5
+
+
+async def test_more_entries_than_one_step_applies_are_all_applied(tmp_path: Path) -> None:
+    saved = Tasks.groups[0].events[0]
+    async with open_tasks(tmp_path / "tasks-source") as tasks:
+        for number in range(300):
+            await tasks.write(saved, {"id": f"{number % 100:03}", "title": str(number)})
+    await import_export(tmp_path / "new", save(tmp_path / "tasks-source", tmp_path / "tasks.jsonl"))
+    async with open_tasks(tmp_path / "new") as tasks:
+        assert await tasks.not_understood() == []
+        assert [fields["title"] for fields in (await tasks.items()).values()] == [
+            str(number) for number in range(200, 300)
+        ]
+
+
+async def test_a_store_that_whoever_imports_knows_is_applied_at_once(tmp_path: Path) -> None:
+    file = await export_of_tasks(tmp_path)
+    known = FurtherStore("tasks", lambda journal, _index, _policy: Tasks(journal, Identity.generate()).schema)
+    report = await import_export(tmp_path / "new", file, further=[known])
+    checked = verify(tmp_path / "new", now_ms=int(time.time() * 1000), further=[known])
+
+    assert (report.stores["tasks"].imported, report.stores["tasks"].unapplied) == (6, 0)
+    assert (checked.findings, checked.files[0].skipped) == ([], ())
+
+
+async def test_what_is_not_understood_may_have_been_written_under_our_name_elsewhere(tmp_path: Path) -> None:
+    async with open_tasks(tmp_path / "source") as tasks:
+        name = tasks.log.journal.replica_id
+    shutil.copytree(tmp_path / "source", tmp_path / "backup")
+    async with open_tasks(tmp_path / "source") as tasks:
+        await tasks.write(Tasks.groups[0].events[0], {"id": "a", "title": "bread"})
+    await import_export(tmp_path / "backup", save(tmp_path / "source", tmp_path / "tasks.jsonl"))
+    async with open_tasks(tmp_path / "backup") as tasks:
+        assert tasks.log.journal.replica_id != name
+
+
+async def test_a_store_with_a_file_of_its_own_that_only_an_application_knows_is_imported_into_it(
+    tmp_path: Path,
+) -> None:
+    file = await export_of_tasks(tmp_path)
+    async with open_tasks(tmp_path / "new" / "tasks.sqlite"):
+        pass
+    await import_export(tmp_path / "new", file)
+    async with SQLiteJournal(tmp_path / "new" / "tasks.sqlite") as journal:
+        assert {stored.store for stored in await journal.entries()} == {"tasks"}
+
+
+async def test_a_store_nobody_knows_is_refused_before_anything_is_written(tmp_path: Path, exported: Path) -> None:
+    with pytest.raises(SettingsError, match="mine"):
+        await import_export(tmp_path / "new", exported, stores=["mine"])
     assert not (tmp_path / "new").exists()
-    assert total(await import_export(tmp_path / "new", exported, stores=["chat_history"]))["imported"] == 3
 
 
 def test_what_is_no_export_is_refused(tmp_path: Path, exported: Path) -> None:

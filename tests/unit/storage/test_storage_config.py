@@ -65,6 +65,7 @@ def test_defaults_are_those_of_the_reference_with_the_audit_log_on() -> None:
         ("STORAGE_ARTIFACT_MAX_AGE", "1 hour", "retention.artifacts.max_age_seconds", 3600.0),
         ("STORAGE_AUDIT_MAX_ENTRIES", "7", "retention.audit.max_entries", 7),
         ("STORAGE_AUDIT_MAX_AGE", "500 millis", "retention.audit.max_age_seconds", 0.5),
+        ("STORAGE_SESSION_MAX_IDLE", "1 day", "retention.agent_sessions.max_idle_seconds", DAY),
         ("STORAGE_CHAT_PAGE_SIZE", "8", "pagination.chat_page_size", 8),
         ("STORAGE_ARTIFACT_PAGE_SIZE", "9", "pagination.artifact_page_size", 9),
         ("STORAGE_INDEX_PAGE_SIZE", "10", "pagination.index_page_size", 10),

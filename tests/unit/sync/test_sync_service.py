@@ -511,8 +511,9 @@ async def test_a_server_restored_from_a_backup_gets_what_it_lost() -> None:
     assert {entry.entry_id for entry in server.journals[CHAT.public_key]} == everything
 
 
-async def test_received_messages_are_bounded_while_the_journal_is_slow() -> None:
-    """Then the socket is not read, and the sender feels it."""
+async def test_received_messages_are_bounded_while_the_journal_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there are enough for the next transaction, and the queue is full, the socket is not read."""
+    monkeypatch.setattr("agentlayers.sync.pull._ENTRIES_PER_TRANSACTION_MAX", 32)
     server = SmallServer()
     async with replica(MemoryTransport(server.serve)) as one:
         await one.until_pushed()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentlayers.cli.journal.arguments import AsJson, Directory, Policy, Stores
+from agentlayers.cli.journal.arguments import AsJson, Directory, Policy, Stores, readable_stores
+from agentlayers.cli.journal.further_stores import App, further_stores
 from agentlayers.cli.progress import spinner
-from agentlayers.cli.table import Column, format_bytes, show_json, show_table
+from agentlayers.cli.table import Column, format_bytes, one_line, show_json, show_table
 from agentlayers.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def compact(
     ] = False,
     store: Stores = None,
     policy: Policy = "last_write_wins",
+    app: App = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what would be dropped, tried on a temporary copy; change nothing.")
     ] = False,
@@ -54,6 +56,9 @@ def compact(
     log. What a current remote has not acknowledged is HELD BACK; 'journal remotes forget' gives up on a remote. What
     was dropped does not come back by sync or import. Safe beside a running replica.
 
+    Left alone, which is told: stores that an application declares, unless it is given with --app, and agent_sessions,
+    because a transcript without its beginning cannot be resumed.
+
     For instance:
 
       agentlayers journal compact ./replica --older-than '30 days' --dry-run
@@ -61,14 +66,20 @@ def compact(
       agentlayers journal compact ./replica --store chat_history --keep-count 1000
     """
     from agentlayers.storage.compaction_run import compact_replica
-    from agentlayers.storage.replica_store import check_stores, policy_named
+    from agentlayers.storage.replica_store import policy_named
 
-    strategy = _strategy(older_than, keep_count, max_size, superseded)
-    stores = check_stores(store)
+    strategy, further = _strategy(older_than, keep_count, max_size, superseded), further_stores(app)
+    stores = readable_stores(directory, store)
     with spinner("trying on a copy" if dry_run else "compacting") as tell:
         files = asyncio.run(
             compact_replica(
-                directory, strategy, stores=stores, policy=policy_named(policy), dry_run=dry_run, progress=tell
+                directory,
+                strategy,
+                stores=stores,
+                policy=policy_named(policy),
+                dry_run=dry_run,
+                progress=tell,
+                further=further,
             )
         )
     if as_json:
@@ -76,6 +87,8 @@ def compact(
         return
     for file in files:
         show_table(_COLUMNS, _rows(file))
+        for name, why in file.skipped.items():
+            typer.echo(one_line(f"left alone: {name}, because {why}"))
         would = "would go" if dry_run else "went"
         sizes = f"{format_bytes(file.bytes_before)} to {format_bytes(file.bytes_after)}"
         typer.echo(f"{file.path.name} {would} from {sizes}")
@@ -123,4 +136,5 @@ def _json(file: CompactedFile) -> dict[str, Any]:
             }
             for name, report in file.stores.items()
         },
+        "skipped_stores": file.skipped,
     }

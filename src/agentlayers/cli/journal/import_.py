@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentlayers.cli.journal.arguments import AsJson, Policy, Stores
+from agentlayers.cli.journal.further_stores import App, further_stores
 from agentlayers.cli.journal.secret import identity_secret, passphrase_secret
 from agentlayers.cli.progress import progress_bar
 from agentlayers.cli.table import Column, show_json, show_table
@@ -22,6 +23,7 @@ __all__ = ["import_file"]
 _COLUMNS = (
     Column("store", 12, is_whole=True), Column("imported", 8, is_number=True), Column("here already", is_number=True),
     Column("compacted here", is_number=True), Column("quarantined", is_number=True),
+    Column("unapplied", is_number=True),
 )  # fmt: skip
 
 
@@ -37,6 +39,7 @@ def import_file(
         typer.Option(help="Identity file of a sealed export. (default: the replica's)", show_default=False),
     ] = None,
     policy: Policy = "last_write_wins",
+    app: App = None,
     as_json: AsJson = False,
 ) -> None:
     """
@@ -46,17 +49,20 @@ def import_file(
     every remote, which knows what it has. What was compacted here does not come back; what is too old to tell is
     quarantined. The whole file is checked first, so one that is damaged changes nothing. Safe beside a running replica.
 
+    Entries of a store that an application declares are kept UNAPPLIED until the application opens the store; give --app
+    to have them applied now.
+
     A passphrase is taken from --passphrase-file, from AGENTLAYERS_PASSPHRASE, or asked for.
 
     For instance:
 
       agentlayers journal import ./restored backup.jsonl --identity ./identity-of-the-backup
     """
-    from agentlayers.runtime.session_store import AgentSessionStore
     from agentlayers.storage.import_ import import_export
-    from agentlayers.storage.replica_store import check_stores, policy_named
+    from agentlayers.storage.replica_store import policy_named, with_parts
 
-    stores = check_stores(store, further=(AgentSessionStore.name,)) if store else None
+    stores = [part for name in dict.fromkeys(store) for part in with_parts(name)] if store else None
+    further = further_stores(app)
     secret = _secret(directory, file, identity, passphrase_file)
     with progress_bar("importing", 2 * file.stat().st_size if file.is_file() else None, in_bytes=True) as advance:
         work = import_export(
@@ -66,7 +72,7 @@ def import_file(
             secret=secret,
             policy=policy_named(policy),
             progress=advance,
-            further=(AgentSessionStore,),
+            further=further,
         )
         report = asyncio.run(work)
     _show(report, as_json=as_json)
@@ -88,13 +94,13 @@ def _show(report: ImportReport, *, as_json: bool) -> None:
     if as_json:
         stores = {
             name: {"imported": one.imported, "known": one.known, "compacted": one.compacted}
-            | {"quarantined": one.quarantined}
+            | {"quarantined": one.quarantined, "unapplied": one.unapplied}
             for name, one in report.stores.items()
         }
         show_json({"replica": report.replica, "stores": stores}, indent=2)
         return
     rows = (
-        (name, str(one.imported), str(one.known), str(one.compacted), str(one.quarantined))
+        (name, *map(str, (one.imported, one.known, one.compacted, one.quarantined, one.unapplied)))
         for name, one in report.stores.items()
     )
     if not show_table(_COLUMNS, rows):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from agentlayers.cli.journal.arguments import AsJson, Directory, Policy
+from agentlayers.cli.journal.further_stores import App, further_stores
 from agentlayers.cli.progress import progress_bar
 from agentlayers.cli.table import one_line, show_json
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 
-def verify(directory: Directory, policy: Policy = "last_write_wins", as_json: AsJson = False) -> None:
+def verify(directory: Directory, policy: Policy = "last_write_wins", app: App = None, as_json: AsJson = False) -> None:
     """
     Check that a replica's files are whole and that its read models are what its entries say.
 
@@ -26,13 +27,21 @@ def verify(directory: Directory, policy: Policy = "last_write_wins", as_json: As
     entries; changes nothing. The exit status is 1 if something is wrong, which is told; notes are no fault. The digest
     at the end is equal on replicas that hold the same. 'journal rebuild' repairs read models and heads; for a damaged
     file there is a backup, or the server.
+
+    Of a store that an application declares the entries and heads are checked; give the application with --app to have
+    its read models checked as well.
     """
     from agentlayers.storage.replica_store import policy_named
     from agentlayers.storage.verify import verify as verify_replica
 
+    further = further_stores(app)
     with progress_bar("verifying", count_entries(directory)) as advance:
         report = verify_replica(
-            directory, policy=policy_named(policy), progress=advance, now_ms=int(time.time() * 1000)
+            directory,
+            policy=policy_named(policy),
+            progress=advance,
+            now_ms=int(time.time() * 1000),
+            further=further,
         )
     if as_json:
         show_json(_json(report), indent=2)

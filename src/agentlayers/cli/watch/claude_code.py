@@ -78,7 +78,7 @@ def claude_code(
 
 
 def _transport(sync: str | None, token_file: Path | None, tenant: str | None) -> Transport | None:
-    from agentlayers.cli.sync import transport_to
+    from agentlayers.transport.transport import Transport
 
     if sync is None:
         if token_file is not None or tenant is not None:
@@ -87,8 +87,7 @@ def _transport(sync: str | None, token_file: Path | None, tenant: str | None) ->
             )
         return None
     (files,) = tls_files(sync)
-    made: Transport = transport_to(sync, read_token(None, token_file, variable="SYNC_TOKEN"), tenant, files)
-    return made
+    return Transport.from_url(sync, read_token(None, token_file, variable="SYNC_TOKEN"), tenant, **files)
 
 
 async def _watch(source: Path, directory: Path, transport: Transport | None, interval: float) -> None:

@@ -180,11 +180,13 @@ class RemoteRanges(EntryRanges):
         """Forget that an entry's projection failed."""
         self.cells.put(unapplied_key(position), None)
 
-    def unapplied_rows(self, store: int) -> list[UnappliedRow]:
+    def unapplied_rows(self, store: int, after: int = 0, rows_max: int | None = None) -> list[UnappliedRow]:
         """List a store's unapplied entries."""
-        rows = []
-        for key, found in self._under(UNAPPLIED):
+        rows: list[UnappliedRow] = []
+        for key, found in self.cells.scan(unapplied_key(after + 1), prefix_end(UNAPPLIED)):
             number, error, attempts = msgpack.unpackb(found, unicode_errors="surrogatepass")
+            if len(rows) == rows_max:
+                break
             if number == store:
                 rows.append(UnappliedRow(position_of(key), error, attempts))
         return rows

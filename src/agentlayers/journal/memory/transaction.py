@@ -341,11 +341,11 @@ class MemoryTransaction(JournalTransaction):
         """Forget that an entry's projection failed."""
         self._set(self._data.unapplied, position, _ABSENT)
 
-    def unapplied_rows(self, store: int) -> list[UnappliedRow]:
+    def unapplied_rows(self, store: int, after: int = 0, rows_max: int | None = None) -> list[UnappliedRow]:
         """List a store's unapplied entries."""
-        return [
-            row for position, row in sorted(self._data.unapplied.items()) if self._data.row(position).store == store
-        ]
+        behind = sorted(item for item in self._data.unapplied.items() if item[0] > after)
+        found = (row for position, row in behind if self._data.row(position).store == store)
+        return list(islice(found, rows_max))
 
     def put_quarantined(self, row: QuarantinedRow) -> bool:
         """Keep an entry aside."""

@@ -97,7 +97,8 @@ class SQLiteJournal(TransactionalJournal):
         return self
 
     def _load(self, tx: JournalTransaction) -> int:
-        self._registry.load_replica_id(tx)
+        # A file has its number for as long as it lives, renamed or not, and a copy has another one.
+        self._registry.load_replica_id(tx, home=f"inode {self.path.stat().st_ino}")
         return tx.next_position() - 1
 
     async def __aexit__(

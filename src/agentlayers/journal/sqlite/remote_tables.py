@@ -124,10 +124,13 @@ class RemoteTables(BufferedTransaction):
         """Forget that an entry's projection failed."""
         self._write("DELETE FROM unapplied WHERE position = ?", (position,))
 
-    def unapplied_rows(self, store: int) -> list[UnappliedRow]:
+    def unapplied_rows(self, store: int, after: int = 0, rows_max: int | None = None) -> list[UnappliedRow]:
         """List a store's unapplied entries."""
-        query = "SELECT position, error, attempts FROM unapplied WHERE store = ? ORDER BY position"
-        return [UnappliedRow(*found) for found in self.sql.all(query, (store,))]
+        query = (
+            "SELECT position, error, attempts FROM unapplied WHERE position > ? AND store = ? ORDER BY position LIMIT ?"
+        )
+        limit = -1 if rows_max is None else rows_max
+        return [UnappliedRow(*found) for found in self.sql.all(query, (after, store, limit))]
 
     def put_quarantined(self, row: QuarantinedRow) -> bool:
         """Keep an entry aside."""
