@@ -6,8 +6,9 @@ The names below are loaded when first used, so that ``import agentlayers`` costs
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from agentlayers.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from agentlayers.eventlog.identity import Identity
@@ -26,25 +27,6 @@ if TYPE_CHECKING:
     from agentlayers.storage.storage_config import StorageConfig
     from agentlayers.sync.service import SyncService
     from agentlayers.transport.transport import Transport
-
-_HOMES: Final = {
-    "AgentRuntime": "agentlayers.runtime.agent_runtime",
-    "AgentRuntimeContainer": "agentlayers.runtime.containers",
-    "ArtifactStore": "agentlayers.storage.artifacts",
-    "AuditEventStore": "agentlayers.storage.audit_log",
-    "ChatHistoryStore": "agentlayers.storage.chat_history",
-    "Compaction": "agentlayers.journal.compaction",
-    "ConflictPolicy": "agentlayers.journal.conflict_policy",
-    "EventJournal": "agentlayers.journal.event_journal",
-    "Identity": "agentlayers.eventlog.identity",
-    "Layer": "agentlayers.layer",
-    "ScriptedBackend": "agentlayers.runtime.scripted",
-    "SessionIndexStore": "agentlayers.storage.session_index",
-    "StorageConfig": "agentlayers.storage.storage_config",
-    "SyncService": "agentlayers.sync.service",
-    "Transport": "agentlayers.transport.transport",
-    "load_preset": "agentlayers.runtime.presets",
-}
 
 __all__ = [
     "AgentRuntime",
@@ -65,15 +47,24 @@ __all__ = [
     "load_preset",
 ]
 
+_HOMES = {
+    "AgentRuntime": "runtime.agent_runtime",
+    "AgentRuntimeContainer": "runtime.containers",
+    "ArtifactStore": "storage.artifacts",
+    "AuditEventStore": "storage.audit_log",
+    "ChatHistoryStore": "storage.chat_history",
+    "Compaction": "journal.compaction",
+    "ConflictPolicy": "journal.conflict_policy",
+    "EventJournal": "journal.event_journal",
+    "Identity": "eventlog.identity",
+    "Layer": "layer",
+    "ScriptedBackend": "runtime.scripted",
+    "SessionIndexStore": "storage.session_index",
+    "StorageConfig": "storage.storage_config",
+    "SyncService": "sync.service",
+    "Transport": "transport.transport",
+    "load_preset": "runtime.presets",
+}
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

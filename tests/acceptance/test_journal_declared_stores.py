@@ -188,6 +188,11 @@ def test_an_export_of_it_all_is_imported_whole(project: Path, replica: Path, tmp
         "tasks": (6, 6),
     }
     assert (known["tasks"]["imported"], known["tasks"]["unapplied"]) == (6, 0)
+    (counted,) = (
+        one for one in parsed(project, "stats", tmp_path / "new")["files"][0]["stores"] if one["store"] == "tasks"
+    )
+    assert (counted["entries"], counted["waiting"], counted["unapplied"]) == (6, 6, [])
+    assert "unapplied: tasks: 6 entries are kept until" in run(project, "stats", tmp_path / "new")
     digests = {parsed(project, "verify", tmp_path / name)["digest"] for name in ("replica", "new", "known")}
     assert len(digests) == 1
 

@@ -69,10 +69,10 @@ def test_the_agent_is_shown_and_recorded(place: Path) -> None:
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.splitlines() == [
         "First a [bold]note.",
-        "* write_file path=note.txt content=one (+ 1 line)",
-        "  = created note.txt (8 bytes)",
-        '* run_command command=["cat", "note.txt", "missing"]',
-        "  = run_command failed: exit status 1 (+ 3 lines)",
+        "▸ write_file: note.txt",
+        "  ⎿ created note.txt (8 bytes)",
+        '▸ run_command: command=["cat", "note.txt", "missing"]',
+        "  ✗ exit status 1  (+3 lines)",
         "Read:",
         "exit status 1",
         "one",

@@ -20,6 +20,7 @@ from agentlayers.server.storage import ServerStorage
 from agentlayers.storage.artifact import ArtifactRecord
 from agentlayers.storage.artifact_chunk import CONTENT_STORE
 from agentlayers.storage.artifacts import ArtifactStore
+from agentlayers.sync.flags import SyncFlag
 from agentlayers.sync.service import SyncService
 from agentlayers.transport.websocket import WebSocketTransport
 from helpers.sync_world import IDENTITY, Replica, replica
@@ -53,7 +54,7 @@ def put_back(backup: Path, live: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def with_artifacts(directory: Path, server: SyncServer) -> AsyncIterator[tuple[ArtifactStore, SyncService]]:
-    flags = {"artifacts": True, "artifact_content": "on_demand"}
+    flags: dict[str, SyncFlag] = {"artifacts": True, "artifact_content": "on_demand"}
     sync = SyncService(reach(server), AesGcmEncryption(), stores=flags, schedule=fixed(0.01))
     async with SQLiteJournal(directory) as journal, sync, ArtifactStore(journal, IDENTITY, sync=sync) as artifacts:
         yield artifacts, sync

@@ -6,6 +6,8 @@ import abc
 
 from dependency_injector import providers
 
+from agentlayers import NoSuchName  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+from agentlayers.journal import MemoryJournal, NoSuchJournal  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 from agentlayers.layer import App, Layer, LayerContainer, graph_of, load_layers, singleton
 
 
@@ -34,6 +36,7 @@ class Container(LayerContainer):
 
 
 LAYER = Layer.factory(Port, Adapter)
+LISTED = (MemoryJournal, NoSuchJournal, NoSuchName)
 
 
 async def what_a_layer_does_not_give() -> None:

@@ -54,7 +54,9 @@ def command(
         list[str] | None,
         typer.Option("--set", metavar="SLOT=YAML", help="Fill a slot of the layer otherwise; may be repeated."),
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Show what goes into and out of tools in full.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", "--whole", help="Show calls of tools and their results whole.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each message as a JSON object on a line.")] = False,
     container: Annotated[str | None, typer.Option(metavar="NAME|MODULE:CLASS", help=CONTAINER_HELP)] = None,
     allow_imports: Annotated[
@@ -94,7 +96,7 @@ def command(
         "max_turns": max_turns,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    raise typer.Exit(asyncio.run(_run(wired, _prompt(prompt), given, whole=whole, as_json=as_json)))
+    raise typer.Exit(asyncio.run(_run(wired, _prompt(prompt), given, is_full=full, as_json=as_json)))
 
 
 def _prompt(prompt: str | None) -> str:
@@ -144,13 +146,13 @@ def _wired(layer: str, container: type[LayerContainer], allow_imports: list[str]
 
 # -- running ------------------------------------------------------------------------------------------------
 async def _run(
-    wired: type[LayerContainer], prompt: str, options: Mapping[str, Any], *, whole: bool, as_json: bool
+    wired: type[LayerContainer], prompt: str, options: Mapping[str, Any], *, is_full: bool, as_json: bool
 ) -> ExitStatus:
     from agentlayers.runtime.agent_runtime import AgentRuntime
 
     async with wired.build(AgentRuntime) as runtime:
         async with runtime.query(prompt, **options) as query, _interruptible(query):
-            await _show(query, whole=whole, as_json=as_json)
+            await _show(query, is_full=is_full, as_json=as_json)
             await query.aclose()  # until all of it is recorded, so that the summary is true
         sent = await _exchange(runtime)
         if not as_json:
@@ -161,13 +163,13 @@ async def _run(
     return ExitStatus.OK if state == "completed" else ExitStatus.AGENT
 
 
-async def _show(query: QueryHandle, *, whole: bool, as_json: bool) -> None:
+async def _show(query: QueryHandle, *, is_full: bool, as_json: bool) -> None:
     from rich.console import Console
 
     from agentlayers.cli.conversation import Conversation
     from agentlayers.cli.table import show_json
 
-    conversation = Conversation(Console(), whole=whole)
+    conversation = Conversation(Console(), is_full=is_full)
     async for message in query:
         if as_json:
             show_json(message.raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -68,7 +69,9 @@ def command(
             help="Send servers also what came from others. (default: to our own servers, once there are several)",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --once: what was exchanged, as a JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What was exchanged, as a JSON object; with --watch a line each change.")
+    ] = False,
 ) -> None:
     """
     Send what the server does not have and fetch what this replica does not have.
@@ -98,7 +101,7 @@ def command(
     tune_interpreter()
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_watch(layer))
+            asyncio.run(_watch(layer, as_json=as_json))
         return
     _tell(asyncio.run(_once(layer)), as_json=as_json)
 
@@ -200,29 +203,29 @@ async def _opened(layer: Layer) -> AsyncIterator[SyncService]:
         yield app.get(SyncService)
 
 
-async def _watch(layer: Layer) -> None:
+async def _watch(layer: Layer, *, as_json: bool) -> None:
     async with _opened(layer) as sync:
         showing = asyncio.current_task()
         assert showing is not None
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, showing.cancel)
         with contextlib.suppress(asyncio.CancelledError):
-            await _show(sync)
+            await _show(sync, as_json=as_json)
 
 
-async def _show(sync: SyncService) -> None:
+async def _show(sync: SyncService, *, as_json: bool) -> None:
     """Show the status: one live line on a terminal, a line for each change elsewhere."""
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
-    if not console.is_terminal:
+    if as_json or not console.is_terminal:
         shown = ""
         async for status in sync.status_stream():
             # While a server is away, every attempt begins and ends alike: told once.
-            line = "" if shown and _is_trying(status) else _line(status)
+            line = "" if shown and _is_trying(status) else _line(status, as_json=as_json)
             if line and line != shown:
-                console.print(line, highlight=False, soft_wrap=True)
+                typer.echo(line)
                 shown = line
         return
     with Live(console=console, refresh_per_second=8) as live:
@@ -271,11 +274,27 @@ def _heading(number: int, remote: SyncStatus, count: int) -> str:
     heading = f"{remote.state} {remote.url}" if count == 1 else f"{number} {remote.state} {remote.url}"
     if remote.retry_in_seconds is not None:
         heading += f", attempt {remote.attempt + 1} within {remote.retry_in_seconds:.1f} s"
-    return f"{heading}\n  {remote.last_error}" if remote.last_error else heading
+    troubles = [
+        remote.last_error,
+        *(f"{name}: {one.last_error}" for name, one in remote.stores.items() if one.last_error),
+    ]
+    return "\n  ".join([heading, *(trouble for trouble in troubles if trouble)])
 
 
-def _line(status: SyncStatus) -> str:
+def _line(status: SyncStatus, *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"remotes": [_status_as_json(remote) for remote in status.remotes.values()]})
     return " | ".join(map(_remote_line, status.remotes.values()))
+
+
+def _status_as_json(status: SyncStatus) -> dict[str, Any]:
+    counted = ("pending", "behind", "sent", "received", "quarantined")
+    stores = {
+        name: {field: getattr(store, field) for field in counted}
+        for name, store in status.stores.items()
+        if store.enabled
+    }
+    return {"url": status.url, "state": status.state.value, "error": status.last_error, "stores": stores}
 
 
 def _remote_line(status: SyncStatus) -> str:

@@ -6,8 +6,9 @@ Loading this package loads nothing heavy: cryptography comes with the first name
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentlayers.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from agentlayers.crypto.encryption import AesGcmEncryption, Encryption, PlaintextEncryption
@@ -21,7 +22,7 @@ __all__ = [
     "derive_store_keys",
 ]
 
-_MODULES = {
+_HOMES = {
     "AesGcmEncryption": "encryption",
     "Encryption": "encryption",
     "PlaintextEncryption": "encryption",
@@ -29,8 +30,5 @@ _MODULES = {
     "derive_store_keys": "keys",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentlayers.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from agentlayers.eventlog.event import Event, EventGroup, EventKind
@@ -29,7 +31,7 @@ __all__ = [
     "projection_of",
 ]
 
-_MODULES = {
+_HOMES = {
     "Event": "event",
     "EventGroup": "event",
     "EventKind": "event",
@@ -45,10 +47,5 @@ _MODULES = {
     "projection_of": "typed_event",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

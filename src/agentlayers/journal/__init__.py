@@ -41,6 +41,7 @@ from agentlayers.journal.event_journal import (
     UnappliedEntry,
 )
 from agentlayers.key_value.keys import pack_key, prefix_end
+from agentlayers.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from agentlayers.journal.key_value import KeyValueJournal
@@ -90,23 +91,13 @@ __all__ = [
     "prefix_end",
 ]
 
+_HOMES = {
+    # They bring sqlite3, msgpack, structlog and sortedcontainers with them.
+    "JournalTransaction": "transaction",
+    "KeyValueJournal": "key_value",
+    "MemoryJournal": "memory",
+    "SQLiteJournal": "sqlite",
+}
 
-def __getattr__(name: str) -> object:
-    # Loaded at first use: they bring sqlite3, msgpack, structlog and sortedcontainers with them.
-    if name == "SQLiteJournal":
-        from agentlayers.journal.sqlite import SQLiteJournal
-
-        return SQLiteJournal
-    if name == "KeyValueJournal":
-        from agentlayers.journal.key_value import KeyValueJournal
-
-        return KeyValueJournal
-    if name == "MemoryJournal":
-        from agentlayers.journal.memory import MemoryJournal
-
-        return MemoryJournal
-    if name == "JournalTransaction":
-        from agentlayers.journal.transaction import JournalTransaction
-
-        return JournalTransaction
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -274,7 +274,7 @@ class AgentSessionStore(JournaledStore):
     def _max_idle_seconds(self) -> float | None:
         return None if self._config is None else self._config.retention.agent_sessions.max_idle_seconds
 
-    async def _idle_sessions(self) -> list[list[Transcript]]:
+    async def _idle_sessions(self) -> Sequence[Sequence[Transcript]]:
         max_idle = self._max_idle_seconds
         if max_idle is None:
             return []
@@ -282,7 +282,8 @@ class AgentSessionStore(JournaledStore):
 
     async def _drop(self, entry_ids: Sequence[bytes], *, only_if_idle: Sequence[Transcript] = ()) -> int:
         """Drop entries in short transactions; of a session only as long as it is idle and nobody lacks a line of it."""
-        if only_if_idle and await self.log.read(lambda tx: is_held_back(tx, STORE, entry_ids)):
+        is_waiting = await self.log.read(lambda tx: is_held_back(tx, STORE, entry_ids))
+        if only_if_idle and is_waiting:
             return 0
         schema, last, dropped = self.log.schema, max(entry_ids, default=b""), 0
 

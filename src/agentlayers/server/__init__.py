@@ -7,9 +7,9 @@ Start reading at :mod:`agentlayers.server.app`; what a commit means is in
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from agentlayers.lazy_exports import lazy_exports
 from agentlayers.server.auth import Authenticator
 from agentlayers.server.storage import Appended, ServerStorage, TenantInfo
 
@@ -40,9 +40,5 @@ _HOMES = {
     "SyncServer": "app",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -280,9 +280,12 @@ class SyncServer:
             autoping=False,  # the link answers, and learns of the answers to its own
             timeout=CLOSE_SECONDS_MAX,
         )
-        writer = await websocket.prepare(request)
+        try:
+            writer = await websocket.prepare(request)
+        except ConnectionResetError:  # gone before the handshake
+            return websocket
         transport = request.transport
-        if transport is None:  # gone during the handshake
+        if transport is None:  # gone during it
             return websocket
         link = WebSocketLink(websocket, writer, transport)
         session = ServerSession(is_stream=False, hello=hello)

@@ -143,7 +143,8 @@ class StorageCleanup:
         """
         self._stores.append(store)
         if self._schedule.enabled and self._schedule.run_on_start:
-            await self._run([store])
+            # The store opened later than the schedule began, so this still belongs to the run at the start.
+            self._last = _joined(self._last, await self._clean_all([store]))
 
         def stop() -> None:
             if store in self._stores:
@@ -164,19 +165,20 @@ class StorageCleanup:
         A store that fails is reported and does not keep the others from being cleaned. If a run is under way, this
         one follows it. It works whether there is a schedule or not.
         """
-        return await self._run(self._stores)
+        done = self._last = await self._clean_all(self._stores)
+        self._runs += 1
+        return done
 
-    async def _run(self, stores: list[JournaledStore]) -> CleanupReport:
+    async def _clean_all(self, stores: list[JournaledStore]) -> CleanupReport:
         async with self._one_at_a_time:
             began = self._clock()
             report = CleanupReport(started_at=datetime.fromtimestamp(began, UTC))
             for store in tuple(stores):
                 if store.is_enabled:
                     await _clean(store, report)
-            self._last = CleanupReport(report.stores, report.failures, report.started_at, self._clock() - began)
-            self._runs += 1
-        logger.debug("cleanup_done", dropped=report.dropped)
-        return self._last
+            done = CleanupReport(report.stores, report.failures, report.started_at, self._clock() - began)
+        logger.debug("cleanup_done", dropped=done.dropped)
+        return done
 
     async def _run_at_intervals(self) -> None:
         while True:
@@ -195,6 +197,13 @@ class StorageCleanup:
                 settings say.
         """
         return Layer.scoped(cls, schedule=schedule) if schedule else Layer.scoped(cls)
+
+
+def _joined(first: CleanupReport | None, second: CleanupReport) -> CleanupReport:
+    if first is None:
+        return second
+    stores, failures = {**first.stores, **second.stores}, {**first.failures, **second.failures}
+    return CleanupReport(stores, failures, first.started_at, first.seconds + second.seconds)
 
 
 async def _clean(store: JournaledStore, report: CleanupReport) -> None:

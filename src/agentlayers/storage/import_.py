@@ -296,7 +296,8 @@ async def import_export(
     async with AsyncExitStack() as stack:
         opened: dict[Path, SQLiteJournal] = {}
         for file in dict.fromkeys(files.values()):
-            opening = open_replica_stores(file, policy=policy, further=further)
+            names = [store for store, place in files.items() if place == file]
+            opening = open_replica_stores(file, policy=policy, stores=names, further=further)
             opened[file] = (await stack.enter_async_context(opening))[0]
         for store, batch in _batches(read_export(path, secret=secret, progress=progress), stores):
             entries = [item.entry for item in batch]

@@ -292,8 +292,8 @@ class JournaledStore(abc.ABC):
         """
         Keep the store in a file of its own; it is never synced.
 
-        At present this is the SQLite file of :meth:`layer_sqlite`: the journal has many small parts, and
-        a file for each costs much more. For that there is :meth:`layer_key_value`, over a key-value
-        store in plain files.
+        This is the SQLite file of :meth:`layer_sqlite`, which several processes may have open and the
+        ``agentlayers journal`` commands read. In plain files, with one writer at a time and at a higher cost, a store
+        is with :meth:`layer_key_value` over a key-value store in files.
         """
         return cls.layer_sqlite(directory)

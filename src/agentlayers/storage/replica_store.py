@@ -30,7 +30,6 @@ __all__ = [
     "POLICIES",
     "STORE_NAMES",
     "FurtherStore",
-    "check_stores",
     "file_of_store",
     "has_index",
     "is_for",
@@ -87,26 +86,6 @@ def policy_named(name: str) -> ConflictPolicy:
     if name not in POLICIES:
         raise SettingsError(setting="policy", value=name, expected=f"one of {', '.join(POLICIES)}")
     return POLICIES[name]()
-
-
-def check_stores(names: list[str] | None, *, setting: str = "--store", further: Sequence[str] = ()) -> tuple[str, ...]:
-    """
-    Return the stores that were asked for, all of them if none was.
-
-    Args:
-        names: What was asked for.
-        setting: Where.
-        further: Stores that whoever asks knows beside those of this room.
-
-    Raises:
-        SettingsError: A name that is no store's.
-    """
-    every = (*STORE_NAMES, *further)
-    for name in names or ():
-        if name not in every:
-            raise SettingsError(setting=setting, value=name, expected=f"one of {', '.join(every)}")
-    wanted = {part for name in names or () for part in with_parts(name)}
-    return tuple(name for name in every if not names or name in wanted)
 
 
 def with_parts(store: str) -> tuple[str, ...]:

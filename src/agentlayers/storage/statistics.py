@@ -46,6 +46,7 @@ class StoreStatistics:
         compacted: Ids of compacted entries that are remembered.
         unapplied: Entries that are not in the read model, with the reason.
         quarantined: What was kept aside, with the reason.
+        waiting: Entries of a store that is not known here, kept until its application opens it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class StoreStatistics:
     compacted: int
     unapplied: tuple[UnappliedEntry, ...]
     quarantined: tuple[QuarantinedEntry, ...]
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +131,25 @@ def _store(snapshot: JournalSnapshot, name: str) -> StoreStatistics:
         (number,),
     ).fetchone()
     conflicts = sum(_is_open(snapshot, name, key) for key in snapshot.tx.conflicted_keys(number))
+    unapplied, waiting = _unapplied(snapshot, name)
     (compacted,) = snapshot.connection.execute("SELECT count(*) FROM horizon WHERE store = ?", (number,)).fetchone()
     return StoreStatistics(
         name, entries, local, payload_bytes, oldest or b"", newest or b"", _sessions(snapshot, name), conflicts,
-        compacted, tuple(snapshot.tx.unapplied(name)), tuple(snapshot.tx.quarantined(name)),
+        compacted, unapplied, tuple(snapshot.tx.quarantined(name)), waiting,
     )  # fmt: skip
+
+
+def _unapplied(snapshot: JournalSnapshot, name: str) -> tuple[tuple[UnappliedEntry, ...], int]:
+    if name not in snapshot.unknown_stores:
+        return tuple(snapshot.tx.unapplied(name)), 0
+    # Counted, not listed: after an import they may be all entries of the store.
+    tx = snapshot.tx
+    rows = {row.position: row for row in tx.unapplied_rows(tx.store_number(name))}
+    failed = [row for row in tx.rows_at([at for at, row in rows.items() if row.attempts])]
+    listed = tuple(
+        UnappliedEntry(tx.stored(row), rows[row.position].error, rows[row.position].attempts) for row in failed
+    )
+    return listed, len(rows) - len(listed)
 
 
 def _is_open(snapshot: JournalSnapshot, name: str, primary_key: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentlayers.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from agentlayers.schedule import Schedule, exponential, fixed
@@ -33,25 +35,20 @@ __all__ = [
     "fixed",
 ]
 
-_MODULES = {
-    "DEFAULT_SCHEDULE": "agentlayers.sync.schedule",
-    "DEFAULT_STORES": "agentlayers.sync.flags",
-    "QuarantinedEntry": "agentlayers.sync.status",
-    "RemoteReport": "agentlayers.sync.status",
-    "Schedule": "agentlayers.schedule",
-    "StoreStatus": "agentlayers.sync.status",
-    "SyncReport": "agentlayers.sync.status",
-    "SyncService": "agentlayers.sync.service",
-    "SyncState": "agentlayers.sync.status",
-    "SyncStatus": "agentlayers.sync.status",
-    "exponential": "agentlayers.schedule",
-    "fixed": "agentlayers.schedule",
+_HOMES = {
+    "DEFAULT_SCHEDULE": "schedule",
+    "DEFAULT_STORES": "flags",
+    "QuarantinedEntry": "status",
+    "RemoteReport": "status",
+    "Schedule": ".schedule",
+    "StoreStatus": "status",
+    "SyncReport": "status",
+    "SyncService": "service",
+    "SyncState": "status",
+    "SyncStatus": "status",
+    "exponential": ".schedule",
+    "fixed": ".schedule",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_MODULES[name]), name)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

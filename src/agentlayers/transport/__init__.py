@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from agentlayers.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from agentlayers.transport.memory import MemoryConnection, MemoryTransport
@@ -22,7 +24,7 @@ __all__ = [
     "WebSocketTransport",
 ]
 
-_MODULES = {
+_HOMES = {
     "Connection": "transport",
     "MemoryConnection": "memory",
     "MemoryTransport": "memory",
@@ -33,10 +35,5 @@ _MODULES = {
     "WebSocketTransport": "websocket",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -155,7 +155,8 @@ class Client:
             raise self.ended
         answer = self._answers[name] = asyncio.get_running_loop().create_future()
         await self._send(frames)
-        return await answer
+        message: Message = await answer
+        return message
 
     async def _send(self, frames: list[bytes]) -> None:
         async with self._sending:

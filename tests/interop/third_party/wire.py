@@ -137,7 +137,11 @@ class StoreKeys:
         identity = json.loads(base64.urlsafe_b64decode(identity_text + "=" * (-len(identity_text) % 4)))
         if store in identity.get("stores", {}):
             return cls.of(identity["stores"][store])
-        root = base64.b64decode(identity["privateKey"])
+        return cls.derived_from(base64.b64decode(identity["privateKey"]), store)
+
+    @classmethod
+    def derived_from(cls, root: bytes, store: str) -> StoreKeys:
+        """Derive them from a root secret."""
 
         def key(label: str) -> bytes:
             info = f"agentlayers/v1/store/{store}/{label}".encode()

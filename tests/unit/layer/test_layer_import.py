@@ -40,4 +40,4 @@ def test_everything_listed_can_be_had() -> None:
         assert getattr(layer, name) is not None
     assert set(layer.__all__) <= set(dir(layer))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        layer.nonsense  # noqa: B018
+        layer.nonsense  # type: ignore[attr-defined]  # noqa: B018

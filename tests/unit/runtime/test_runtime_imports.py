@@ -30,4 +30,4 @@ def test_every_public_name_can_be_imported() -> None:
     for name in agentlayers.runtime.__all__:
         assert getattr(agentlayers.runtime, name) is not None
     with pytest.raises(AttributeError):
-        agentlayers.runtime.no_such_name  # noqa: B018
+        agentlayers.runtime.no_such_name  # type: ignore[attr-defined]  # noqa: B018

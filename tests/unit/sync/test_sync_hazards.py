@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agentlayers import limits
-from agentlayers.errors import AgentLayersError, ConnectError, StateError
+from agentlayers.crypto.encryption import AesGcmEncryption
+from agentlayers.errors import AgentLayersError, ConnectError, StateError, StorageUnavailableError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal import MemoryJournal
 from agentlayers.journal.event_journal import StoreSchema
@@ -98,7 +99,7 @@ async def test_an_ack_that_was_noted_while_the_connection_ended_no_longer_counts
                 await asyncio.Event().wait()
             return result
 
-        one.journal.transact = transact  # type: ignore[method-assign, assignment]
+        one.journal.transact = transact  # type: ignore[method-assign]
         await one.write("acknowledged")
         await is_noted.wait()
         await one.sync.disconnect()
@@ -205,10 +206,6 @@ async def test_a_store_that_comes_back_while_it_is_leaving_is_followed() -> None
     """The request of the new one comes behind the good-bye of the old one."""
     async with MemoryServer() as server, replica(server.transport()) as one, replica(server.transport()) as other:
         await one.until_pushed()
-        (worker,) = one.sync._remotes[one.sync.url]._pool._workers
-        assert worker.link is not None
-        real = worker.link.replications[IDENTITY.for_store(CHAT).public_key].pull.run
-        del real
         await (await registered_again(one))
         await asyncio.sleep(0.02)
         written = await other.write("for the one that came back")
@@ -222,8 +219,6 @@ class FailingJournal(MemoryJournal):
 
     async def transact(self, work: Any, **options: Any) -> Any:
         if self.fails:
-            from agentlayers.errors import StorageUnavailableError
-
             raise StorageUnavailableError(backend="test", operation="append", reason="no space left on device")
         return await super().transact(work, **options)
 
@@ -292,7 +287,8 @@ async def test_closing_waits_for_all_stores_together(monkeypatch: pytest.MonkeyP
     server = SmallServer()
     server.acks_answered = False
     monkeypatch.setattr(limits, "FLUSH_ON_CLOSE_SECONDS", 0.2)
-    sync = SyncService(MemoryTransport(server.serve), *_encryption(), stores={CHAT: True, "audit_log": True, "s": True})
+    stores = {CHAT: True, "audit_log": True, "s": True}
+    sync = SyncService(MemoryTransport(server.serve), AesGcmEncryption(), stores=stores)
     async with MemoryJournal() as journal:
         async with sync:
             for name in (CHAT, "audit_log", "s"):
@@ -304,12 +300,6 @@ async def test_closing_waits_for_all_stores_together(monkeypatch: pytest.MonkeyP
                 await server.heard.until(lambda: len(server.writes) == 3)
             before = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - before < 0.5
-
-
-def _encryption() -> tuple[Any, ...]:
-    from agentlayers.crypto.encryption import AesGcmEncryption
-
-    return (AesGcmEncryption(),)
 
 
 async def test_an_attempt_that_fails_while_it_is_waited_for_is_told_and_not_waited_for_again() -> None:

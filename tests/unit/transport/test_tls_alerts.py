@@ -156,6 +156,23 @@ async def test_a_server_that_asks_for_a_certificate_is_understood(certificates: 
     assert "asks for a client certificate; give the one its operator issued (client_cert, --client-cert)" in str(error)
 
 
+async def test_who_only_writes_learns_of_the_alert_too(certificates: Certificates) -> None:
+    async def write_on(transport: Transport) -> None:
+        connection = await transport.connect()
+        try:
+            while True:
+                await connection.send(b"\x80")
+                await asyncio.sleep(0.01)
+        finally:
+            await connection.close()
+
+    with (
+        blocking_server(asking(certificates)) as port,
+        pytest.raises(AuthenticationError, match="it does not know the authority that signed it"),
+    ):
+        await asyncio.wait_for(write_on(reach("tls", port, certificates, certificates.foreign)), 5)
+
+
 async def test_with_tls_1_2_a_missing_certificate_is_only_a_refused_handshake(
     certificates: Certificates, scheme: str
 ) -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agentlayers.cli.chat.message_view import MessageView, Part, message_view
+from agentlayers.cli.message_view import MessageView, Part, message_view
 from agentlayers.cli.table import format_millis, one_line, printable
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def markdown_lines(conversations: Iterable[Conversation]) -> Iterator[str]:
         yield ""
         yield "  \n".join(_markdown_text(line) for line in _about(conversation.summary))
         yield ""
-        for view in _views(conversation):
+        for event, view in _views(conversation):
             speaker = _markdown_text(_speaker(view))
-            yield f"## {speaker} · {_time(view)}"
+            yield f"## {speaker} · {_time(event)}"
             yield ""
             for part in view.parts:
                 yield from _markdown_part(part)
@@ -107,10 +107,10 @@ def html_lines(conversations: Iterable[Conversation]) -> Iterator[str]:
     for conversation in conversations:
         yield f"<h1>{_escaped(_title(conversation.summary))}</h1>"
         yield f'<p class="about">{"<br>".join(_escaped(line) for line in _about(conversation.summary))}</p>'
-        for view in _views(conversation):
+        for event, view in _views(conversation):
             role = view.role if view.role in ("user", "assistant", "tool") else "other"
             yield f'<section class="{role}{" subagent" if view.is_subagent else ""}">'
-            yield f"<p><strong>{_escaped(_speaker(view))}</strong> <time>{_escaped(_time(view))}</time></p>"
+            yield f"<p><strong>{_escaped(_speaker(view))}</strong> <time>{_escaped(_time(event))}</time></p>"
             yield from map(_html_part, view.parts)
             yield "</section>"
     yield "</html>"
@@ -132,10 +132,10 @@ def _escaped(text: str) -> str:
 
 
 # -- both ---------------------------------------------------------------------------------------------------
-def _views(conversation: Conversation) -> Iterator[MessageView]:
+def _views(conversation: Conversation) -> Iterator[tuple[ChatEvent, MessageView]]:
     for event in conversation.events:
         if event.message.get("type") != "stream_event":  # a piece of a message that comes whole
-            yield message_view(event)
+            yield event, message_view(event.message, source=event.source)
 
 
 def _title(summary: SessionSummary) -> str:
@@ -156,5 +156,5 @@ def _speaker(view: MessageView) -> str:
     return f"{view.role} (subagent)" if view.is_subagent else view.role
 
 
-def _time(view: MessageView) -> str:
-    return format_millis(view.event.timestamp_ms)[:19] + "Z"
+def _time(event: ChatEvent) -> str:
+    return format_millis(event.timestamp_ms)[:19] + "Z"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from agentlayers.cli.chat.arguments import AsJson, Directory
-from agentlayers.cli.chat.message_view import message_view
 from agentlayers.cli.chat.replica_chat import decoded, open_chat
 from agentlayers.cli.chat.show import message_json
+from agentlayers.cli.message_view import message_view
 from agentlayers.cli.table import format_millis, one_line, show_json
 from agentlayers.errors import SettingsError
 
@@ -110,7 +110,8 @@ def _all_read(chat: ReplicaChat, terms: list[TextTerm], session_id: str | None) 
 
 def _show(match: _Match) -> None:
     event = match.event
-    head = f"{format_millis(event.timestamp_ms)[:19]}Z  {event.session_id}  {message_view(event).role}"
+    role = message_view(event.message, source=event.source).role
+    head = f"{format_millis(event.timestamp_ms)[:19]}Z  {event.session_id}  {role}"
     if not sys.stdout.isatty():
         typer.echo(f"{one_line(head)}  {one_line(match.snippet.marked())}")
         return

@@ -75,7 +75,7 @@ def _store_row(store: StoreStatistics) -> tuple[str, ...]:
     sessions = "?" if store.sessions is None else str(store.sessions)
     return (
         store.name, str(store.entries), format_bytes(store.payload_bytes), str(store.local), sessions,
-        str(len(store.unapplied)), str(len(store.quarantined)), str(store.conflicts), str(store.compacted), newest,
+        str(len(store.unapplied) + store.waiting), str(len(store.quarantined)), str(store.conflicts), str(store.compacted), newest,
     )  # fmt: skip
 
 
@@ -95,6 +95,9 @@ def _troubles(file: FileStatistics) -> Iterator[str]:
         for one in store.unapplied:
             where = f"{store.name} {one.stored.entry.id.hex()}"
             yield one_line(f"unapplied: {where}: {one.error} (tried {one.attempts} times)")
+        if store.waiting:
+            what = f"{store.waiting} entries are kept until an application that knows their events opens the store"
+            yield one_line(f"unapplied: {store.name}: {what}")
         for kept in store.quarantined:
             yield one_line(f"quarantined: {store.name} {kept.id.hex()}: {kept.reason}")
 
@@ -123,6 +126,7 @@ def _store_json(store: StoreStatistics) -> dict[str, Any]:
         "sessions": store.sessions,
         "conflicts": store.conflicts,
         "compacted": store.compacted,
+        "waiting": store.waiting,
         "unapplied": [
             {"id": one.stored.entry.id.hex(), "error": one.error, "attempts": one.attempts} for one in store.unapplied
         ],

@@ -1,5 +1,5 @@
 """
-What there is to see of a message, whoever recorded it: who speaks, and what it consists of.
+What there is to see of a message, running or recorded, whoever recorded it: who speaks, and what it consists of.
 
 Known are the messages of claude-agent-sdk and those of the plain form ``{"role": ..., "content" or "text": ...}``.
 Anything else is shown as the JSON it is, so that nothing is passed over in silence.
@@ -10,10 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    from agentlayers.storage.chat_event import ChatEvent
+from typing import Any, Literal, NamedTuple
 
 __all__ = ["MessageView", "Part", "PartKind", "message_view"]
 
@@ -30,7 +27,7 @@ class Part(NamedTuple):
         kind: What it is.
         text: What it says; of a call its arguments as JSON.
         name: Of the tool that is called.
-        brief: What it says on one line.
+        brief: What it says on one line; of a call what tells it from others.
     """
 
     kind: PartKind
@@ -45,21 +42,24 @@ class MessageView:
     One message as it is shown.
 
     Attributes:
-        event: The message.
         role: ``user``, ``assistant``, ``system``, ``tool`` for results, or what the message names.
         is_subagent: It belongs to an agent that the session's agent started.
         parts: In order; never none.
     """
 
-    event: ChatEvent
     role: str
     is_subagent: bool
     parts: tuple[Part, ...]
 
 
-def message_view(event: ChatEvent) -> MessageView:
-    """Look at a message."""
-    message = event.message
+def message_view(message: Mapping[str, Any], *, source: str = "") -> MessageView:
+    """
+    Look at a message.
+
+    Args:
+        message: As it came from an agent, or was recorded.
+        source: Who wrote it down; the role of a message that names none.
+    """
     kind = message.get("type")
     inner = message.get("message")
     body = inner if isinstance(inner, Mapping) else message
@@ -70,7 +70,7 @@ def message_view(event: ChatEvent) -> MessageView:
     if all(part.kind in ("result", "error") for part in parts):
         role = "tool"
     is_subagent = bool(message.get("parent_tool_use_id") or message.get("isSidechain"))
-    return MessageView(event, str(role or kind or event.source), is_subagent, parts)
+    return MessageView(str(role or kind or source), is_subagent, parts)
 
 
 def _parts(message: Mapping[str, Any], body: Mapping[str, Any]) -> Iterator[Part]:
@@ -139,12 +139,19 @@ def _result_text(content: Any) -> str:
 
 
 def _arguments(arguments: Any) -> str:
-    """Show what matters of a call: its only text, or its arguments in short."""
+    """Show what matters of a call: the text that tells what it is about, or all its arguments in short."""
     if isinstance(arguments, Mapping):
         for name in ("command", "file_path", "path", "pattern", "url", "query", "description", "prompt"):
             if isinstance(arguments.get(name), str):
                 return _first_line(arguments[name])
-    return _first_line(_json(arguments)) if arguments else ""
+        return " ".join(f"{name}={_argument(value)}" for name, value in arguments.items())
+    return _argument(arguments) if arguments else ""
+
+
+def _argument(value: Any) -> str:
+    from agentlayers.storage.export import json_of
+
+    return _first_line(value) if isinstance(value, str) else json.dumps(json_of(value), ensure_ascii=False)
 
 
 def _first_line(text: str) -> str:

@@ -1,0 +1,93 @@
+"""
+A stock replica with an SQLite journal loses what reaches it at once beyond the variables of one statement.
+
+So our server sends it no more than that, by estimate: see 'Stock peers' in ``docs/reference/protocol.md``. Against a
+server without that, the first two tests fail: the replica notes none of its entries as sent, or has a fifth of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from interop.stock_peers import StockClient, StockPeers, our_server
+
+
+def noted(journal: Path) -> tuple[int, int]:
+    """Return how many entries have a sequence in a stock journal, and what it will ask for next."""
+    with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as opened:
+        count, last = opened.execute("SELECT count(*), max(sequence) FROM effect_event_remotes").fetchone()
+        return count, 0 if last is None else last + 1
+
+
+async def until_noted(journal: Path, count: int) -> None:
+    async with asyncio.timeout(30):
+        while noted(journal)[0] < count:  # noqa: ASYNC110 - they are in another process
+            await asyncio.sleep(0.1)
+
+
+async def handled_once(client: StockClient, count: int) -> bool:
+    entries = (await client.entries()).values()
+    return len(entries) == count and {(entry.copies, entry.handled) for entry in entries} == {(1, 1)}
+
+
+async def test_a_stock_sqlite_replica_that_sends_thousands_notes_all_of_them(sqlite_peers: StockPeers) -> None:
+    """The Ack of 7,500 entries in one message lists what fits, and the others come back as Changes."""
+    stock, journal = sqlite_peers, sqlite_peers.directory / "journal.db"
+    async with our_server() as server, stock.client(journal="journal.db") as one, stock.client(one.identity) as other:
+        await one.write_notes(7_500, "offline")
+        await asyncio.gather(one.connect(server.websocket_url), other.connect(server.websocket_url))
+        await asyncio.gather(until_noted(journal, 7_500), other.until(handled=7_500))
+        await one.write({"id": "later", "text": "sent alone"})
+        await asyncio.gather(until_noted(journal, 7_501), other.until(handled=7_501))
+
+        assert noted(journal) == (7_501, 7_501)
+        assert await handled_once(one, 7_501)
+        assert await handled_once(other, 7_501)
+
+
+async def test_a_stock_sqlite_replica_gets_a_long_backlog_whole(sqlite_peers: StockPeers) -> None:
+    """It had lost most of it for good with the first entry after that."""
+    stock, journal = sqlite_peers, sqlite_peers.directory / "journal.db"
+    async with our_server() as server, stock.client() as writer:
+        await writer.write_notes(9_000, "backlog", 1_000)
+        await writer.connect(server.websocket_url)
+        await writer.until(pushed=9_000)
+        async with stock.client(writer.identity, "journal.db") as late:
+            await late.connect(server.websocket_url)
+            await late.until(handled=9_000)
+            await writer.write({"id": "live", "text": "after the backlog"})
+            await late.until(handled=9_001)
+            await until_noted(journal, 9_001)
+            assert noted(journal) == (9_001, 9_001)
+            await late.process.kill()
+        await writer.write({"id": "meanwhile", "text": "while it was not there"})
+        async with stock.client(writer.identity, "journal.db") as late:
+            await late.connect(server.websocket_url)
+            await late.until(handled=1)
+
+            assert (await late.entries()).keys() == (await writer.entries()).keys()
+
+
+async def test_a_stock_sqlite_replica_that_ends_in_the_middle_misses_nothing(sqlite_peers: StockPeers) -> None:
+    """Both have something for the other; wherever it is killed, it goes on from there."""
+    stock, journal = sqlite_peers, sqlite_peers.directory / "journal.db"
+    async with our_server() as server, stock.client() as writer:
+        await writer.write_notes(3_000, "backlog")
+        await writer.connect(server.websocket_url)
+        await writer.until(pushed=3_000)
+        async with stock.client(writer.identity, "journal.db") as late:
+            await late.write_notes(2_000, "offline")
+            await late.connect(server.websocket_url)
+            await late.until(handled=2_300)
+            await late.process.kill()
+        count, following = noted(journal)
+        assert 0 < count == following < 5_000
+        async with stock.client(writer.identity, "journal.db") as late:
+            await late.connect(server.websocket_url)
+            await asyncio.gather(until_noted(journal, 5_000), writer.until(handled=5_000))
+
+            assert (await late.entries()).keys() == (await writer.entries()).keys()
+            assert noted(journal) == (5_000, 5_000)
