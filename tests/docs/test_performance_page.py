@@ -24,6 +24,7 @@ FIGURES = {
         "stock_missing": "",
         "goals": {"fan-out: deliveries/s": [123456.7, ">= 80,000"]},
         "fan-out": {"agentlayers": {"deliveries/s": 123456.7}, "bare pipeline": {"peak MB server": 45.13}},
+        "unfinished": {"fan-out": {"Effect v4, memory": "not finished in 180 s\nand its log"}},
     },
 }
 
@@ -53,5 +54,6 @@ def test_the_tables_are_replaced_and_the_text_stays(script: ModuleType) -> None:
     assert page.count(text) == 1
     assert "| agentlayers | 123,457 |  |" in page
     assert "| bare pipeline |  | 45.1 |" in page
+    assert "* Effect v4, memory: not finished in 180 s\n" in page
     assert page.split(script.BEGIN)[0] == PAGE.split(script.BEGIN)[0]
     assert page.split(script.END)[1] == PAGE.split(script.END)[1]

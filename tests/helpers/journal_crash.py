@@ -36,7 +36,7 @@ from agentlayers.journal.sqlite.transaction import SQLiteTransaction
 from agentlayers.storage.artifact import ArtifactRecord
 from agentlayers.storage.event_groups import UNSYNCED_EVENTS
 from agentlayers.storage.export import export_lines
-from agentlayers.storage.import_ import import_export, read_export
+from agentlayers.storage.import_ import ImportedEntry, import_export, read_export
 from agentlayers.storage.rebuild import rebuild
 from agentlayers.storage.snapshot import open_snapshot
 from agentlayers.storage.verify import verify
@@ -68,7 +68,7 @@ class World:
             asyncio.run(_fill(source, name))
             path = scratch / f"{name}.jsonl"
             path.write_text("".join(f"{line}\n" for line in export_lines(source)), encoding="utf-8")
-            items = [item for item in read_export(path) if not isinstance(item, str)]
+            items = [item for item in read_export(path) if isinstance(item, ImportedEntry)]
             if name == "remote":
                 synced = [item for item in items if item.entry.event not in UNSYNCED_EVENTS]
                 world.remote_log = [(item.store, item.entry) for item in synced]

@@ -116,6 +116,6 @@ class World:
             heads = heads_of(versions)
             resolution = self.policy().resolve(heads) if heads else None
             values[key] = None if resolution is None else resolution.value
-            if len(heads) > 1:
+            if len({(head.event, repr(sorted(head.value.items()))) for head in heads}) > 1:
                 conflicts.append((key, [head.id for head in heads], resolution))
         return values, conflicts

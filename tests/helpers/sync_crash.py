@@ -1,14 +1,15 @@
 """
 Kill servers and replicas at random moments while they exchange all they have, and look at what is left.
 
-Run as a program: ``python sync_crash.py <scratch directory> <kills> [seed] [rewind | fault]``; prints JSON. Two servers
-and three replicas that share an identity; the first replica is connected to both servers and relays between them, the
-others to one each. All write all the time: small entries and some that have to be cut into chunks. What a replica is
-told is durable it notes through a pipe. Whoever is killed with SIGKILL comes again a moment later, with the same files.
-In the end each replica and each server has to hold everything, once.
+Run as a program: ``python sync_crash.py <scratch directory> <kills> [seed] [rewind | shared | fault]``; prints JSON.
+Two servers and three replicas that share an identity; the first replica is connected to both servers and relays between
+them, the others to one each. All write all the time: small entries and some that have to be cut into chunks. What a
+replica is told is durable it notes through a pipe. Whoever is killed with SIGKILL comes again a moment later, with the
+same files. In the end each replica and each server has to hold everything, once.
 
-With ``rewind`` a server's directory is replaced by an older copy now and then; otherwise the last replica compacts.
-With ``fault`` replicas take for acknowledged what they have sent, and the program has to fail.
+With ``rewind`` a server's directory is replaced by an older copy now and then; with ``shared`` the last two replicas
+are processes with one directory; otherwise the last replica compacts. With ``fault`` replicas take for acknowledged
+what they have sent, and the program has to fail.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class World:
     def replica(self, number: int) -> contextlib.AbstractAsyncContextManager[Replica]:
         """Open one replica's directory."""
         first, *further = self.transports(number)
-        journal = SQLiteJournal(self.directory / f"replica{number}", durability="normal")
+        home = 1 if self.mode == "shared" and number == 2 else number
+        journal = SQLiteJournal(self.directory / f"replica{home}", durability="normal")
         return replica(first, journal=journal, names=STORES, remotes=further, relay=True, schedule=fixed(0.05))
 
 

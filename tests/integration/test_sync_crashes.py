@@ -24,7 +24,7 @@ def long(*values: object) -> object:
 
 
 @pytest.mark.parametrize(("kills", "seed"), [(8, 1), long(150, 2)])
-@pytest.mark.parametrize("mode", ["", "rewind"])
+@pytest.mark.parametrize("mode", ["", "rewind", "shared"])
 def test_two_servers_and_three_replicas_lose_nothing_whoever_is_killed(
     tmp_path: Path, kills: int, seed: int, mode: str
 ) -> None:

@@ -91,3 +91,24 @@ async def test_a_stock_sqlite_replica_that_ends_in_the_middle_misses_nothing(sql
 
             assert (await late.entries()).keys() == (await writer.entries()).keys()
             assert noted(journal) == (5_000, 5_000)
+
+
+async def test_stock_sqlite_replicas_that_write_at_the_same_time_miss_nothing(sqlite_peers: StockPeers) -> None:
+    """One of them is killed meanwhile; what it asks for next, it has everything before."""
+    stock, journal = sqlite_peers, sqlite_peers.directory / "one.db"
+    async with our_server() as server, stock.client(journal="other.db") as other:
+        await other.connect(server.websocket_url)
+        async with stock.client(other.identity, "one.db") as one:
+            await one.connect(server.websocket_url)
+            await asyncio.gather(one.write_notes(800, "one"), other.write_notes(800, "other"))
+            await one.until(handled=1_000)
+            await asyncio.gather(other.write_notes(800, "later"), one.until(handled=1_800))
+            await one.process.kill()
+        count, following = noted(journal)
+        assert 0 < count == following
+        async with stock.client(other.identity, "one.db") as one:
+            await one.connect(server.websocket_url)
+            await asyncio.gather(until_noted(journal, 2_400), other.until(handled=2_400))
+
+            assert (await one.entries()).keys() == (await other.entries()).keys()
+            assert noted(journal) == (2_400, 2_400)

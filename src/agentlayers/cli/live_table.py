@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from agentlayers.cli.table import Column, one_line
+from agentlayers.cli.table import Column, one_line, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +45,7 @@ def live_table(
     cells = [[one_line(cell) for cell in row] for row in rows]
     shown = [index for index, column in enumerate(columns) if column.name not in left_out]
     kept = _kept(shown, columns, cells, width, dispensable, elastic)
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(printable(title)), title_justify="left", box=None, pad_edge=False)
     table.padding = (0, _GAP, 0, 0)
     for index in kept:
         column = columns[index]

@@ -12,6 +12,7 @@ from agentlayers.cli import import_ as import_group
 from agentlayers.cli.exit_status import ExitStatus, exit_status_of, root_fault
 from agentlayers.cli.help_text import reflow_help
 from agentlayers.cli.logs import LogFormat, configure_logs
+from agentlayers.cli.table import printable
 from agentlayers.errors import AgentLayersError
 
 __all__ = ["app", "main"]
@@ -94,5 +95,6 @@ def _first_leaf(group: BaseExceptionGroup[AgentLayersError]) -> AgentLayersError
 
 def _fail(error: AgentLayersError) -> None:
     fault = root_fault(error)
-    typer.echo(f"error: {fault}", err=True)
+    # What a peer said of itself may be in it.
+    typer.echo(f"error: {printable(str(fault))}", err=True)
     sys.exit(exit_status_of(fault))

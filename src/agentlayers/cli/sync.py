@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from agentlayers.cli.exchange import exchange
 from agentlayers.cli.interpreter import tune_interpreter
-from agentlayers.cli.table import Column, show_json
+from agentlayers.cli.table import Column, one_line, show_json
 from agentlayers.cli.tls_files import tls_files
 from agentlayers.cli.token import read_token
 from agentlayers.errors import SettingsError
@@ -181,7 +182,7 @@ def _layer(directory: Path, transports: Sequence[Transport], stores: list[str] |
 
 async def _once(layer: Layer) -> SyncReport:
     async with _opened(layer) as sync:
-        return since_start(await sync.sync_now(return_errors=True), sync.status)
+        return since_start(await exchange(sync), sync.status)
 
 
 def since_start(report: SyncReport, status: SyncStatus) -> SyncReport:
@@ -225,7 +226,7 @@ async def _show(sync: SyncService, *, as_json: bool) -> None:
             # While a server is away, every attempt begins and ends alike: told once.
             line = "" if shown and _is_trying(status) else _line(status, as_json=as_json)
             if line and line != shown:
-                typer.echo(line)
+                typer.echo(one_line(line))
                 shown = line
         return
     with Live(console=console, refresh_per_second=8) as live:
@@ -274,11 +275,13 @@ def _heading(number: int, remote: SyncStatus, count: int) -> str:
     heading = f"{remote.state} {remote.url}" if count == 1 else f"{number} {remote.state} {remote.url}"
     if remote.retry_in_seconds is not None:
         heading += f", attempt {remote.attempt + 1} within {remote.retry_in_seconds:.1f} s"
-    troubles = [
-        remote.last_error,
-        *(f"{name}: {one.last_error}" for name, one in remote.stores.items() if one.last_error),
-    ]
-    return "\n  ".join([heading, *(trouble for trouble in troubles if trouble)])
+    return "\n  ".join([heading, *_troubles(remote)])
+
+
+def _troubles(remote: SyncStatus) -> list[str]:
+    """List what keeps the connection, and what keeps single stores, from being synced."""
+    of_stores = (f"{name}: {one.last_error}" for name, one in remote.stores.items() if one.last_error)
+    return [*([remote.last_error] if remote.last_error else ()), *of_stores]
 
 
 def _line(status: SyncStatus, *, as_json: bool) -> str:
@@ -288,11 +291,9 @@ def _line(status: SyncStatus, *, as_json: bool) -> str:
 
 
 def _status_as_json(status: SyncStatus) -> dict[str, Any]:
-    counted = ("pending", "behind", "sent", "received", "quarantined")
+    told = ("pending", "behind", "sent", "received", "quarantined", "last_error")
     stores = {
-        name: {field: getattr(store, field) for field in counted}
-        for name, store in status.stores.items()
-        if store.enabled
+        name: {field: getattr(store, field) for field in told} for name, store in status.stores.items() if store.enabled
     }
     return {"url": status.url, "state": status.state.value, "error": status.last_error, "stores": stores}
 
@@ -301,7 +302,7 @@ def _remote_line(status: SyncStatus) -> str:
     stores = " ".join(
         f"{name} +{store.received}/-{store.sent}" for name, store in status.stores.items() if store.enabled
     )
-    trouble = f"; {status.last_error}" if status.last_error else ""
+    trouble = "".join(f"; {trouble}" for trouble in _troubles(status))
     return f"{status.state} {status.url}: {status.pending} pending; received/sent {stores}{trouble}"
 
 

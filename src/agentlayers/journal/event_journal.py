@@ -313,6 +313,14 @@ class EventJournal(abc.ABC):
     def on_commit(self, listener: Callable[[Commit], None]) -> Callable[[], None]:
         """Call ``listener`` on the event loop after each commit that added entries; returns how to stop."""
 
+    @abc.abstractmethod
+    def expect_remote(self, store: str, url: str) -> Callable[[], None]:
+        """
+        Let compaction spare what was written here until the remote of this address was met; returns how to end that.
+
+        Once met, it is known by its id, and what it lacks is spared in any case.
+        """
+
     async def write(self, store: str, event: str, primary_key: str, payload: Mapping[str, Any]) -> Entry:
         """Write one local entry; it is durable, projected and pending for every remote when this returns."""
         return await self.transact(lambda tx: tx.write(store, event, primary_key, payload))

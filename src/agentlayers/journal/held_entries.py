@@ -138,7 +138,10 @@ def pass_over_held(tx: JournalTransaction, remote: RemoteRow) -> RemoteRow:
 def lacking(tx: JournalTransaction, store: int, rows: Sequence[EntryRow]) -> set[int]:
     """Return the positions of those rows of a store that a current remote is yet to be sent."""
     found: set[int] = set()
-    for remote in tx.list_remotes(store):
+    remotes = tx.list_remotes(store)
+    if _expects_another(tx, store, remotes):
+        found.update(row.position for row in rows if row.outbound)
+    for remote in remotes:
         if remote.is_retired:
             continue
         own = [row.position for row in rows if row.outbound and row.position > remote.watermark]
@@ -148,3 +151,9 @@ def lacking(tx: JournalTransaction, store: int, rows: Sequence[EntryRow]) -> set
             received = [row.position for row in beyond if _is_row_relayable(remote, row)]
             found.update(set(received) - tx.noted(remote.number, received, received=True) if received else ())
     return found
+
+
+def _expects_another(tx: JournalTransaction, store: int, remotes: Sequence[RemoteRow]) -> bool:
+    """Tell whether a store is to be synced with a remote that was never met, and so lacks all that was written here."""
+    name, met = tx.store_name(store), {remote.url for remote in remotes}
+    return any(expected == name and url not in met for expected, url in tx.registry.expected_remotes)

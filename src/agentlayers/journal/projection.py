@@ -205,22 +205,44 @@ def _resolve(schema: StoreSchema, heads: Sequence[Version]) -> Resolution | None
 
 
 class _Contents:
-    """What the heads of one key say, each looked at once."""
+    """
+    What the versions of one key say, each looked at once, though heads may be thousands.
 
-    def __init__(self, tx: JournalTransaction, schema: StoreSchema, store: int, heads: Sequence[Version]) -> None:
-        self._tx, self._schema, self._store = tx, schema, store
-        self._digests = {head.id: content_digest(schema, head) for head in heads}
+    Args:
+        tx: The open transaction.
+        schema: The store.
+        row: A version that arrived.
+        state: Its key right after it. Every later head of the batch is among its heads, or arrives later.
+        heads: Versions that are decoded already.
+    """
+
+    def __init__(
+        self,
+        tx: JournalTransaction,
+        schema: StoreSchema,
+        row: EntryRow,
+        state: KeyState,
+        heads: Sequence[Version],
+    ) -> None:
+        self._tx, self._schema, self._store = tx, schema, row.store
+        self._decoded = {head.id: head for head in heads}
+        self._digests: dict[bytes, bytes] = {}
+        self._same: dict[bytes, list[bytes]] = {}
+        for head in state.heads:
+            self._digest(head.id)
 
     def others(self, heads: Sequence[Head], entry_id: bytes) -> int:
         """Count the heads that say something else than one of them."""
-        own = self._digest(entry_id)
-        return sum(self._digest(head.id) != own for head in heads)
+        return len(heads) - sum(_is_among(heads, same) for same in self._same[self._digest(entry_id)])
 
     def _digest(self, entry_id: bytes) -> bytes:
         digest = self._digests.get(entry_id)
-        if digest is None:  # superseded by now, by a later one of the same batch
-            version = self._tx.version_from(self._schema, self._tx.expect_row(self._store, entry_id))
+        if digest is None:
+            version = self._decoded.get(entry_id)
+            if version is None:  # superseded by now, by a later one of the same batch
+                version = self._tx.version_from(self._schema, self._tx.expect_row(self._store, entry_id))
             digest = self._digests[entry_id] = content_digest(self._schema, version)
+            self._same.setdefault(digest, []).append(entry_id)
         return digest
 
 
@@ -242,14 +264,19 @@ def report_conflicts(
     the one after the whole batch, so a key with many new versions is resolved once.
     """
     contents: dict[str, _Contents] = {}
+    current: dict[str, list[Version]] = {}
     resolutions: dict[str, Resolution | None] = {}
     for row, state in states:
-        if len(state.heads) < 2 or not _is_among(state.heads, row.id):
+        if not _is_among(state.heads, row.id):
+            continue
+        if len(state.heads) < 2:
+            contents.pop(row.primary_key, None)  # it has superseded all that was looked at
             continue
         if row.primary_key not in resolutions:
-            heads = _current_heads(tx, schema, row, {})
-            resolutions[row.primary_key] = _resolve(schema, heads)
-            contents[row.primary_key] = _Contents(tx, schema, row.store, heads)
+            current[row.primary_key] = _current_heads(tx, schema, row, {})
+            resolutions[row.primary_key] = _resolve(schema, current[row.primary_key])
+        if row.primary_key not in contents:
+            contents[row.primary_key] = _Contents(tx, schema, row, state, current[row.primary_key])
         others = contents[row.primary_key].others(state.heads, row.id)
         if not others:
             continue

@@ -31,6 +31,7 @@ class JournalRegistry:
         random: Entropy of entry ids; uniqueness, not secrecy, depends on it.
         schemas: The registered stores by name.
         observers: Called inside the transaction for each observation.
+        expected_remotes: Store and address of each remote that is to be met.
     """
 
     def __init__(self, *, clock: Callable[[], float], random: random_module.Random | None) -> None:
@@ -39,6 +40,7 @@ class JournalRegistry:
         self.random = random if random is not None else random_module.Random()
         self.schemas: dict[str, StoreSchema] = {}
         self.observers: list[Observer] = []
+        self.expected_remotes: tuple[tuple[str, str], ...] = ()
 
     def now_ms(self) -> int:
         """Return the clock in whole milliseconds."""
@@ -98,7 +100,22 @@ class JournalRegistry:
             raise StateError(f"store {schema.name!r} is registered with this journal already")
         self.schemas[schema.name] = schema
 
+    def expect_remote(self, store: str, url: str) -> Callable[[], None]:
+        """Take note that a remote is to be met; returns how to forget it."""
+        expected = (store, url)
+        # Replaced and not changed: transactions read it in their own thread.
+        self.expected_remotes = (*self.expected_remotes, expected)
+
+        def forget() -> None:
+            left = list(self.expected_remotes)
+            if expected in left:
+                left.remove(expected)
+            self.expected_remotes = tuple(left)
+
+        return forget
+
     def clear(self) -> None:
         """Forget stores and observers, as a journal does when it is closed."""
         self.schemas.clear()
         self.observers.clear()
+        self.expected_remotes = ()

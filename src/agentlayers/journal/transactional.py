@@ -63,6 +63,10 @@ class TransactionalJournal(EventJournal):
         self._require_open()
         return self._hub.listen(listener)
 
+    def expect_remote(self, store: str, url: str) -> Callable[[], None]:
+        """Let compaction spare what was written here until a remote was met; see :meth:`EventJournal.expect_remote`."""
+        return self._registry.expect_remote(store, url)
+
     def changes(self, store: str | None = None, *, after: int | None = None) -> AsyncIterator[StoredEntry]:
         """Follow entries as they are committed; see :meth:`EventJournal.changes`."""
         self._require_open()

@@ -85,7 +85,7 @@ def _extensions(fields: Fields) -> Extensions:
         raise VersionMismatchError(f"{fields.tag}.version: {version}; this release speaks {EXTENSION_VERSION}")
     capabilities = fields.listed("capabilities")
     for name in capabilities:
-        if type(name) is not str or len(name) > NAME_BYTES_MAX:
+        if type(name) is not str or len(name.encode()) > NAME_BYTES_MAX:
             raise fields.wrong("capabilities", f"names of at most {NAME_BYTES_MAX} bytes", name)
     return Extensions(
         version=version,

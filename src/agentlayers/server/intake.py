@@ -29,9 +29,6 @@ BURST_ENTRIES_MAX: Final = 3 * ENTRIES_MAX
 RESUME_ENTRIES: Final = 512
 """There has to be room for so many before a peer that was given too much is sent more."""
 
-UNREAD_ENTRIES_MAX: Final = 512
-"""Sent until the peer is asked whether it has read them."""
-
 ENTRY_SECONDS: Final = 0.0002
 """For each entry, and ..."""
 
@@ -53,7 +50,7 @@ class Intake:
         sent: Entries sent, or listed in Acks.
     """
 
-    __slots__ = ("_at", "_clock", "_done", "_opens_at", "_received", "sent")
+    __slots__ = ("_at", "_changes_end", "_clock", "_done", "_opens_at", "_received", "sent")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -61,12 +58,28 @@ class Intake:
         self._opens_at = self._at + FIRST_WRITE_SECONDS_MAX
         self._received = 0
         self._done = 0.0
+        self._changes_end = 0
         self.sent = 0
 
     @property
     def unread(self) -> int:
         """Entries that the peer is not known to have read."""
         return self.sent - self._received
+
+    def take(self, count: int, *, in_changes: bool) -> None:
+        """Count entries that are sent, in Changes or by listing them in an Ack."""
+        self.sent += count
+        if in_changes:
+            self._changes_end = self.sent
+
+    def has_changes(self, sequence: int) -> bool:
+        """
+        Whether there are Changes that the peer has not worked off: it would note what an Ack lists before them.
+
+        It opens what it receives before it stores it; in an Ack there is nothing to open.
+        """
+        self._work(sequence)
+        return self._done < self._changes_end
 
     def open(self) -> None:
         """Note the peer's first write."""

@@ -13,7 +13,8 @@ import itertools
 from types import TracebackType
 from typing import Self, cast
 
-from agentlayers.errors import ConnectionLostError, StateError
+from agentlayers.errors import AuthorizationError, ConnectionLostError, StateError
+from agentlayers.protocol.messages import Hello
 from agentlayers.protocol.server_session import ServerSession
 from agentlayers.server.auth import DEFAULT_TENANT
 from agentlayers.server.broadcast import Broadcast
@@ -80,12 +81,20 @@ class MemoryServer:
             self._hub,
             tenant=self._tenant,
             connection_id=next(self._connection_ids),
+            admit=self._admit,
         )
         self._connections.add(served)
         try:
             await served.run()
         finally:
             self._connections.discard(served)
+
+    async def _admit(self, tenant: str, token: str) -> Hello:
+        """Let a peer in that says who it is, as an open server does: with any token, into the only tenant."""
+        del token
+        if tenant != self._tenant:
+            raise AuthorizationError(f"this server has no tenant but {self._tenant!r}")
+        return await greeting_of(self._storage, tenant)
 
 
 class MemoryLink(Link):

@@ -18,7 +18,7 @@ from typing import Final
 
 from agentlayers.protocol.decoder import decode_message
 from agentlayers.protocol.encoder import encode_message
-from agentlayers.protocol.messages import Changes, RemoteEncryptedEntry
+from agentlayers.protocol.messages import Ack, Changes, RemoteEncryptedEntry
 
 __all__ = ["MessageSpacer"]
 
@@ -56,6 +56,7 @@ class MessageSpacer:
         self._socket = transport.get_extra_info("socket")
         self._segment_bytes = min(_segment_bytes(self._socket), SEGMENT_BYTES_MAX)
         self._entries = 0
+        self._before_ack: int | None = 0
         self._released = asyncio.Event()
 
     def release(self) -> None:
@@ -72,6 +73,9 @@ class MessageSpacer:
         data = queue.popleft()
         message = decode_message(data)
         self._entries = 0
+        if type(message) is Ack:
+            # A peer with an SQL journal begins to store only now.
+            self._entries, self._before_ack = self._before_ack or 0, None
         if type(message) is not Changes:
             return data, len(data)
         taken, entries = len(data), list(message.entries)
@@ -86,6 +90,8 @@ class MessageSpacer:
             queue.appendleft(encode_message(Changes(message.public_key, rest)))
             taken -= len(queue[0])
         self._entries = count
+        if self._before_ack is not None:
+            self._before_ack += count
         return encode_message(Changes(message.public_key, entries[:count])), taken
 
     def _fitting(self, public_key: str, entries: Sequence[RemoteEncryptedEntry]) -> int:

@@ -3,8 +3,9 @@ A stock replica whose journal may be kept in SQL: it is sent no more than it can
 
 How much that is, :mod:`agentlayers.server.intake` estimates. The sequences of an Ack go the same way as Changes, and
 while a stock SQL journal waits for an Ack it stores nothing at all. So its Acks are never held back: each lists the
-sequences that are in their place already, the client pairs them with its entries by their position, and the other
-entries of the write are sent back to it in their turn, like everybody's; that marks them as sent.
+sequences that are in their place already, and none while Changes are on their way, which it would overtake in the
+client. The client pairs them with its entries by their position, and the other entries of the write are sent back to
+it in their turn, like everybody's; that marks them as sent.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentlayers.protocol.messages import RemoteEncryptedEntry
-from agentlayers.server.intake import RESUME_ENTRIES, UNREAD_ENTRIES_MAX, Intake
+from agentlayers.server.intake import RESUME_ENTRIES, Intake
 from agentlayers.server.subscription import Peer, Subscription
 
 __all__ = ["StockSubscription"]
@@ -59,7 +60,7 @@ class StockSubscription(Subscription):
         del cost
         if count > self.intake.room(self.next):
             return False
-        self._take(count)
+        self._take(count, in_changes=True)
         return True
 
     def next_batch_max(self) -> tuple[int, int]:
@@ -69,7 +70,7 @@ class StockSubscription(Subscription):
 
     def _within_credit(self, entries: Sequence[RemoteEncryptedEntry]) -> Sequence[RemoteEncryptedEntry]:
         some = entries[: max(self.intake.room(self.next), 0)]
-        self._take(len(some))
+        self._take(len(some), in_changes=True)
         return some
 
     def _release_acks(self) -> None:
@@ -77,8 +78,8 @@ class StockSubscription(Subscription):
         while self.acks:
             self.intake.open()
             ack = self.acks.popleft()
-            listed = self._in_place(ack.sequences)
-            self._take(len(listed))
+            listed = () if self.intake.has_changes(self.next) else self._in_place(ack.sequences)
+            self._take(len(listed), in_changes=False)
             self.peer.send_ack(ack.message_id, listed, self.next)
 
     def _in_place(self, sequences: Sequence[int]) -> Sequence[int]:
@@ -91,10 +92,13 @@ class StockSubscription(Subscription):
                 self.next += 1
         return sequences[:count_max]
 
-    def _take(self, count: int) -> None:
+    def _take(self, count: int, *, in_changes: bool) -> None:
         """Count what goes to the peer, and have it say when it has read it."""
-        self.intake.sent += count
-        if not self._is_asked and self.intake.unread >= UNREAD_ENTRIES_MAX:
+        self.intake.take(count, in_changes=in_changes)
+        self._ask()
+
+    def _ask(self) -> None:
+        if not self._is_asked and self.intake.unread:
             self._is_asked = True
             sent = self.intake.sent
             self.peer.when_read(lambda: self._has_read(sent))
@@ -102,4 +106,4 @@ class StockSubscription(Subscription):
     def _has_read(self, sent: int) -> None:
         self._is_asked = False
         self.intake.received(sent, self.next)
-        self._take(0)
+        self._ask()

@@ -41,6 +41,7 @@ from agentlayers.journal.primitives import EntryRow, QuarantinedRow
 from agentlayers.journal.projection import apply_rows, is_understood
 from agentlayers.journal.replication import HORIZON_FLOOR
 from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.journal.sqlite.journal import JOURNAL_FILE
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.limits import ENTRY_ID_BYTES, EXPORT_LINE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from agentlayers.protocol.payload import decode_payload
@@ -51,11 +52,14 @@ from agentlayers.storage.replica_store import (
     file_of_store,
     is_for,
     open_replica_stores,
+    own_file_name,
     replica_schemas,
 )
 from agentlayers.storage.sealed_export import SEALED_FORMAT, SEALED_VERSION, ExportSecret, open_lines
+from agentlayers.storage.snapshot import open_snapshot
 
 __all__ = [
+    "ExportOrigin",
     "ImportReport",
     "ImportedEntry",
     "StoreImport",
@@ -69,6 +73,19 @@ Progress = Callable[[int], None]
 
 _BATCH_ENTRIES: Final = 256
 _BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+class ExportOrigin(NamedTuple):
+    """
+    Whose an export is.
+
+    Attributes:
+        replica: Name of the replica.
+        journals: Names of its files.
+    """
+
+    replica: str
+    journals: tuple[str, ...] = ()
 
 
 class ImportedEntry(NamedTuple):
@@ -137,9 +154,9 @@ def read_export_header(path: Path) -> Mapping[str, Any]:
 
 def read_export(
     path: Path, *, secret: ExportSecret | None = None, progress: Progress | None = None
-) -> Iterator[ImportedEntry | str]:
+) -> Iterator[ImportedEntry | ExportOrigin]:
     """
-    Iterate over the entries of an export, plain or sealed; the first item is the name of the replica it is of.
+    Iterate over the entries of an export, plain or sealed; the first item says whose it is.
 
     Args:
         path: The file.
@@ -161,7 +178,8 @@ def read_export(
                 raise DecryptionError(f"the export is sealed with {header.get('key')}; give it")
             plain = _opened(path, open_lines(first, lines, secret))
             header = _checked_header(path, next(plain, ""), (FORMAT,))
-        yield str(header.get("replica", ""))
+        journals = header.get("journals")
+        yield ExportOrigin(str(header.get("replica", "")), tuple(journals) if isinstance(journals, list) else ())
         for number, line in enumerate(plain, 2):
             yield _entry(path, number, line)
 
@@ -283,14 +301,14 @@ async def import_export(
         SettingsError: A store was asked for that neither the export has nor anybody knows, or that the file is not for.
     """
     known = (*STORE_NAMES, *(store.name for store in further))
-    replica, found = _check(path, stores, secret, progress, replica_schemas(further=further))
-    report = ImportReport(replica)
+    origin, found = _check(path, stores, secret, progress, replica_schemas(further=further))
+    report = ImportReport(origin.replica)
     files: dict[str, Path] = {}
     for store in dict.fromkeys([*known, *found] if stores is None else stores):
         if store not in known and store not in found:
             expected = f"one of {', '.join(dict.fromkeys([*known, *found]))}"
             raise SettingsError(setting="--store", value=store, expected=expected)
-        files[store] = file = file_of_store(directory, store)
+        files[store] = file = _file_for(directory, store, origin)
         if not is_for(file, store, further):
             raise SettingsError(setting="--store", value=store, expected=f"a store that {file.name} is for")
     async with AsyncExitStack() as stack:
@@ -307,6 +325,18 @@ async def import_export(
     return report
 
 
+def _file_for(directory: Path, store: str, origin: ExportOrigin) -> Path:
+    """Return where a store goes: where it is kept already, else in a file of its own if it had one."""
+    file, own = file_of_store(directory, store), own_file_name(store)
+    if own is None or own not in origin.journals or file != directory / JOURNAL_FILE:
+        return file
+    if file.is_file():
+        with open_snapshot(file) as snapshot:
+            if snapshot.tx.count_rows(snapshot.tx.store_number(store)):
+                return file
+    return directory / own
+
+
 def _add(total: StoreImport, done: StoreImport) -> None:
     total.imported += done.imported
     total.known += done.known
@@ -321,12 +351,12 @@ def _check(
     secret: ExportSecret | None,
     progress: Progress | None,
     schemas: Mapping[str, StoreSchema],
-) -> tuple[str, list[str]]:
+) -> tuple[ExportOrigin, list[str]]:
     """Read the whole file, so that one that is damaged changes nothing; returns whose it is, and its stores."""
-    replica, found = "", dict[str, None]()
+    origin, found = ExportOrigin(""), dict[str, None]()
     for number, item in enumerate(read_export(path, secret=secret, progress=progress), 1):
-        if isinstance(item, str):
-            replica = item
+        if isinstance(item, ExportOrigin):
+            origin = item
             continue
         found[item.store] = None
         schema = schemas.get(item.store)
@@ -337,7 +367,7 @@ def _check(
                 _version(schema, item.entry)
             except (AgentLayersError, ValueError, TypeError) as error:
                 raise damaged(path, number, f"its payload is not that of a {item.entry.event}") from error
-    return replica, list(found)
+    return origin, list(found)
 
 
 def _version(schema: StoreSchema, entry: Entry) -> Version:
@@ -346,7 +376,7 @@ def _version(schema: StoreSchema, entry: Entry) -> Version:
 
 
 def _batches(
-    items: Iterable[ImportedEntry | str], stores: Collection[str] | None
+    items: Iterable[ImportedEntry | ExportOrigin], stores: Collection[str] | None
 ) -> Iterator[tuple[str, list[ImportedEntry]]]:
     """Cut into runs of one store, bounded in number and bytes, in the file's order."""
     store, batch, size = "", list[ImportedEntry](), 0

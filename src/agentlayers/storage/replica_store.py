@@ -19,6 +19,7 @@ from agentlayers.journal.event_journal import EventJournal, StoreSchema
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.journal.sqlite.journal import JOURNAL_FILE
+from agentlayers.key_value.sqlite_file import FILE_NAME as KEY_VALUE_FILE
 from agentlayers.storage.artifact_chunk import CONTENT_STORE
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
@@ -34,6 +35,7 @@ __all__ = [
     "has_index",
     "is_for",
     "open_replica_stores",
+    "own_file_name",
     "policy_named",
     "replica_schemas",
     "stores_of_file",
@@ -50,6 +52,9 @@ STORE_NAMES: Final = tuple(name for store in _STORES for name in (store.name, *_
 _OWN_FILES: Final = tuple(store.name for store in _STORES)
 
 _INDEX_FILE: Final = "session_index.sqlite"
+
+_FILE_NAME_BYTES_MAX: Final = 255
+"""What file systems allow."""
 
 POLICIES: Final[dict[str, Callable[[], ConflictPolicy]]] = {
     "last_write_wins": LastWriteWins,
@@ -115,9 +120,25 @@ def file_of_store(directory: Path, store: str) -> Path:
     """Return where a replica keeps a store: in a file of its own if there is one, else in the shared journal."""
     if directory.is_file():
         return directory
+    name = own_file_name(store)
+    return directory / name if name and (directory / name).is_file() else directory / JOURNAL_FILE
+
+
+def own_file_name(store: str) -> str | None:
+    """
+    Return the name of the file a store has if it shares none; :obj:`None` for a store that can have none.
+
+    What a store is called may come out of an export, so it must not lead anywhere else.
+
+    >>> own_file_name("artifact_content"), own_file_name("../journal")
+    ('artifacts.sqlite', None)
+
+    """
     owner = next((name for name in _OWN_FILES if store in with_parts(name)), store)
-    own = directory / f"{owner}.sqlite"
-    return own if own.is_file() else directory / JOURNAL_FILE
+    name = f"{owner}.sqlite"
+    is_plain = not any(mark in name for mark in "/\\\0") and not name.startswith(".")
+    is_short = len(name.encode()) <= _FILE_NAME_BYTES_MAX
+    return name if is_plain and is_short and name not in (JOURNAL_FILE, KEY_VALUE_FILE, _INDEX_FILE) else None
 
 
 def has_index(path: Path) -> bool:

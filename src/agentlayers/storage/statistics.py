@@ -145,7 +145,7 @@ def _unapplied(snapshot: JournalSnapshot, name: str) -> tuple[tuple[UnappliedEnt
     # Counted, not listed: after an import they may be all entries of the store.
     tx = snapshot.tx
     rows = {row.position: row for row in tx.unapplied_rows(tx.store_number(name))}
-    failed = [row for row in tx.rows_at([at for at, row in rows.items() if row.attempts])]
+    failed = tx.rows_at([at for at, row in rows.items() if row.attempts])
     listed = tuple(
         UnappliedEntry(tx.stored(row), rows[row.position].error, rows[row.position].attempts) for row in failed
     )

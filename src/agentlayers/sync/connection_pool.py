@@ -128,6 +128,7 @@ class ConnectionPool:
         Raises:
             AgentLayersError: What made an attempt to connect fail, or why a journal did not take what there was.
         """
+        failures = {registration: registration.failures for registration in registrations}
         for registration in registrations:
             registration.retry()
         while True:
@@ -135,7 +136,7 @@ class ConnectionPool:
             try:
                 for registration in registrations:
                     link, replication = await self.until_linked(registration)
-                    await link.while_replicated(replication, _settled(replication))
+                    await link.while_replicated(replication, _settled(replication, failures[registration]))
                 return
             except ConnectionLostError:
                 # It was open and broke; the next attempt tells whether the server is still there.
@@ -164,11 +165,12 @@ class ConnectionPool:
                 del worker.assigned[registration.public_key]
                 self._give_own_connection(registration)
             return True
-        if worker is self._workers[0]:
-            return True
+        first = self._workers[0]
+        if worker is first or (first.link is not None and first.link.session.is_stock):
+            return True  # A stock server, which is perhaps about to be replaced, must not get a second store there.
         self._workers.remove(worker)
         for registration in worker.assigned.values():
-            self._workers[0].assign(registration)
+            first.assign(registration)
         return False
 
     def _give_own_connection(self, registration: Registration) -> None:
@@ -178,15 +180,18 @@ class ConnectionPool:
         worker.start()
 
 
-async def _settled(replication: Replication) -> None:
+async def _settled(replication: Replication, failures: int) -> None:
     """
     Wait until everything is exchanged of a store, but not for a journal that fails.
+
+    Args:
+        replication: Of the store.
+        failures: How often its journal had failed before.
 
     Raises:
         AgentLayersError: Why it fails.
     """
-    registration = replication.registration
-    failing = asyncio.ensure_future(registration.until_failed(registration.failures))
+    failing = asyncio.ensure_future(replication.registration.until_failed(failures))
     settling = asyncio.ensure_future(replication.settle())
     try:
         await asyncio.wait({failing, settling}, return_when=asyncio.FIRST_COMPLETED)

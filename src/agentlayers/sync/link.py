@@ -7,12 +7,20 @@ Everything runs in one task group; whatever fails first ends the connection, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import ConnectError, ConnectionLostError, ProtocolError, StateError
+from agentlayers.errors import (
+    AccessError,
+    AgentLayersError,
+    ConnectError,
+    ConnectionLostError,
+    MalformedMessageError,
+    ProtocolError,
+    StateError,
+)
 from agentlayers.protocol.client_session import ClientSession
 from agentlayers.protocol.events import (
     AckReceived,
@@ -108,7 +116,7 @@ class Link:
                 connection = await transport.connect()
                 session = ClientSession(is_stream=connection.is_stream, authenticate=connection.authenticate)
                 try:
-                    hello = await _await_hello(connection, session)
+                    hello = await _await_hello(connection, session, transport.url)
                 except BaseException:
                     await connection.close(_PROTOCOL_ERROR)
                     raise
@@ -185,7 +193,7 @@ class Link:
             return  # Not running yet: run() starts what is assigned by then.
         key = registration.public_key
         if key in self._left:
-            self._group.create_task(_begin_anew(registration.store), name="begin anew")
+            self._spawn(self._group, _begin_anew(registration.store), name="begin anew")
             return
         replication = Replication(
             registration,
@@ -198,9 +206,19 @@ class Link:
             changed=self._changed,
             patience=self._patience,
         )
-        self.replications[key] = replication
-        self._tasks[key] = self._group.create_task(replication.run(), name=f"replicate {registration.store}")
-        self._changed.notify()
+        task = self._spawn(self._group, replication.run(), name=f"replicate {registration.store}")
+        if task is not None:
+            self.replications[key], self._tasks[key] = replication, task
+            self._changed.notify()
+
+    @staticmethod
+    def _spawn(group: asyncio.TaskGroup, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None] | None:
+        """Do it while the connection lasts; where that is ending already, the next one will do it."""
+        try:
+            return group.create_task(work, name=name)
+        except RuntimeError:
+            work.close()
+            return None
 
     def stop(self, registration: Registration) -> set[asyncio.Task[None]]:
         """Stop replicating a store; the connection and the other stores stay. Returns the task that ends with it."""
@@ -342,13 +360,23 @@ async def _begin_anew(store: str) -> NoReturn:
     raise ConnectionLostError(reason=f"{store} was closed and opened again; connecting anew to read from its cursor")
 
 
-async def _await_hello(connection: Connection, session: ClientSession) -> HelloReceived:
+async def _await_hello(connection: Connection, session: ClientSession, url: str) -> HelloReceived:
     for frame in session.data_to_send():
         await connection.send(frame)
     while True:
         session.receive_data(await connection.receive())
         for event in session.events_received():
             if isinstance(event, SessionFailed):
-                raise event.error
+                raise _refusal(event.error, url)
             if isinstance(event, HelloReceived):
                 return event
+
+
+def _refusal(error: AgentLayersError, url: str) -> AgentLayersError:
+    """Say of which server a first message is that is no greeting, and what it may be instead."""
+    if isinstance(error, AccessError):
+        return type(error)(f"{url}: {error}")
+    if isinstance(error, MalformedMessageError):
+        other = "ws://" if url.startswith("tcp:") else "wss://" if url.startswith("tls:") else "tcp://"
+        return ConnectError(url=url, reason=f"what answers is no sync server, or is it {other}? ({error})")
+    return error

@@ -93,6 +93,7 @@ class Registration:
         self.acknowledging = 0
         self.error: AgentLayersError | None = None
         self.failures = 0
+        self._forget_expected: Callable[[], None] | None = None
         self._changed, self._retry = changed or Signal(), Signal()
         self._quarantined = 0
         self._changes = 0
@@ -140,6 +141,16 @@ class Registration:
         """Note that a replication ended, whatever of it the journal may have taken over."""
         self._changes += 1
         self.acknowledging, self.is_stale = 0, True
+
+    def expect(self, url: str) -> None:
+        """Let the journal keep what is written here until this server was met for the first time."""
+        self._forget_expected = self.log.journal.expect_remote(self.store, url)
+
+    def met(self) -> None:
+        """Note that the journal knows this server, or that it is not going to."""
+        forget, self._forget_expected = self._forget_expected, None
+        if forget is not None:
+            forget()
 
     async def persisted(self, work: Callable[[], Awaitable[T]]) -> T:
         """

@@ -79,6 +79,12 @@ class RemoteSync:
         """Begin to close all connections; returns the tasks that end with them."""
         return self._pool.stop()
 
+    def leave(self) -> set[asyncio.Task[None]]:
+        """Begin to close all connections for good; returns the tasks that end with them."""
+        for registration in self.registrations.values():
+            registration.met()
+        return self.stop()
+
     async def until_connected(self) -> None:
         """
         Wait for the outcome of the first attempt.
@@ -107,12 +113,17 @@ class RemoteSync:
         )
         self.registrations[log.store] = registration
         if enabled:
+            if self.transport.is_online:
+                registration.expect(self.url)
             self._pool.assign(registration)
 
     def remove(self, store: str) -> set[asyncio.Task[None]]:
         """Stop replicating a store; returns the tasks that end with it."""
         registration = self.registrations.pop(store, None)
-        return set() if registration is None else self._pool.release(registration)
+        if registration is None:
+            return set()
+        registration.met()
+        return self._pool.release(registration)
 
     def note_commit(self, store: str, commit: Commit) -> None:
         """Take note that a store got entries."""

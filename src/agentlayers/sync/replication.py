@@ -175,6 +175,7 @@ class Replication:
             lambda: log.journal.transact(prepare)
         )
         registration.must_start_over = False
+        registration.met()
         if before not in (b"", incarnation):
             logger.warning("remote_data_replaced", store=store)
         registration.remote_id = self._remote_id

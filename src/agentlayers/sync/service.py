@@ -229,7 +229,7 @@ class SyncService:
             raise StateError(_NOT_OPEN)
         known = self._remotes.get(transport.url)
         if known is None or known.transport != transport:
-            ending = set() if known is None else known.stop()
+            ending = set() if known is None else known.leave()
             self._add_remote(transport)
             await until_ended(ending)
         return await self.connect(transport.url)
@@ -250,7 +250,7 @@ class SyncService:
             del self._remotes[remote.url]
             if not self._remotes:
                 self._add_remote(OfflineTransport())
-            ending = remote.stop()
+            ending = remote.leave()
             self._changed.notify()
         else:
             # All of them are told before any is waited for: a caller that gives up leaves none behind.

@@ -15,7 +15,10 @@ from typing import Final
 
 from agentlayers.errors import AuthenticationError, ConnectError
 
-__all__ = ["CUT_AFTER_HANDSHAKE", "certificate_refusal", "connect_failure", "describe_failure"]
+__all__ = ["CUT_AFTER_HANDSHAKE", "NO_WEBSOCKET", "certificate_refusal", "connect_failure", "describe_failure"]
+
+NO_WEBSOCKET: Final = "the server closed the connection without an answer; is it tcp://, or wss://?"
+"""What can be said of a server that does not answer to an upgrade."""
 
 CUT_AFTER_HANDSHAKE: Final = (
     "the server closed the connection after the TLS handshake without saying why; some do so that miss a client"

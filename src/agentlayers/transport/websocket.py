@@ -17,7 +17,7 @@ from agentlayers import limits
 from agentlayers.errors import AuthenticationError, ConnectError, ConnectionLostError
 from agentlayers.transport.address import check_token, normalize_websocket_url
 from agentlayers.transport.certificates import tls_context
-from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, connect_failure, describe_failure
+from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, NO_WEBSOCKET, connect_failure, describe_failure
 from agentlayers.transport.transport import Connection, Transport
 
 __all__ = ["WebSocketConnection", "WebSocketTransport"]
@@ -154,8 +154,9 @@ class WebSocketTransport(Transport):
             return connect_failure(error.certificate_error, url=self._url)
         if isinstance(error, aiohttp.ClientConnectorError):
             return connect_failure(error.os_error, url=self._url)
-        if self._url.startswith("wss:") and _is_cut(error):
-            return ConnectError(url=self._url, reason=CUT_AFTER_HANDSHAKE)
+        if _is_cut(error):
+            reason = CUT_AFTER_HANDSHAKE if self._url.startswith("wss:") else NO_WEBSOCKET
+            return ConnectError(url=self._url, reason=reason)
         if isinstance(error, OSError | aiohttp.ClientError):
             return connect_failure(_tls_error(error), url=self._url)
         return error

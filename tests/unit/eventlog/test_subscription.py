@@ -159,6 +159,18 @@ async def test_the_policy_decides_what_is_shown_of_a_conflict(
         assert await log.view("a") == settled
 
 
+async def test_versions_that_say_the_same_are_no_conflict(journal: EventJournal) -> None:
+    """The other one is a change all the same: it is a head."""
+    async with opened(journal) as log, aclosing(log.subscribe("a")) as views:
+        await anext(views)
+        await write(log, "a", 1)
+        await anext(views)
+        await concurrent(log, "a", 1)
+        view = await anext(views)
+
+        assert (shown(view), len(view.heads), view.is_conflict) == (1, 2, False)
+
+
 async def test_it_ends_with_its_journal(journal: EventJournal) -> None:
     async with opened(journal) as log:
         views = log.subscribe("a")

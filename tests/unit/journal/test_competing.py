@@ -118,21 +118,33 @@ def test_replicas_list_the_same_conflicts_in_whatever_order_entries_came(
     writes: list[Any], shuffled: random.Random, cut: int
 ) -> None:
     entries = entries_of(writes)
-    versions = [
-        version_of(entry.id, entry.event, decode_payload(entry.payload), is_deletion=entry.event == "delete")
-        for entry in entries
-    ]
-    heads = heads_of(versions)
-    said = {(head.event, head.value["v"]) for head in heads}
-    expected = [[head.id for head in heads]] if len(said) > 1 else []
+    by_id = {entry.id: version_of_entry(entry) for entry in entries}
+    heads = heads_of(by_id.values())
+    expected = [[head.id for head in heads]] if len({said(head) for head in heads}) > 1 else []
 
     other = shuffled.sample(entries, len(entries))
     found, observed = asyncio.run(listed([entries]))
-    again, _ = asyncio.run(listed([other[:cut], other[cut:]]))
+    again, observed_again = asyncio.run(listed([other[:cut], other[cut:]]))
 
     assert found == again == expected
-    if expected:
-        assert observed
+    # Each is told of as it arrived, however the entries were cut into batches.
+    for order, told in ((entries, observed), (other, observed_again)):
+        counts = [others_at_arrival([by_id[entry.id] for entry in order[: at + 1]]) for at in range(len(order))]
+        assert [observation.fields["conflictCount"] for observation in told] == [count for count in counts if count]
+
+
+def version_of_entry(entry: Entry) -> Version:
+    payload = decode_payload(entry.payload)
+    return version_of(entry.id, entry.event, payload, is_deletion=entry.event == "delete")
+
+
+def said(version: Version) -> object:
+    return version.event, version.value["v"]
+
+
+def others_at_arrival(arrived: Sequence[Version]) -> int:
+    heads = heads_of(arrived)
+    return sum(said(head) != said(arrived[-1]) for head in heads) if arrived[-1] in heads else 0
 
 
 @given(count=st.integers(2, 6), at=st.lists(st.integers(0, 9), min_size=6, max_size=6))

@@ -48,6 +48,7 @@ from agentlayers.protocol.messages import (
 )
 from agentlayers.protocol.session import SessionState
 from unit.protocol.session_pair import KEY, REMOTE, STOCK_HELLO, deliver, entry, hello, opened
+from vectors.effect_v3 import VECTORS
 
 CHANGE = RemoteEncryptedEntry(0, bytes(12), bytes(16), b"sealed")
 
@@ -231,6 +232,10 @@ def test_a_stock_server_is_never_sent_an_id_that_makes_it_hang_up() -> None:
 
     with pytest.raises(LocalProtocolError, match="no UUID"):
         client.write_entries(KEY, [entry(1)._replace(entry_id=bytes(16))])
+    for case in VECTORS["uuid7"]["stringifyRejects"]:
+        if "error" in case:
+            with pytest.raises(LocalProtocolError, match="no UUID"):
+                client.write_entries(KEY, [entry(1)._replace(entry_id=bytes.fromhex(case["idHex"]))])
 
 
 def test_a_long_write_is_cut_into_chunks_with_its_message_id() -> None:

@@ -154,6 +154,9 @@ def test_any_key_order_form_and_further_fields_are_read(name: str, seed: int) ->
         ({"_tag": "StopChanges", "publicKey": ""}, "StopChanges.publicKey"),
         ({"_tag": "StopChanges", "publicKey": "é" * 129}, "publicKey: expected 1 to 256 bytes"),
         ({"_tag": "StopChanges", "publicKey": b"k"}, "publicKey: expected text, got bytes"),
+        ({"_tag": "Authenticate", "tenant": "t" * 257, "token": ""}, "tenant: expected 0 to 256 bytes"),
+        ({"_tag": "Authenticate", "tenant": "t", "token": "x" * 8193}, "token: expected 0 to 8192 bytes"),
+        ({"_tag": "Rejected", "code": "x" * 257}, "code: expected 0 to 256 bytes"),
         ({"_tag": "Ack", "id": 1, "sequenceNumbers": [1, "2"]}, "Ack.sequenceNumbers: expected"),
         ({"_tag": "Ack", "id": 1, "sequenceNumbers": [-1]}, "Ack.sequenceNumbers: -1"),
         ({"_tag": "Ack", "id": 1, "sequenceNumbers": [], "through": None}, "Ack.through: .* nil"),
@@ -217,6 +220,16 @@ def test_what_a_peer_announces_is_checked_before_memory_is_spent() -> None:
 
 
 @pytest.mark.parametrize(
+    "value", [[0] * (FIELDS_PER_MESSAGE_MAX + 1), dict.fromkeys(range(65), 0)], ids=["list", "map"]
+)
+def test_a_list_or_map_inside_an_item_is_bounded_too(value: Any) -> None:
+    """None belongs there, and however many items it announces, they are not built."""
+    for items in ([value], [{"sequence": 1, "further": value}]):
+        with pytest.raises(MalformedMessageError, match="exceeds max"):
+            decode_message(msgpack.packb({"publicKey": "k", "entries": items, "_tag": "Changes"}))
+
+
+@pytest.mark.parametrize(
     ("change", "error"),
     [
         ({"version": 2}, VersionMismatchError),
@@ -224,6 +237,8 @@ def test_what_a_peer_announces_is_checked_before_memory_is_spent() -> None:
         ({"version": "1"}, MalformedMessageError),
         ({"capabilities": [1]}, MalformedMessageError),
         ({"capabilities": ["x" * 257]}, MalformedMessageError),
+        ({"capabilities": ["é" * 129]}, MalformedMessageError),
+        ({"tenant": "t" * 257}, MalformedMessageError),
         ({"incarnation": b""}, MalformedMessageError),
         ({"tenant": 5}, MalformedMessageError),
     ],

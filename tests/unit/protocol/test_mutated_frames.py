@@ -95,9 +95,10 @@ def run(frames: int, seed: int) -> int:
         client.receive_data(encode_message(greeting))
         client.request_changes(KEY, 0, 600 if greeting is OURS else None)
         client.write_entries(KEY, [entry(1)])
+        client.ping({KEY: 7} if client.compares_digests else None)
         if client.can_fetch_now:
             client.fetch_entries(KEY, [bytes(16), bytes(15) + b"x"])
-        server = ServerSession(is_stream=is_stream, hello=dice.choice((OURS, None)))
+        server = ServerSession(is_stream=is_stream, hello=dice.choice((OURS, STOCK_HELLO, None)))
         if server.state is SessionState.OPEN and dice.random() < 0.5:
             server.receive_data(encode_message(RequestChanges(KEY, 0, 1000)))
         for session in (client, server):

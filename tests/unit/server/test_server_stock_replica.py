@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from agentlayers.protocol.codec import decode_message, encode_message
-from agentlayers.protocol.messages import Ack, Changes, RequestChanges, WriteEntries
+from agentlayers.protocol.messages import Ack, Changes, EncryptedEntry, RequestChanges, WriteEntries
 from agentlayers.server import MemoryServerStorage, SyncServer
 from agentlayers.server.intake import ENTRIES_MAX, FIRST_WRITE_SECONDS_MAX
 from agentlayers.testing.contracts.server_storage import sealed_entries
@@ -55,7 +55,7 @@ async def test_without_an_answer_to_a_ping_it_gets_no_more(server: SyncServer) -
     async with websocket_client(server, autoping=False) as reader:
         websocket = websocket_of(reader)
         await websocket.send_bytes(encode_message(RequestChanges("key", 700)))
-        await websocket.send_bytes(encode_message(WriteEntries("key", 0, bytes(12), ())))
+        await websocket.send_bytes(encode_message(WriteEntries("key", 0, ())))
         while True:
             try:
                 received = await websocket.receive(timeout=0.5)
@@ -74,16 +74,21 @@ async def test_without_an_answer_to_a_ping_it_gets_no_more(server: SyncServer) -
 async def test_the_ack_of_its_first_write_comes_at_once_though_a_backlog_waits(server: SyncServer) -> None:
     """It stores nothing before; and what the Ack does not list it is sent like everything else."""
     await fill(server, 4_000)
+    sequences: list[int] = []
+    own = [EncryptedEntry(one.entry_id, bytes(12), one.ciphertext) for one in sealed_entries(3, first=4_000)]
     async with websocket_client(server) as reader:
-        await reader.hello()
-        await reader.follow(start=1)
-        ack = await reader.write(sealed_entries(3, first=4_000))
-        before = [event for event in reader.events if hasattr(event, "entries")]
-        found = await reader.changes(4_003)
+        websocket = websocket_of(reader)
+        await websocket.send_bytes(encode_message(RequestChanges("key", 1)))
+        await websocket.send_bytes(encode_message(WriteEntries("key", 0, own)))
+        while len(sequences) < 4_003:
+            message = decode_message((await websocket.receive(timeout=5)).data)
+            if isinstance(message, Changes):
+                sequences += [entry.sequence for entry in message.entries]
+            elif isinstance(message, Ack):
+                assert (message.id, list(message.sequence_numbers)) == (0, [])
+                assert len(sequences) <= ENTRIES_MAX
 
-    assert ack.sequence_numbers == ()
-    assert sum(len(event.entries) for event in before) <= ENTRIES_MAX
-    assert [entry.sequence for entry in found] == list(range(4_003))
+    assert sequences == list(range(4_003))
 
 
 async def test_a_first_write_is_not_waited_for_at_length(server: SyncServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,5 +113,5 @@ async def test_a_ping_frame_is_answered_and_an_answer_that_nobody_asked_for_igno
         received = await websocket.receive()
 
         assert (received.type, bytes(received.data)) == (aiohttp.WSMsgType.PONG, b"there?")
-        await websocket.send_bytes(encode_message(WriteEntries("key", 0, bytes(12), ())))
+        await websocket.send_bytes(encode_message(WriteEntries("key", 0, ())))
         assert isinstance(decode_message((await websocket.receive()).data), Ack)

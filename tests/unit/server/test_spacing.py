@@ -104,6 +104,25 @@ def test_order_is_kept_around_other_messages(spacer: MessageSpacer) -> None:
     assert kinds == ["Changes", "Changes", "Ack", "Changes", "Pong", "Changes"]
 
 
+async def test_after_the_first_ack_it_is_given_time_for_all_before(
+    spacer: MessageSpacer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stock SQL journal stores nothing while it waits for an Ack, and then reads nothing while it stores."""
+    monkeypatch.setattr(spacing, "GAP_SECONDS", 0.0)
+    monkeypatch.setattr(spacing, "GAP_SECONDS_PER_ENTRY", 0.02)
+    loop, seconds = asyncio.get_running_loop(), []
+    for message in (changes("a", 0, 5), changes("a", 5, 5), *[encode_message(Ack(number, ())) for number in range(2)]):
+        queue = deque([message])
+        spacer.next_message(queue)
+        assert not queue
+        began = loop.time()
+        await spacer.until_read()
+        seconds.append(loop.time() - began)
+
+    assert seconds[2] >= 0.2
+    assert seconds[3] < 0.02
+
+
 # -- over a socket -----------------------------------------------------------------------------------------------------
 
 

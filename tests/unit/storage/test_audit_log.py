@@ -46,8 +46,8 @@ async def test_quirk_equal_uses_of_a_tool_on_two_replicas_are_all_kept() -> None
 
 async def test_a_conflict_is_recorded_where_it_was_seen(journal: EventJournal) -> None:
     async with open_replica(journal) as a, open_replica() as b:
-        for replica in (a, b):
-            await replica.artifacts.put(ArtifactRecord(id="a", session_id="s", kind="file", content="x"))
+        for content, replica in (("x", a), ("y", b)):
+            await replica.artifacts.put(ArtifactRecord(id="a", session_id="s", kind="file", content=content))
         await a.take_all(b)
         await a.take_all(b)
         (entry,) = await a.audit.entries(event="sync_conflict")
@@ -61,8 +61,8 @@ async def test_a_conflict_is_recorded_where_it_was_seen(journal: EventJournal) -
 
 async def test_what_was_observed_is_neither_synced_nor_part_of_the_digest() -> None:
     async with open_replica() as a, open_replica() as b:
-        for replica in (a, b):
-            await replica.artifacts.put(ArtifactRecord(id="a", session_id="s", kind="file", content="x"))
+        for content, replica in (("x", a), ("y", b)):
+            await replica.artifacts.put(ArtifactRecord(id="a", session_id="s", kind="file", content=content))
         await a.take_all(b)
         before = await journal_digest(b.journal)
         await a.meet_remote("audit_log")

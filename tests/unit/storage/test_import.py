@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,14 +14,18 @@ import pytest
 from agentlayers.errors import MigrationError, SettingsError, StorageCorruptionError, StorageUnavailableError
 from agentlayers.eventlog.event import Event, EventGroup, EventKind
 from agentlayers.eventlog.identity import Identity
+from agentlayers.journal.causality import causal_payload
 from agentlayers.journal.compaction import ByCount
+from agentlayers.journal.entry import Entry
 from agentlayers.journal.replication import HORIZON_FLOOR
 from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.protocol.payload import encode_payload
 from agentlayers.storage.artifact import ArtifactRecord
 from agentlayers.storage.digest import journal_digest
 from agentlayers.storage.event_store import EventStore
 from agentlayers.storage.export import export_lines
-from agentlayers.storage.import_ import ImportReport, import_export
+from agentlayers.storage.import_ import ImportReport, import_export, take_over
+from agentlayers.storage.journal_file import journal_files, read_journal_file
 from agentlayers.storage.replica_store import FurtherStore
 from agentlayers.storage.verify import verify
 from helpers.store_replica import Clock, Replica, open_replica
@@ -287,15 +290,22 @@ async def test_a_store_that_whoever_imports_knows_is_applied_at_once(tmp_path: P
     assert (checked.findings, checked.files[0].skipped) == ([], ())
 
 
-async def test_what_is_not_understood_may_have_been_written_under_our_name_elsewhere(tmp_path: Path) -> None:
-    async with open_tasks(tmp_path / "source") as tasks:
-        name = tasks.log.journal.replica_id
-    shutil.copytree(tmp_path / "source", tmp_path / "backup")
-    async with open_tasks(tmp_path / "source") as tasks:
-        await tasks.write(Tasks.groups[0].events[0], {"id": "a", "title": "bread"})
-    await import_export(tmp_path / "backup", save(tmp_path / "source", tmp_path / "tasks.jsonl"))
-    async with open_tasks(tmp_path / "backup") as tasks:
-        assert tasks.log.journal.replica_id != name
+@pytest.mark.parametrize("store", ["tasks", "artifacts"])
+async def test_what_is_not_understood_may_have_been_written_under_our_name_elsewhere(store: str) -> None:
+    """A store nobody knows here, and an event that a newer release wrote."""
+    async with open_replica() as replica:
+        name = replica.journal.replica_id
+        payloads = [causal_payload({"id": "a"}, writer, {}) for writer in ("another", name)]
+        entries = [
+            Entry(bytes([at]) * 16, "task_saved", "a", encode_payload(one)) for at, one in enumerate(payloads, 1)
+        ]
+        names = []
+        for entry in entries:
+            await replica.journal.transact(lambda tx, entry=entry: take_over(tx, store=store, entries=[entry]))  # type: ignore[misc]
+            names.append(replica.journal.replica_id)
+
+        assert names[0] == name
+        assert names[1] != name
 
 
 async def test_a_store_with_a_file_of_its_own_that_only_an_application_knows_is_imported_into_it(
@@ -307,6 +317,53 @@ async def test_a_store_with_a_file_of_its_own_that_only_an_application_knows_is_
     await import_export(tmp_path / "new", file)
     async with SQLiteJournal(tmp_path / "new" / "tasks.sqlite") as journal:
         assert {stored.store for stored in await journal.entries()} == {"tasks"}
+
+
+async def test_a_store_that_had_a_file_of_its_own_gets_one_again(tmp_path: Path) -> None:
+    """So that an application that is wired the same finds it in a restored replica."""
+    async with open_tasks(tmp_path / "source" / "tasks.sqlite") as tasks:
+        await tasks.write(Tasks.groups[1].events[0], {"id": "a"})
+    async with open_replica(SQLiteJournal(tmp_path / "source" / "chat_history.sqlite")) as replica:
+        await replica.chat.append("s", {"text": "one"})
+    async with open_replica(SQLiteJournal(tmp_path / "source")) as replica:
+        await replica.audit.hook_event(hook="Stop", outcome="success", session_id="s")
+    file = save(tmp_path / "source", tmp_path / "export.jsonl")
+    await import_export(tmp_path / "new", file)
+    async with open_replica(SQLiteJournal(tmp_path / "shared")) as replica:
+        await replica.chat.append("s", {"text": "two"})
+    await import_export(tmp_path / "shared", file)
+
+    assert held(tmp_path / "new") == held(tmp_path / "source") == {
+        "chat_history.sqlite": ["chat_history"], "journal.sqlite": ["audit_log"], "tasks.sqlite": ["tasks"]
+    }  # fmt: skip
+    # What is kept in the shared journal already stays together there.
+    assert held(tmp_path / "shared") == {
+        "journal.sqlite": ["chat_history", "chat_history", "audit_log"], "tasks.sqlite": ["tasks"]
+    }  # fmt: skip
+
+
+def held(directory: Path) -> dict[str, list[str]]:
+    return {path.name: [stored.store for stored in read_journal_file(path)] for path in journal_files(directory)}
+
+
+@pytest.mark.parametrize(
+    "store", ["../other/journal", "..", "a/b", "a\\b", "a\0b", "x" * 300, "key_value", "journal", "."]
+)
+async def test_the_name_of_a_store_leads_nowhere_else(tmp_path: Path, exported: Path, store: str) -> None:
+    async with SQLiteJournal(tmp_path / "other"):
+        pass
+    misname(exported, store)
+    report = await import_export(tmp_path / "new", exported)
+
+    assert report.stores[store].unapplied == 1
+    assert held(tmp_path / "new").keys() == {"journal.sqlite"}
+    assert held(tmp_path / "other") == {"journal.sqlite": []}
+
+
+def misname(file: Path, store: str) -> None:
+    lines = file.read_text().splitlines()
+    header = json.loads(lines[0]) | {"journals": ["../other/journal.sqlite", f"{store}.sqlite", 7]}
+    file.write_text("\n".join([json.dumps(header), *lines[1:], entry_line(store=store)]) + "\n")
 
 
 async def test_a_store_nobody_knows_is_refused_before_anything_is_written(tmp_path: Path, exported: Path) -> None:

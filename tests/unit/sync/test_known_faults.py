@@ -2,7 +2,8 @@
 The faults found in other systems that do this job, and which tests show that ours is free of each.
 
 The numbers are those of the list of known faults: W of Effect's EventLog version 3, C of its Cloudflare server, R of
-the TypeScript SDK built on it, V of version 4. Where a fault cannot occur at all, the reason stands instead.
+the TypeScript SDK built on it, V of version 4; O are those of version 3 that were found here. Where a fault cannot
+occur at all, the reason stands instead.
 """
 
 from __future__ import annotations
@@ -325,12 +326,34 @@ FAULTS = {
         "what is pending costs more the longer the journal",
         ("test_what_is_pending_is_found_by_an_index",),
     ),
+    "O1": Fault(
+        "an SQL journal stores all that has arrived with one statement, and loses what it has no variables for",
+        (
+            "test_it_gets_everything_and_never_too_much_at_once",
+            "test_a_stock_sqlite_replica_gets_a_long_backlog_whole",
+        ),
+    ),
+    "O2": Fault(
+        "what an Ack of many entries lists is never noted, so they are sent again with each write",
+        (
+            "test_an_ack_lists_what_fits_into_a_statement_and_the_rest_comes_back",
+            "test_a_stock_sqlite_replica_that_sends_thousands_notes_all_of_them",
+        ),
+    ),
+    "O3": Fault(
+        "an Ack overtakes the Changes before it in the client, which asks for what follows the Ack if it ends then",
+        (
+            "test_an_ack_lists_nothing_while_changes_are_on_their_way",
+            "test_a_stock_sqlite_replica_that_ends_in_the_middle_misses_nothing",
+        ),
+    ),
 }
 ALL = [
     *(f"W{number}" for number in range(1, 28)),
     *(f"C{number}" for number in range(1, 8)),
     *(f"R{number}" for number in range(7, 13)),
     *(f"V{number}" for number in range(1, 15)),
+    *(f"O{number}" for number in range(1, 4)),
 ]
 
 

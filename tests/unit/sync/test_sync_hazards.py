@@ -14,6 +14,7 @@ from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal import MemoryJournal
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.server import MemoryServer
+from agentlayers.server.close import CloseReason
 from agentlayers.sync.service import SyncService
 from agentlayers.sync.status import SyncState
 from agentlayers.transport.memory import MemoryTransport
@@ -310,3 +311,43 @@ async def test_an_attempt_that_fails_while_it_is_waited_for_is_told_and_not_wait
         outcomes = await asyncio.gather(one.sync.sync_now(5), one.sync.sync_now(5), return_exceptions=True)
 
         assert all(isinstance(outcome, AgentLayersError) for outcome in outcomes)
+
+
+async def test_a_server_that_goes_while_a_credit_is_used_up_sends_the_rest_when_it_is_back() -> None:
+    """The account ends with its connection; what the journal did not take over is sent again."""
+    async with MemoryServer() as server, replica(server.transport()) as other:
+        await other.write_many(60, size=256 * 1024)
+        await other.sync.sync_now()
+        async with replica(server.transport()) as one:
+            slow = SlowAcks(one)
+            await slow.waiting.wait()
+            await asyncio.sleep(0.2)
+            assert server._hub is not None
+            (channel,) = server._hub._channels.values()
+            assert any(not found.is_live and not found.lags for found in channel.subscriptions.values())
+            for connection in list(server._connections):
+                connection.end(CloseReason.GOING_AWAY)
+            await asyncio.sleep(0.02)
+            slow.gate.set()
+            await one.until_ids(await other.ids())
+            await one.sync.sync_now()
+
+            assert one.sync.status.behind == 0
+            assert len(await one.ids()) == 60
+
+
+async def test_an_exchange_says_at_once_that_a_journal_fails() -> None:
+    server = SmallServer()
+    async with replica(MemoryTransport(server.serve)) as one, FailingJournal() as full:
+        log = EventLog(full, IDENTITY, StoreSchema(name="audit_log"))
+        await log.open()
+        full.fails = True
+        unregister = one.sync.register(log)
+        await one.until(lambda sync: sync.status.stores["audit_log"].last_error is not None)
+        for _ in range(3):
+            async with asyncio.timeout(2):
+                with pytest.raises(StorageUnavailableError):
+                    await one.sync.sync_now()
+        full.fails = False
+        await one.sync.sync_now()
+        await unregister()

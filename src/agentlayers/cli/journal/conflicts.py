@@ -28,7 +28,8 @@ def conflicts(
     directory: Directory, store: Stores = None, policy: Policy = "last_write_wins", as_json: AsJson = False
 ) -> None:
     """
-    List open conflicts: what was changed in two places at once, with all versions and the one that is shown.
+    List open conflicts: what was changed in two places at once, with all versions and the one that is shown. Versions
+    that say the same are none.
 
     The next write of a key settles its conflict. With --json there is one object on each line.
     """

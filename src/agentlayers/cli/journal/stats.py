@@ -75,7 +75,8 @@ def _store_row(store: StoreStatistics) -> tuple[str, ...]:
     sessions = "?" if store.sessions is None else str(store.sessions)
     return (
         store.name, str(store.entries), format_bytes(store.payload_bytes), str(store.local), sessions,
-        str(len(store.unapplied) + store.waiting), str(len(store.quarantined)), str(store.conflicts), str(store.compacted), newest,
+        str(len(store.unapplied) + store.waiting), str(len(store.quarantined)), str(store.conflicts),
+        str(store.compacted), newest,
     )  # fmt: skip
 
 
