@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentlayers.errors import SettingsError
+from agentlayers.limits import RECONNECT_BASE_SECONDS
 from agentlayers.settings import parse_seconds
 
 __all__ = ["Schedule", "exponential", "fixed"]
@@ -123,9 +124,12 @@ class _Limited(Schedule):
         return None if attempt > self.attempts_max else self.inner.delay_seconds(attempt, random)
 
 
-def exponential(base: str | float, factor: float = 2.0) -> Schedule:
+def exponential(base: str | float = RECONNECT_BASE_SECONDS, factor: float = 2.0) -> Schedule:
     """
     Wait ``base``, then ``factor`` times as long each time.
+
+    >>> exponential().capped("30s").delays(5)
+    [0.1, 0.2, 0.4, 0.8, 1.6]
 
     Raises:
         SettingsError: ``base`` is no positive duration, or ``factor`` is below 1 or above 10.

@@ -10,7 +10,7 @@ import pytest
 
 from agentlayers import limits
 from agentlayers.errors import AuthenticationError, ConnectError, ErrorCode, StateError
-from agentlayers.journal import MemoryJournal, SQLiteJournal
+from agentlayers.journal import SQLiteJournal
 from agentlayers.server import (
     Authenticator,
     MemoryServerStorage,
@@ -262,14 +262,35 @@ async def test_a_long_entry_is_cut_and_put_together_again(connect: Connect) -> N
         assert await size_of_all(one) == await size_of_all(other) > 3_000_000
 
 
+def sockets() -> set[str]:
+    """Return the sockets of this process, which the server's ends are in too."""
+    found = set()
+    for one in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(str(one.readlink()))
+    return {one for one in found if one.startswith("socket:")}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists open sockets there")
 async def test_disconnect_leaves_no_task_and_no_socket(connect: Connect) -> None:
-    """The journal is all that goes on."""
-    async with serving() as server, MemoryJournal() as journal:
-        del journal
-        before = asyncio.all_tasks()
+    """The journal is all that goes on: what is written then stays here until it connects again."""
+    async with serving() as server:
+        tasks, open_before = asyncio.all_tasks(), sockets()
         async with replica(connect(server)) as one:
             await one.sync.sync_now()
-            await one.sync.disconnect()
-            named = {task.get_name() for task in asyncio.all_tasks() - before}
 
-            assert not [name for name in named if name.startswith(("sync", "push", "pull", "repl"))]
+            assert len(sockets() - open_before) == 2
+            assert server.connection_count == 1
+
+            await one.sync.disconnect()
+            async with asyncio.timeout(5):
+                while server.connection_count or asyncio.all_tasks() != tasks:  # noqa: ASYNC110 - its end of it
+                    await asyncio.sleep(0.01)
+            await one.write("not sent")
+            await asyncio.sleep(0.05)
+
+            assert asyncio.all_tasks() == tasks
+            assert sockets() == open_before
+            assert server.connection_count == 0
+            assert (await one.sync.refresh()).pending == 1
+            assert one.sync.status.state is SyncState.STOPPED

@@ -348,6 +348,10 @@ class JournalPrimitives(abc.ABC):
         """Keep an entry aside; :obj:`False` when it was already."""
 
     @abc.abstractmethod
+    def drop_quarantined(self, store: int, entry_id: bytes) -> None:
+        """Forget that an entry was kept aside."""
+
+    @abc.abstractmethod
     def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
         """List what was kept aside."""
 

@@ -63,7 +63,7 @@ class JournalRegistry:
         else:
             self.replica_id = kept.decode()
         if has_moved:
-            logger.warning("journal_was_copied", replica_id=self.replica_id)
+            logger.info("journal_was_copied", replica_id=self.replica_id)
         if home and (last_home is None or has_moved):
             tx.put_setting(_HOME, home.encode())
 

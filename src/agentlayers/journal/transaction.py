@@ -7,7 +7,7 @@ and is valid only until the callback returns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from agentlayers.errors import StateError, StorageCorruptionError, UsageError
@@ -396,6 +396,13 @@ class JournalTransaction(JournalPrimitives):
         """
         self.require_writable()
         return replication.quarantine_raw(self, store, remote_id, entry_id, sequence=sequence, data=data, reason=reason)
+
+    def release_quarantined(self, store: str, entry_ids: Iterable[bytes]) -> None:
+        """Forget that these were kept aside: they are usable after all, and whoever asks writes them now."""
+        self.require_writable()
+        number = self.store_number(store)
+        for entry_id in entry_ids:
+            self.drop_quarantined(number, entry_id)
 
     def quarantined(self, store: str) -> list[QuarantinedEntry]:
         """List what was kept aside of a store."""

@@ -17,7 +17,7 @@ from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import CryptoError, ProtocolError
 from agentlayers.journal.entry import Entry, RemoteEntry
-from agentlayers.journal.event_journal import Acknowledgement, RemoteWriteResult
+from agentlayers.journal.event_journal import Acknowledgement, QuarantinedEntry, RemoteWriteResult
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.logs import get_logger
 from agentlayers.protocol.entry_codec import decode_entry
@@ -138,6 +138,28 @@ class Pull:
         self._open(sealed, step)
         if sealed:
             self._note_taken(step, await self._log.journal.transact(lambda tx: self._apply(tx, step)))
+
+    async def reopen(self) -> None:
+        """
+        Try once more to open what was kept aside from this server: the key may be another one by now.
+
+        The cursor stays where it is; what still cannot be opened stays aside.
+        """
+        store, journal = self._log.store, self._log.journal
+        kept = await journal.read(lambda tx: tx.quarantined(store))
+        step = _Step(known=self.known.copy())
+        # What could be read, and is too old to be told from what was compacted, has an event.
+        unread = [one for one in kept if one.remote_id == self._remote_id and not one.event]
+        self._open([_sealed_again(one) for one in unread], step)
+        if not step.entries:
+            return
+
+        def take(tx: JournalTransaction) -> RemoteWriteResult | None:
+            tx.release_quarantined(store, [entry.id for _, entry in step.entries])
+            return self._apply(tx, step)
+
+        self._note_taken(step, await journal.transact(take))
+        logger.info("quarantine_reopened", store=store, entries=len(step.entries))
 
     async def run(self) -> None:
         """Bring what arrives into the journal, for as long as the connection lasts."""
@@ -305,3 +327,9 @@ class Pull:
         for entry_id in entry_ids:
             reason = "the journal cannot use it: see the journal's own quarantine"
             self._registration.keep_out(entry_id, sequences.get(entry_id, -1), reason)
+
+
+def _sealed_again(kept: QuarantinedEntry) -> RemoteEncryptedEntry:
+    """Undo how :meth:`Pull._apply` puts what it cannot open into one value."""
+    iv, ciphertext = kept.data[: limits.IV_BYTES], kept.data[limits.IV_BYTES :]
+    return RemoteEncryptedEntry(kept.sequence, iv, kept.id, ciphertext)

@@ -57,6 +57,7 @@ class Registration:
         diverged_at: Loop time at which that was noticed.
         must_start_over: The next connection forgets what is known of the server, and exchanges everything again.
         quarantine: The latest entries kept out of the journal.
+        has_reopened: What was kept aside was tried with the key of this process.
         acknowledging: Entries whose Ack is here and not in the journal yet.
         error: Why the store's journal cannot be replicated now; the connection and other stores go on.
         failures: How often it failed.
@@ -90,6 +91,7 @@ class Registration:
         self.diverged_at = 0.0
         self.must_start_over = False
         self.quarantine: deque[QuarantinedEntry] = deque(maxlen=_QUARANTINE_MAX)
+        self.has_reopened = False
         self.acknowledging = 0
         self.error: AgentLayersError | None = None
         self.failures = 0

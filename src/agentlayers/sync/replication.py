@@ -100,6 +100,9 @@ class Replication:
         self._stop_listening = log.journal.on_commit(self.push.on_commit)
         try:
             await self._resume()
+            if not self.registration.has_reopened:
+                await self.registration.persisted(self.pull.reopen)
+                self.registration.has_reopened = True
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.pull.run(), name=f"pull {log.store}")
                 if self._session.is_stock:

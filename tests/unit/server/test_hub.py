@@ -347,6 +347,30 @@ async def test_a_write_that_is_not_stored_is_not_acknowledged(
     assert peer.acks == [("ack", 2, (0,), 1)]
 
 
+async def test_a_look_up_that_failed_is_made_again(
+    hub: Hub, storage: MemoryServerStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes during a failure is sent away; nothing of it is left for who comes after (fault V3)."""
+    await storage.append(KEY.tenant, KEY.public_key, sealed_entries(3))
+
+    async def fail(*_: object) -> None:
+        raise StorageUnavailableError(backend="test", operation="read", reason="busy")
+
+    refused, peer = RecordingPeer(), RecordingPeer()
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "head", fail)
+        for look_up in (hub.subscribe(refused, KEY, 0), hub.digest(KEY, 0)):
+            with pytest.raises(StorageUnavailableError):
+                await look_up
+        hub.leave(refused)
+    await hub.subscribe(peer, KEY, 0)
+    while hub.lags(peer):
+        await hub.catch_up(peer)
+
+    assert peer.sent == [0, 1, 2]
+    assert (await hub.digest(KEY, 3)).head == 3
+
+
 async def test_a_writer_has_its_ack_before_a_long_fan_out_is_finished(hub: Hub) -> None:
     """So the next entries are stored meanwhile; to whom they go too, they go together."""
     writer, readers = RecordingPeer(), [RecordingPeer() for _ in range(5 * SLICE_SUBSCRIBERS)]

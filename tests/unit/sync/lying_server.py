@@ -74,15 +74,14 @@ class LyingSession:
         """Say something nobody asked for."""
         dice = self._dice
         key = dice.choice(self._keys)
-        return dice.choice(
-            [
-                Changes(key, tuple(dice.sample(JUNK, 2)), dice.choice([None, self._number()])),
-                Ack(self._number(), (self._number(),), None),
-                Pong(self._number()),
-                ChunkedMessage(self._number(), 0, dice.choice([1, 2]), encode_message(Pong(self._number()))),
-                self.hello(),
-            ]
-        )
+        messages: list[Message] = [
+            Changes(key, tuple(dice.sample(JUNK, 2)), dice.choice([None, self._number()])),
+            Ack(self._number(), (self._number(),), None),
+            Pong(self._number()),
+            ChunkedMessage(self._number(), 0, dice.choice([1, 2]), encode_message(Pong(self._number()))),
+            self.hello(),
+        ]
+        return dice.choice(messages)
 
     def _changes(self, key: str, start: int) -> Changes:
         dice = self._dice

@@ -15,6 +15,7 @@ def test_an_exponential_schedule_multiplies_and_a_cap_holds() -> None:
     """Without jitter the pauses are exact."""
     assert exponential("1 s", factor=3).capped("20 s").delays(5) == [1, 3, 9, 20, 20]
     assert fixed("2 s").limited(3).delays() == [2.0, 2.0, 2.0]
+    assert exponential().capped("30s").delays(10) == [0.1 * 2**n for n in range(9)] + [30]
 
 
 def test_it_never_overflows() -> None:

@@ -199,6 +199,10 @@ class RemoteRanges(EntryRanges):
         self.cells.put(key, encode_quarantined(row))
         return True
 
+    def drop_quarantined(self, store: int, entry_id: bytes) -> None:
+        """Forget that an entry was kept aside."""
+        self.cells.put(quarantine_key(store, entry_id), None)
+
     def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
         """List what was kept aside."""
         rows = (decode_quarantined(found) for _, found in self._under(quarantine_prefix(store)))

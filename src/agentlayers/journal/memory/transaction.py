@@ -354,6 +354,10 @@ class MemoryTransaction(JournalTransaction):
         self._set(self._data.quarantined, (row.store, row.id), row)
         return True
 
+    def drop_quarantined(self, store: int, entry_id: bytes) -> None:
+        """Forget that an entry was kept aside."""
+        self._set(self._data.quarantined, (store, entry_id), _ABSENT)
+
     def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
         """List what was kept aside."""
         return [row for (number, _), row in sorted(self._data.quarantined.items()) if number == store]

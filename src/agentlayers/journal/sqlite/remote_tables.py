@@ -136,6 +136,10 @@ class RemoteTables(BufferedTransaction):
         """Keep an entry aside."""
         return self._write("INSERT OR IGNORE INTO quarantine VALUES (?,?,?,?,?,?,?,?)", row).rowcount > 0
 
+    def drop_quarantined(self, store: int, entry_id: bytes) -> None:
+        """Forget that an entry was kept aside."""
+        self._write("DELETE FROM quarantine WHERE store = ? AND id = ?", (store, entry_id))
+
     def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
         """List what was kept aside."""
         query = (

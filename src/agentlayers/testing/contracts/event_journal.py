@@ -57,6 +57,18 @@ class EventJournalContract(
         assert stored[0].position < stored[1].position
         assert all(item.is_local and item.is_applied for item in stored)
 
+    async def test_a_large_entry_is_read_back_whole(self, medium: Medium) -> None:
+        """Beyond every size at which a medium cuts values or packs them another way; also after a restart."""
+        texts = ["x" * size for size in (65_535, 65_536, 600_000, 5_000_000)]
+        async with medium() as journal:
+            await journal.register(notes())
+            written = [await journal.write("notes", "line", "a", {"text": text}) for text in texts]
+        async with medium() as journal:
+            await journal.register(notes())
+
+            assert [item.entry for item in await journal.entries("notes")] == written
+        assert [encode_payload({"text": text}) for text in texts] == [one.payload for one in written]
+
     async def test_ids_ascend_even_when_the_clock_steps_back(self, medium: Medium, clock: ManualClock) -> None:
         """What is written after something sorts after it."""
         async with medium() as journal:

@@ -240,6 +240,30 @@ class EventJournalRemoteContract(EventJournalRelayContract):
         assert (first, second) == (True, False)
         assert (kept.sequence, kept.data, kept.reason) == (3, b"sealed", "not ours")
 
+    async def test_what_is_released_from_quarantine_is_gone_from_it_and_may_be_written(self, medium: Medium) -> None:
+        """In one transaction: as when what was unreadable can be read after all."""
+        usable, other = entry_at(1), entry_at(2)
+        async with medium() as journal:
+            await journal.register(notes())
+
+            def put_aside(tx: JournalTransaction) -> None:
+                for entry in (usable, other):
+                    tx.quarantine("notes", REMOTE, entry.id, sequence=3, data=b"sealed", reason="not ours")
+
+            def take_over(tx: JournalTransaction) -> None:
+                tx.release_quarantined("notes", [usable.id])
+                tx.write_from_remote("notes", REMOTE, [RemoteEntry(3, usable)])
+
+            await journal.transact(put_aside)
+            await journal.transact(take_over)
+        async with medium() as journal:
+            await journal.register(notes())
+            (kept,) = await journal.read(lambda tx: tx.quarantined("notes"))
+
+            assert kept.id == other.id
+            assert [stored.entry for stored in await journal.entries("notes")] == [usable]
+            assert await _pending(journal) == []
+
     # -- conflicts -----------------------------------------------------------------------------------------
     async def test_concurrent_versions_are_an_open_conflict(self, medium: Medium) -> None:
         """Both heads are listed, the policy's choice is shown, and the next write supersedes both."""

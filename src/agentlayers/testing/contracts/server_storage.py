@@ -94,6 +94,15 @@ class ServerStorageContract:
 
         assert list(appended.new) == _as_read(entries, first=1)
 
+    async def test_a_large_entry_is_read_back_whole(self, storage: ServerStorage) -> None:
+        """Beyond every size at which a medium cuts values or packs them another way."""
+        entries = [
+            one for size in (65_535, 65_536, 600_000, 5_000_000) for one in sealed_entries(1, first=size, size=size)
+        ]
+        await storage.append("tenant", "key", entries)
+
+        assert await storage.read("tenant", "key", 0, **_EVERYTHING) == _as_read(entries)
+
     async def test_what_was_appended_is_read_back(self, storage: ServerStorage) -> None:
         """Bytes come back as they were, also zero bytes and separators."""
         entries = [
