@@ -299,13 +299,16 @@ class SQLiteFormat:
 
     def check_size(self, path: Path, operation: str) -> None:
         """
-        Refuse what SQLite would take for a new file.
+        Refuse what SQLite would take for a new file, or would fill up with zeros.
 
         Raises:
-            StorageCorruptionError: It is shorter than any database.
+            StorageCorruptionError: It is shorter than any database, or ends within a page.
         """
         size = path.stat().st_size
-        if size < _PAGE_BYTES_MIN:
+        # A full disk can cut off what is moved out of the log; then the log still has it.
+        log = path.with_name(f"{path.name}-wal")
+        is_cut = size % _PAGE_BYTES_MIN > 0 and not (log.exists() and log.stat().st_size)
+        if size < _PAGE_BYTES_MIN or is_cut:
             found = "the file is empty" if size == 0 else f"the file is cut off after {size} bytes"
             raise self.damage(found, operation=operation, path=path)
 

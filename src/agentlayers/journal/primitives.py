@@ -352,8 +352,8 @@ class JournalPrimitives(abc.ABC):
         """Forget that an entry was kept aside."""
 
     @abc.abstractmethod
-    def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
-        """List what was kept aside."""
+    def quarantined_rows(self, store: int, after: bytes = b"", rows_max: int | None = None) -> list[QuarantinedRow]:
+        """List what was kept aside; in parts, in the medium's own order, behind an id."""
 
     # -- horizon -------------------------------------------------------------------------------------------
     @abc.abstractmethod

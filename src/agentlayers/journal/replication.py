@@ -346,8 +346,10 @@ def quarantine_raw(
     return tx.put_quarantined(row)
 
 
-def quarantined(tx: JournalTransaction, store: str) -> list[QuarantinedEntry]:
-    """List what was kept aside of a store."""
+def quarantined(
+    tx: JournalTransaction, store: str, *, after: bytes = b"", entries_max: int | None = None
+) -> list[QuarantinedEntry]:
+    """List what was kept aside of a store, or a part of it."""
     number = tx.store_number(store)
     ids = {remote.number: remote.remote_id for remote in tx.list_remotes(number)}
     return [
@@ -360,5 +362,5 @@ def quarantined(tx: JournalTransaction, store: str) -> list[QuarantinedEntry]:
             row.data,
             row.reason,
         )
-        for row in tx.quarantined_rows(number)
+        for row in tx.quarantined_rows(number, after, entries_max)
     ]

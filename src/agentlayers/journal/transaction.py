@@ -404,9 +404,9 @@ class JournalTransaction(JournalPrimitives):
         for entry_id in entry_ids:
             self.drop_quarantined(number, entry_id)
 
-    def quarantined(self, store: str) -> list[QuarantinedEntry]:
-        """List what was kept aside of a store."""
-        return replication.quarantined(self, store)
+    def quarantined(self, store: str, *, after: bytes = b"", entries_max: int | None = None) -> list[QuarantinedEntry]:
+        """List what was kept aside of a store; ``entries_max`` of it behind an id, in an order of the journal's own."""
+        return replication.quarantined(self, store, after=after, entries_max=entries_max)
 
     # -- shared by the modules beside this one ---------------------------------------------------------------
     def stored(self, row: EntryRow) -> StoredEntry:

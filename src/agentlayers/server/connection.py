@@ -231,6 +231,8 @@ class Connection:
         self._flush()
 
     async def _authenticate(self, event: AuthenticateReceived) -> None:
+        if self._session.state is not SessionState.AUTHENTICATING:
+            return  # What came behind it in one read broke the protocol: that is what comes next.
         assert self._admit is not None
         try:
             hello = await self._admit(event.tenant, event.token)

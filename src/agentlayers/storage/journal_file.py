@@ -152,10 +152,14 @@ def open_journal_file(path: Path) -> sqlite3.Connection:
 
 def _address(path: Path) -> str:
     address = f"{path.absolute().as_uri()}?mode=ro"
-    log = path.with_name(f"{path.name}-wal")
+    log, shared = (path.with_name(f"{path.name}-{suffix}") for suffix in ("wal", "shm"))
+    if log.exists() and log.stat().st_size:
+        return address
     is_fixed = hasattr(os, "statvfs") and os.statvfs(path).f_flag & os.ST_RDONLY
-    # A backup on a medium that nobody can write to: there SQLite cannot make the files it shares with writers.
-    return f"{address}&immutable=1" if is_fixed and not (log.exists() and log.stat().st_size) else address
+    # On a medium that nobody can write to SQLite cannot make the files it shares with writers. Beside a file that only
+    # its mode protects it makes them with that mode, and whoever may write later is stopped by them.
+    is_guarded = not shared.exists() and not os.access(path, os.W_OK)
+    return f"{address}&immutable=1" if is_fixed or is_guarded else address
 
 
 def _migrated_copy(source: sqlite3.Connection, version: int) -> sqlite3.Connection:

@@ -39,6 +39,10 @@ _BYTES_PER_TRANSACTION_MAX: Final = 4 * limits.MIB
 """Ciphertext opened for one transaction (one larger message still goes alone)."""
 
 
+_REOPENED_ENTRIES_MAX: Final = 16
+"""Of what was kept aside, looked at together: each may be as large as a message."""
+
+
 @dataclass(slots=True)
 class _Step:
     """What one transaction is to do."""
@@ -145,12 +149,17 @@ class Pull:
 
         The cursor stays where it is; what still cannot be opened stays aside.
         """
-        store, journal = self._log.store, self._log.journal
-        kept = await journal.read(lambda tx: tx.quarantined(store))
-        step = _Step(known=self.known.copy())
-        # What could be read, and is too old to be told from what was compacted, has an event.
-        unread = [one for one in kept if one.remote_id == self._remote_id and not one.event]
-        self._open([_sealed_again(one) for one in unread], step)
+        store, after = self._log.store, b""
+        while kept := await self._log.journal.read(
+            lambda tx, after=after: tx.quarantined(store, after=after, entries_max=_REOPENED_ENTRIES_MAX)  # type: ignore[misc]
+        ):
+            after = kept[-1].id
+            # What could be read, and is too old to be told from what was compacted, has an event.
+            await self._reopen([one for one in kept if one.remote_id == self._remote_id and not one.event])
+
+    async def _reopen(self, kept: Sequence[QuarantinedEntry]) -> None:
+        store, step = self._log.store, _Step(known=self.known.copy())
+        self._open([_sealed_again(one) for one in kept], step)
         if not step.entries:
             return
 
@@ -158,7 +167,7 @@ class Pull:
             tx.release_quarantined(store, [entry.id for _, entry in step.entries])
             return self._apply(tx, step)
 
-        self._note_taken(step, await journal.transact(take))
+        self._note_taken(step, await self._log.journal.transact(take))
         logger.info("quarantine_reopened", store=store, entries=len(step.entries))
 
     async def run(self) -> None:

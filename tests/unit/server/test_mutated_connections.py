@@ -107,3 +107,18 @@ async def test_mutated_frames_end_their_connection_and_nothing_else(
         assert one.sync.status.attempt == 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_what_breaks_the_protocol_behind_an_authenticate_in_one_read_ends_the_connection() -> None:
+    ours, theirs = MemoryConnection.pair()
+    async with MemoryServer() as server:
+        serving = asyncio.create_task(server.serve(theirs))
+        await ours.send(encode_message(Authenticate("default", "token")) + b"\xc1")
+        async with asyncio.timeout(5):
+            await serving
+        received = await ours.receive() + await ours.receive()
+        with pytest.raises(ConnectionLostError) as lost:
+            await ours.receive()
+
+    assert lost.value.close_code == 1002
+    assert received.count(b"Hello") == received.count(b"Rejected") == 1

@@ -110,8 +110,8 @@ def test_a_line_without_a_payload_is_refused() -> None:
 
 async def test_local_observations_are_marked_and_left_out_of_what_is_synced(tmp_path: Path) -> None:
     async with open_replica(SQLiteJournal(tmp_path)) as a, open_replica() as b:
-        for replica in (a, b):
-            await replica.artifacts.put(ArtifactRecord(id="a", session_id="s", kind="file", content="x"))
+        for replica, content in ((a, "x"), (b, "y")):
+            await replica.artifacts.put(ArtifactRecord(id="a", session_id="s", kind="file", content=content))
         await a.take_all(b)
         digest = await journal_digest(a.journal)
     lines = [json.loads(line) for line in export_lines(tmp_path)][1:]

@@ -203,10 +203,12 @@ class RemoteRanges(EntryRanges):
         """Forget that an entry was kept aside."""
         self.cells.put(quarantine_key(store, entry_id), None)
 
-    def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
+    def quarantined_rows(self, store: int, after: bytes = b"", rows_max: int | None = None) -> list[QuarantinedRow]:
         """List what was kept aside."""
-        rows = (decode_quarantined(found) for _, found in self._under(quarantine_prefix(store)))
-        return sorted(rows, key=lambda row: row.id)
+        prefix = quarantine_prefix(store)
+        start = quarantine_key(store, after) + b"\x00" if after else prefix
+        rows = (decode_quarantined(found) for _, found in self.cells.scan(start, prefix_end(prefix)))
+        return sorted(rows, key=lambda row: row.id) if rows_max is None else list(islice(rows, rows_max))
 
     # -- horizon -------------------------------------------------------------------------------------------
     def compacted(self, store: int, ids: Sequence[bytes]) -> set[bytes]:

@@ -358,9 +358,10 @@ class MemoryTransaction(JournalTransaction):
         """Forget that an entry was kept aside."""
         self._set(self._data.quarantined, (store, entry_id), _ABSENT)
 
-    def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
+    def quarantined_rows(self, store: int, after: bytes = b"", rows_max: int | None = None) -> list[QuarantinedRow]:
         """List what was kept aside."""
-        return [row for (number, _), row in sorted(self._data.quarantined.items()) if number == store]
+        held = sorted(self._data.quarantined.items())
+        return list(islice((row for (number, id_), row in held if number == store and id_ > after), rows_max))
 
     # -- horizon -------------------------------------------------------------------------------------------
     def compacted(self, store: int, ids: Sequence[bytes]) -> set[bytes]:

@@ -140,13 +140,14 @@ class RemoteTables(BufferedTransaction):
         """Forget that an entry was kept aside."""
         self._write("DELETE FROM quarantine WHERE store = ? AND id = ?", (store, entry_id))
 
-    def quarantined_rows(self, store: int) -> list[QuarantinedRow]:
+    def quarantined_rows(self, store: int, after: bytes = b"", rows_max: int | None = None) -> list[QuarantinedRow]:
         """List what was kept aside."""
         query = (
             "SELECT store, id, remote, sequence, event, primary_key, data, reason FROM quarantine "
-            "WHERE store = ? ORDER BY id"
+            "WHERE store = ? AND id > ? ORDER BY id LIMIT ?"
         )
-        return [QuarantinedRow(*found) for found in self.sql.all(query, (store,))]
+        limit = -1 if rows_max is None else rows_max
+        return [QuarantinedRow(*found) for found in self.sql.all(query, (store, after, limit))]
 
     # -- horizon -------------------------------------------------------------------------------------------
     def compacted(self, store: int, ids: Sequence[bytes]) -> set[bytes]:

@@ -255,11 +255,14 @@ class EventJournalRemoteContract(EventJournalRelayContract):
                 tx.write_from_remote("notes", REMOTE, [RemoteEntry(3, usable)])
 
             await journal.transact(put_aside)
+            first, *others = await journal.read(lambda tx: tx.quarantined("notes", entries_max=1))
+            second = await journal.read(lambda tx: tx.quarantined("notes", after=first.id, entries_max=5))
             await journal.transact(take_over)
         async with medium() as journal:
             await journal.register(notes())
             (kept,) = await journal.read(lambda tx: tx.quarantined("notes"))
 
+            assert sorted(one.id for one in (first, *others, *second)) == sorted((usable.id, other.id))
             assert kept.id == other.id
             assert [stored.entry for stored in await journal.entries("notes")] == [usable]
             assert await _pending(journal) == []
