@@ -256,6 +256,7 @@ class SQLiteFormat:
 
         Raises:
             MigrationError: It is another program's, or a newer release wrote it.
+            StorageCorruptionError: It ends within a page.
         """
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         if application_id != self.application_id:
@@ -268,6 +269,7 @@ class SQLiteFormat:
                 "use the release that wrote it, or a newer agentlayers"
             )
             raise self._error(MigrationError, "open", path, reason)
+        self._check_end(path)
 
     def migrate(self, connection: sqlite3.Connection) -> None:
         """Bring the tables to :attr:`schema_version`, in one transaction."""
@@ -299,18 +301,22 @@ class SQLiteFormat:
 
     def check_size(self, path: Path, operation: str) -> None:
         """
-        Refuse what SQLite would take for a new file, or would fill up with zeros.
+        Refuse what SQLite would take for a new file.
 
         Raises:
-            StorageCorruptionError: It is shorter than any database, or ends within a page.
+            StorageCorruptionError: It is shorter than any database.
         """
         size = path.stat().st_size
-        # A full disk can cut off what is moved out of the log; then the log still has it.
-        log = path.with_name(f"{path.name}-wal")
-        is_cut = size % _PAGE_BYTES_MIN > 0 and not (log.exists() and log.stat().st_size)
-        if size < _PAGE_BYTES_MIN or is_cut:
+        if size < _PAGE_BYTES_MIN:
             found = "the file is empty" if size == 0 else f"the file is cut off after {size} bytes"
             raise self.damage(found, operation=operation, path=path)
+
+    def _check_end(self, path: Path) -> None:
+        """Refuse a file that ends within a page, which SQLite would fill up with zeros."""
+        size, log = path.stat().st_size, path.with_name(f"{path.name}-wal")
+        # A full disk can cut off what is moved out of the log; then the log still has it.
+        if size % _PAGE_BYTES_MIN and not (log.exists() and log.stat().st_size):
+            raise self.damage(f"the file is cut off after {size} bytes", operation="open", path=path)
 
     def _create(self, path: Path) -> None:
         fresh = path.with_name(f"{path.name}.new-{os.getpid()}-{os.urandom(4).hex()}")

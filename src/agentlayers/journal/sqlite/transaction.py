@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
+from agentlayers.errors import StorageCorruptionError
 from agentlayers.journal.primitives import EntryRow, HeldEntry
 from agentlayers.journal.sqlite.statements import batches, marks
 from agentlayers.journal.sqlite.text_tables import TextTables
@@ -47,6 +48,9 @@ class SQLiteTransaction(TextTables):
         name = self._names.get(number)
         if name is None:
             found = self.sql.one("SELECT name FROM store WHERE number = ?", (number,))
+            if found is None:
+                reason = f"an entry is of store number {number}, which there is not; run `agentlayers journal verify`"
+                raise StorageCorruptionError(backend="journal", operation="read", reason=reason)
             name = self._names[number] = str(found[0])
         return name
 
