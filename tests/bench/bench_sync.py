@@ -37,6 +37,7 @@ from contenders import (
     BareServer,
     Contender,
     Server,
+    WatchedServer,
     bare,
     ours,
     port_of,
@@ -261,7 +262,7 @@ def _until_quiet(proxy: CountingProxy) -> None:
 
 
 def memory(contender: Contender, root: Path, writes: int) -> Figures:
-    """Show the server's peak when a writer floods it and 20 subscribers never read."""
+    """Show the server's peak, and for ours what it queues, when a writer floods it and 20 subscribers never read."""
     if contender.wire is None:
         return {}
     figures: Figures = {}
@@ -270,6 +271,10 @@ def memory(contender: Contender, root: Path, writes: int) -> Figures:
             before = server.rss_mb()
             rate = raw_wire.flood(port_of(server), writes, never_reading=never_reading, wire=contender.wire)
             figures |= {f"{name}: entries/s": rate, f"{name}: more MB": server.rss_mb() - before}
+        if contender.name == "agentlayers":
+            watched = WatchedServer(root / f"{name}, watched")
+            raw_wire.flood(port_of(watched), writes, never_reading=never_reading, wire=contender.wire)
+            figures |= {f"{name}: KB {what}": peak / 1e3 for what, peak in watched.peaks().items()}
     figures["MB offered to those"] = 20 * writes * raw_wire.CIPHERTEXT_BYTES / 1e6
     return figures
 

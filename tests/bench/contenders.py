@@ -138,6 +138,23 @@ class BareServer:
         self.process.stdout.close()
 
 
+class WatchedServer:
+    """Our server, and how much it held at most of one connection."""
+
+    def __init__(self, data: Path) -> None:
+        command = [sys.executable, HERE / "watched_server.py", "--data", data, "--port", "0"]
+        self.process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().split()[-1]
+
+    def peaks(self) -> dict[str, int]:
+        """Stop it; returns bytes."""
+        self.process.terminate()
+        said, _ = self.process.communicate(timeout=30)
+        found: dict[str, int] = json.loads(said.splitlines()[-1])
+        return found
+
+
 class NodeServer(LineProcess):
     """A stock server."""
 
