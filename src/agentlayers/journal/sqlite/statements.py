@@ -23,6 +23,8 @@ from agentlayers.sqlite_file import DRIVER_ERRORS, bytes_joined, joined_bytes
 __all__ = ["Statements", "batches", "marks"]
 
 _BATCH: Final = 512
+_FEW_ROWS_BATCH: Final = 128
+_MANY_ROWS: Final = 2 * _BATCH
 _GATHER_BYTES_MAX: Final = 8 * 1024 * 1024
 
 
@@ -179,9 +181,11 @@ def marks(count: int) -> str:
 
 def _powers_of_two(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Cut into few sizes, so that few statements are prepared, once each."""
+    # To prepare a row of a statement costs nearly what it costs to insert it: large ones have to be used again.
+    size_max = _BATCH if len(rows) >= _MANY_ROWS else _FEW_ROWS_BATCH
     start = 0
     while start < len(rows):
-        size = min(_BATCH, 1 << (len(rows) - start).bit_length() - 1)
+        size = min(size_max, 1 << (len(rows) - start).bit_length() - 1)
         yield rows[start : start + size]
         start += size
 
