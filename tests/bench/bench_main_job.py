@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +194,8 @@ class Child:
 
 
 class Server:
-    def __init__(self, data: Path) -> None:
-        command = [sys.executable, "-m", "agentlayers", "serve", "--data", str(data), "--port", "0"]
+    def __init__(self, data: Path, *, program: Sequence[object] = ("-m", "agentlayers", "serve")) -> None:
+        command = [sys.executable, *map(str, program), "--data", str(data), "--port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().split()[-1]

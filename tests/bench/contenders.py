@@ -142,15 +142,14 @@ class WatchedServer:
     """Our server, and how much it held at most of one connection."""
 
     def __init__(self, data: Path) -> None:
-        command = [sys.executable, HERE / "watched_server.py", "--data", data, "--port", "0"]
-        self.process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().split()[-1]
+        self._server = bench_main_job.Server(data, program=[HERE / "watched_server.py"])
+        self.url: str = self._server.url
 
     def peaks(self) -> dict[str, int]:
         """Stop it; returns bytes."""
-        self.process.terminate()
-        said, _ = self.process.communicate(timeout=30)
+        process = self._server.process
+        process.terminate()
+        said, _ = process.communicate(timeout=30)
         found: dict[str, int] = json.loads(said.splitlines()[-1])
         return found
 

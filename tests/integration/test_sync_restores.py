@@ -93,10 +93,11 @@ async def test_a_server_that_lost_content_on_demand_gets_it_again(tmp_path: Path
             assert b"".join([piece async for piece in other.open("after it")]) == content
 
 
-async def test_a_server_restored_twice_in_a_row_gets_back_what_it_lost_both_times(tmp_path: Path) -> None:
-    """The second time while the first is not verified yet."""
-    live, backup = tmp_path / "live", tmp_path / "backup"
-    journal = SQLiteJournal(tmp_path / "one")
+@contextlib.asynccontextmanager
+async def ahead_of_backup(
+    live: Path, backup: Path, journal: SQLiteJournal
+) -> AsyncIterator[tuple[SyncServer, Replica]]:
+    """A server and its replica, which has written five more since the server's data was copied."""
     async with serving(live) as (server, _), replica(reach(server), journal=journal) as one:
         await one.write_many(3)
         await one.sync.sync_now()
@@ -104,6 +105,14 @@ async def test_a_server_restored_twice_in_a_row_gets_back_what_it_lost_both_time
     async with serving(live) as (server, _), replica(reach(server), journal=journal) as one:
         await one.write_many(5)
         await one.sync.sync_now()
+        yield server, one
+
+
+async def test_a_server_restored_twice_in_a_row_gets_back_what_it_lost_both_times(tmp_path: Path) -> None:
+    """The second time while the first is not verified yet."""
+    live, backup = tmp_path / "live", tmp_path / "backup"
+    journal = SQLiteJournal(tmp_path / "one")
+    async with ahead_of_backup(live, backup, journal) as (server, one):
         port, held = server.port, await one.ids()
     put_back(backup, live)
     async with replica(reach(server), journal=journal) as one:
@@ -124,13 +133,7 @@ async def test_a_server_that_has_less_is_noticed_although_no_digest_is_known(tmp
     """After an upgrade, say: no digest on one side and none on the other are no proof of anything."""
     live, backup = tmp_path / "live", tmp_path / "backup"
     journal = SQLiteJournal(tmp_path / "one")
-    async with serving(live) as (server, _), replica(reach(server), journal=journal) as one:
-        await one.write_many(3)
-        await one.sync.sync_now()
-    shutil.copytree(live, backup)
-    async with serving(live) as (server, _), replica(reach(server), journal=journal) as one:
-        await one.write_many(5)
-        await one.sync.sync_now()
+    async with ahead_of_backup(live, backup, journal) as (server, one):
         remote_id = one.sync.status.remote_id
         await one.sync.disconnect()
         await one.journal.transact(lambda tx: tx.put_setting(f"remote_known:{CHAT}:{remote_id}", b""))

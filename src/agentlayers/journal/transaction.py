@@ -226,10 +226,12 @@ class JournalTransaction(JournalPrimitives):
 
     def heads(self, store: str, primary_key: str) -> list[Version]:
         """List the versions of a key that nothing supersedes, by entry id; the policy chooses among them."""
-        schema, number = self.registry.schema(store), self.store_number(store)
-        state = self.key_state(number, primary_key)
-        if state is None:
-            return []
+        return self.heads_by(self.registry.schema(store), primary_key)
+
+    def heads_by(self, schema: StoreSchema, primary_key: str) -> list[Version]:
+        """List the heads of a key of a store that need not be registered."""
+        number = self.store_number(schema.name)
+        state = self.key_state(number, primary_key) or NO_STATE
         return [self.version_from(schema, self.expect_row(number, head.id)) for head in state.heads]
 
     def conflicts(self, store: str) -> list[Conflict]:

@@ -77,11 +77,8 @@ class QueryTaps:
         for tap in self._late:
             await self._quietly(tap.catch_up(), "received")
 
-    def shown(self, messages: AsyncIterable[Mapping[str, Any]]) -> AsyncIterator[Mapping[str, Any]]:
+    async def shown(self, messages: AsyncIterable[Mapping[str, Any]]) -> AsyncIterator[Mapping[str, Any]]:
         """Pass user messages on, showing each as it is taken."""
-        return self._shown(messages)
-
-    async def _shown(self, messages: AsyncIterable[Mapping[str, Any]]) -> AsyncIterator[Mapping[str, Any]]:
         async for message in messages:
             await self.sent(message)
             yield message

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agentlayers.errors import MalformedMessageError, StorageCorruptionError
-from agentlayers.journal.causality import NO_STATE
 from agentlayers.journal.competing import are_competing
 from agentlayers.journal.event_journal import QuarantinedEntry, Remote, StoreSchema, UnappliedEntry
 from agentlayers.storage.artifact_index import STORE as ARTIFACTS
@@ -153,12 +152,9 @@ def _unapplied(snapshot: JournalSnapshot, name: str) -> tuple[tuple[UnappliedEnt
 
 
 def _is_open(snapshot: JournalSnapshot, name: str, primary_key: str) -> bool:
-    tx = snapshot.tx
-    number = tx.store_number(name)
     schema = snapshot.registry.schemas.get(name) or StoreSchema(name=name)
-    state = tx.key_state(number, primary_key) or NO_STATE
     try:
-        heads = [tx.version_from(schema, tx.expect_row(number, head.id)) for head in state.heads]
+        heads = snapshot.tx.heads_by(schema, primary_key)
     except (MalformedMessageError, StorageCorruptionError):
         return True  # what is damaged is for 'journal verify' to tell
     return are_competing(schema, heads)

@@ -16,6 +16,7 @@ from agentlayers.errors import AgentLayersError, StateError, StorageError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
 from agentlayers.logs import get_logger
+from agentlayers.schedule import exponential
 from agentlayers.sync.signal import Signal
 from agentlayers.sync.status import QuarantinedEntry, StoreStatus
 
@@ -28,10 +29,8 @@ logger = get_logger(__name__)
 _QUARANTINE_MAX: Final = 1000
 """Quarantined entries kept for inspection per store; their number is counted beyond it."""
 
-_RETRY_SECONDS: Final = 0.25
-"""Pause after the first failure of a journal; it doubles with each."""
-
-_RETRY_SECONDS_MAX: Final = 30.0
+_RETRIES: Final = exponential(0.25).capped(30)
+"""Pauses after the failures of a journal."""
 
 
 class Registration:
@@ -160,7 +159,7 @@ class Registration:
 
         Meanwhile the connection goes on for the other stores, and the server keeps to the credit of this one.
         """
-        for attempt in itertools.count():
+        for attempt in itertools.count(1):
             try:
                 result = await work()
             except (StorageError, StateError) as error:
@@ -175,7 +174,7 @@ class Registration:
                     self._changed.notify()
                 return result
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(_RETRY_SECONDS * 2.0 ** min(attempt, 10), _RETRY_SECONDS_MAX)):
+                async with asyncio.timeout(_RETRIES.delay_seconds(attempt, self._random)):
                     await self._retry.wait()
         raise AssertionError("it is tried for ever")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
@@ -42,6 +42,25 @@ STOCK_QUIET_SECONDS: Final = 0.25
 logger = get_logger(__name__)
 
 
+class _Resumption(NamedTuple):
+    """
+    What the journal says when a connection begins.
+
+    Attributes:
+        incarnation_before: What the server's data called itself last time.
+        state: Where it stands now.
+        known: What the server is believed to have.
+        last_position: Of the journal.
+        has_kept: Something was kept aside, and was not tried with the key of this process yet.
+    """
+
+    incarnation_before: bytes
+    state: RemoteState
+    known: KnownEntries
+    last_position: int
+    has_kept: bool
+
+
 class Replication:
     """
     Keeps one store equal to the server's journal of its public key, while a connection lasts.
@@ -74,7 +93,7 @@ class Replication:
             registration,
             encryption,
             remote_id=remote_id,
-            counts_entries=session.is_stock or not session.sends_through,
+            counts_entries=not session.sends_through,
             clock=clock,
             changed=changed,
             grant=self._grant if session.takes_credit else None,
@@ -99,10 +118,9 @@ class Replication:
         # Listening starts before anything pending is read, so that no commit falls in between.
         self._stop_listening = log.journal.on_commit(self.push.on_commit)
         try:
-            await self._resume()
-            if not self.registration.has_reopened:
+            if await self._resume():
                 await self.registration.persisted(self.pull.reopen)
-                self.registration.has_reopened = True
+            self.registration.has_reopened = True
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.pull.run(), name=f"pull {log.store}")
                 if self._session.is_stock:
@@ -156,14 +174,19 @@ class Replication:
         self._flush()
         await barrier
 
-    async def _resume(self) -> None:
-        """Settle where reading goes on, starting over if the server's data was replaced."""
+    async def _resume(self) -> bool:
+        """
+        Settle where reading goes on, starting over if the server's data was replaced.
+
+        Returns:
+            Whether something was kept aside that is to be tried again.
+        """
         registration, extensions = self.registration, self._session.extensions
         log = registration.log
         incarnation = extensions.incarnation if extensions is not None else b""
         store, remote_id, url, relay = log.store, self._remote_id, self._url, self._relay_mode
 
-        def prepare(tx: JournalTransaction) -> tuple[bytes, RemoteState, KnownEntries, int]:
+        def prepare(tx: JournalTransaction) -> _Resumption:
             before = tx.remote_state(store, remote_id).incarnation
             if before != incarnation or registration.must_start_over:
                 tx.reset_remote(store, remote_id, incarnation=incarnation)
@@ -171,12 +194,13 @@ class Replication:
             state = tx.remote_state(store, remote_id)
             known = KnownEntries.load(tx, store, remote_id, state.next_sequence)
             known.save(tx, store, remote_id)
-            return before, state, known, tx.next_position() - 1
+            has_kept = not registration.has_reopened and bool(tx.quarantined(store, entries_max=1))
+            return _Resumption(before, state, known, tx.next_position() - 1, has_kept)
 
         # One transaction for all of it: until it is done the server is asked nothing.
-        before, state, self.pull.known, last_position = await registration.persisted(
-            lambda: log.journal.transact(prepare)
-        )
+        resumption = await registration.persisted(lambda: log.journal.transact(prepare))
+        before, state = resumption.incarnation_before, resumption.state
+        self.pull.known = resumption.known
         registration.must_start_over = False
         registration.met()
         if before not in (b"", incarnation):
@@ -184,7 +208,7 @@ class Replication:
         registration.remote_id = self._remote_id
         registration.counted(state.pending)
         if state.relayed:
-            self.push.note_relayable(last_position)
+            self.push.note_relayable(resumption.last_position)
         self.pull.cursor = registration.next_sequence = state.next_sequence
         self.pull.arrived_at = asyncio.get_running_loop().time()
         self._resumed_at = state.next_sequence
@@ -193,6 +217,7 @@ class Replication:
             self._ask(state.next_sequence)
         self._flush()
         self._changed.notify()
+        return resumption.has_kept
 
     def _ask(self, next_sequence: int) -> None:
         """Follow the store, and have the server say where it is."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.server import MemoryServer
 from agentlayers.server.close import CloseReason
 from agentlayers.sync.service import SyncService
-from agentlayers.sync.status import SyncState
+from agentlayers.sync.status import SyncReport, SyncState
 from agentlayers.transport.memory import MemoryTransport
 from helpers.sync_world import IDENTITY, Replica, SmallServer, replica
 
@@ -121,15 +121,24 @@ async def test_an_exchange_ends_at_once_when_the_service_is_disconnected() -> No
                 await exchange
 
 
-async def test_an_exchange_with_two_servers_does_not_connect_again_behind_a_disconnect() -> None:
-    """The second of its two rounds must not open what was closed during the first."""
+@contextlib.asynccontextmanager
+async def half_exchanged(
+    seconds: float,
+) -> AsyncIterator[tuple[Replica, asyncio.Task[SyncReport], SmallServer, SmallServer]]:
+    """A replica, its exchange with two servers, and these: only the first one answers."""
     quick, slow = SmallServer(), SmallServer(remote_id=b"another-remote-i")
     async with replica(MemoryTransport(quick.serve), remotes=[Second(slow.serve)]) as one:
         await one.until(lambda sync: all(each.is_connected for each in sync.status.remotes.values()))
         slow.acks_answered = False
         await one.write("acknowledged by one of them")
-        exchange = asyncio.create_task(one.sync.sync_now(0.3))
+        exchange = asyncio.create_task(one.sync.sync_now(seconds))
         await slow.heard.until(lambda: bool(slow.writes))
+        yield one, exchange, quick, slow
+
+
+async def test_an_exchange_with_two_servers_does_not_connect_again_behind_a_disconnect() -> None:
+    """The second of its two rounds must not open what was closed during the first."""
+    async with half_exchanged(0.3) as (one, exchange, quick, slow):
         await asyncio.sleep(0.05)
         await one.sync.disconnect()
         with pytest.raises(AgentLayersError):
@@ -142,13 +151,7 @@ async def test_an_exchange_with_two_servers_does_not_connect_again_behind_a_disc
 
 
 async def test_a_server_that_is_left_during_an_exchange_is_not_connected_again() -> None:
-    quick, slow = SmallServer(), SmallServer(remote_id=b"another-remote-i")
-    async with replica(MemoryTransport(quick.serve), remotes=[Second(slow.serve)]) as one:
-        await one.until(lambda sync: all(each.is_connected for each in sync.status.remotes.values()))
-        slow.acks_answered = False
-        await one.write("acknowledged by one of them")
-        exchange = asyncio.create_task(one.sync.sync_now(2))
-        await slow.heard.until(lambda: bool(slow.writes))
+    async with half_exchanged(2) as (one, exchange, quick, slow):
         await one.sync.disconnect("memory://")
         slow.acks_answered = True
         await slow.drop()
