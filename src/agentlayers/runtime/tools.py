@@ -220,12 +220,19 @@ class Workspace:
                 start_new_session=True,
             )
         )
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # A start that is cancelled half-way would leave pipes open: it is finished, and ended at once.
-            starting.add_done_callback(_end_unwanted)
-            raise
+        cancelled: asyncio.CancelledError | None = None
+        while not starting.done():
+            # A start that is cancelled half-way would leave pipes open, and can keep its loop from ever closing: it
+            # takes milliseconds, so it is waited for, and ended at once.
+            try:
+                await asyncio.wait([starting])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is None:
+            return await starting
+        with contextlib.suppress(OSError):
+            await _kill(await starting)
+        raise cancelled
 
     def _command_outcome(
         self,
@@ -274,37 +281,40 @@ def _command(command: Any) -> list[str]:
     raise ToolError(f"run_command: command must be a text or a list of texts, got {command!r}")
 
 
-_ending: set[asyncio.Task[None]] = set()
-"""Commands being ended that nobody waits for; the loop itself holds tasks only weakly."""
-
-
-def _end_unwanted(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
-    if starting.cancelled() or starting.exception() is not None:
-        return
-    ending = asyncio.get_running_loop().create_task(_kill(starting.result()), name="end unwanted command")
-    _ending.add(ending)
-    ending.add_done_callback(_ending.discard)
+_reaping: set[asyncio.Task[None]] = set()
+"""Commands being reaped; the loop itself holds tasks only weakly."""
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
     """End the whole process group, also what outlived its leader, and reap the leader."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    reaping = asyncio.get_running_loop().create_task(_reap(process), name="reap command")
+    _reaping.add(reaping)
+    reaping.add_done_callback(_reaping.discard)
     # Shielded: a second cancellation must not leave a zombie or an open pipe behind.
-    await asyncio.shield(_reap(process))
+    await asyncio.shield(reaping)
 
 
 async def _reap(process: asyncio.subprocess.Process) -> None:
     streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
-    with contextlib.suppress(TimeoutError):
+    try:
         async with asyncio.timeout(_DRAIN_SECONDS):
             await asyncio.gather(*(_discard(stream) for stream in streams), process.wait())
-            return
-    # Something left the group and still holds the pipes; it must not hold us.
+    except TimeoutError:
+        # Something left the group and still holds the pipes; it must not hold us.
+        _close(process)
+        await process.wait()
+    finally:
+        # The loop can be about to close, with this task cancelled: nobody would close the transport after it.
+        _close(process)
+
+
+def _close(process: asyncio.subprocess.Process) -> None:
+    # asyncio has no public way to the transport of a process.
     transport = getattr(process, "_transport", None)
     if transport is not None:
         transport.close()
-    await process.wait()
 
 
 async def _discard(stream: asyncio.StreamReader) -> None:

@@ -2,6 +2,7 @@
 # ruff: noqa: ASYNC240, ASYNC110
 
 import asyncio
+import gc
 import os
 import time
 from pathlib import Path
@@ -138,6 +139,27 @@ async def test_cancelling_kills_the_command(root: Path) -> None:
         await call
 
     assert await _is_gone(int((root / "pid").read_text()))
+
+
+@pytest.mark.parametrize("cancellations", [1, 2])
+def test_cancelling_at_any_step_leaves_nothing_behind(root: Path, cancellations: int) -> None:
+    async def cancelled_after(steps: int) -> set[str]:
+        call = asyncio.create_task(Workspace(root).call("run_command", {"command": "sleep 60"}))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for _ in range(cancellations):
+            call.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        return {task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}}
+
+    # Each in a loop of its own that ends at once: a transport that is open then is an error of the whole suite.
+    for steps in range(1, 40):
+        left = asyncio.run(cancelled_after(steps))
+        if cancellations == 1:
+            assert set() == left
+        gc.collect()
 
 
 async def _is_gone(pid: int) -> bool:
