@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +135,10 @@ def test_an_interrupted_agent_keeps_what_it_said(place: Path) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "Begin.\n"
-        began = time.monotonic()
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=30)
 
     assert process.returncode == 130
-    assert time.monotonic() - began < 30
     assert "Traceback" not in errors
     assert "recorded" in errors
     assert "End." not in rest

@@ -138,6 +138,8 @@ async def _enter(made: Any) -> tuple[Any, Leave | None]:
         return await made.__aenter__(), lambda error, thrown: _leave_async_generator(made, error, thrown)
     if hasattr(kind, "__aenter__") and hasattr(kind, "__aexit__"):
         return await made.__aenter__(), lambda error, _thrown: made.__aexit__(*_triple(error))
+    # What is synchronous holds up the loop: all that is asynchronous begins before it, and goes on behind it.
+    await asyncio.sleep(0)
     if isinstance(made, _GENERATOR):
         return made.__enter__(), lambda error, thrown: _leave_generator(made, error, thrown)
     if hasattr(kind, "__enter__") and hasattr(kind, "__exit__"):

@@ -113,8 +113,8 @@ async def test_e4_a_cancellation_inside_one_resource_hangs_nobody() -> None:
 
     app = App(Cancelled)
     with pytest.raises(LayerStartError, match="bad failed to start: CancelledError"):
-        await asyncio.wait_for(app.start(), 1)
-    await asyncio.wait_for(app.close(), 1)
+        await asyncio.wait_for(app.start(), 10)
+    await asyncio.wait_for(app.close(), 10)
     assert log[-1] != "opened ok"
 
 
@@ -358,8 +358,8 @@ async def test_e15_wiring_belongs_to_one_app_and_ends_with_it() -> None:
         del sys.modules["wired_module"]
 
 
-@pytest.mark.parametrize("count", [200, 400])
-async def test_e16_a_chain_starts_and_stops_in_linear_time(count: int) -> None:
+async def test_e16_a_chain_starts_and_stops_in_linear_time() -> None:
+    count = 400
     slots: dict[str, Any] = {}
     previous: Any = None
     for number in range(count):
@@ -374,7 +374,7 @@ async def test_e16_a_chain_starts_and_stops_in_linear_time(count: int) -> None:
 
     assert log.count("opened 0") == 1
     assert [line for line in log if line.startswith("close ")] == [f"close {n}" for n in reversed(range(count))]
-    assert seconds < 2.0  # plain dependency-injector: 7 s for 200, 24 s for 300; a cubic cost would show
+    assert seconds < 20  # ours takes 0.03 s, plain dependency-injector 24 s for 300: a cubic cost would show
 
 
 async def test_e17_a_resource_is_entered_and_left_in_one_task() -> None:
@@ -472,17 +472,23 @@ async def test_e25_a_graph_may_be_deep() -> None:
 
 
 async def test_e26_synchronous_resources_hold_up_only_what_needs_them() -> None:
-    def blocking() -> Iterator[str]:
-        time.sleep(0.02)
-        yield "sync"
+    """An asynchronous one is under way while a synchronous one blocks the loop, whichever is declared first."""
+    begun = threading.Event()
+
+    def blocking() -> Iterator[bool]:
+        yield begun.wait(5)
+
+    async def beginning() -> AsyncIterator[str]:
+        begun.set()
+        await asyncio.sleep(0)
+        yield "other"
 
     class Mixed(LayerContainer):
-        slow = providers.Resource(opening("slow", 0.02))
         sync = providers.Resource(blocking)
+        other = providers.Resource(beginning)
 
-    began = time.perf_counter()
-    async with App(Mixed):
-        assert time.perf_counter() - began < 0.5
+    async with App(Mixed) as app:
+        assert app.get("sync") is True
 
 
 async def test_e27_cancelling_a_start_from_outside_leaves_nothing() -> None:

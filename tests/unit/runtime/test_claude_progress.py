@@ -95,6 +95,6 @@ async def test_whoever_waits_is_told_when_nothing_more_can_come() -> None:
 
     progress.ended()
 
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await progress.until_begun()
         await progress.until_settled()

@@ -387,7 +387,7 @@ async def test_stopping_does_not_wait_for_ever_for_a_peer_that_never_reads(
             started = asyncio.get_running_loop().time()
         took = asyncio.get_running_loop().time() - started
 
-        assert took < 2
+        assert took < 10
         assert server.connection_count == 0
 
 

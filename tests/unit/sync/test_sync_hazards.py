@@ -290,7 +290,7 @@ async def test_one_server_connected_to_twice_at_once_gets_one_connection() -> No
 async def test_closing_waits_for_all_stores_together(monkeypatch: pytest.MonkeyPatch) -> None:
     server = SmallServer()
     server.acks_answered = False
-    monkeypatch.setattr(limits, "FLUSH_ON_CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "FLUSH_ON_CLOSE_SECONDS", 0.7)
     stores = {CHAT: True, "audit_log": True, "s": True}
     sync = SyncService(MemoryTransport(server.serve), AesGcmEncryption(), stores=stores)
     async with MemoryJournal() as journal:
@@ -303,7 +303,7 @@ async def test_closing_waits_for_all_stores_together(monkeypatch: pytest.MonkeyP
             async with asyncio.timeout(5):
                 await server.heard.until(lambda: len(server.writes) == 3)
             before = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - before < 0.5
+        assert asyncio.get_running_loop().time() - before < 1.9
 
 
 async def test_an_attempt_that_fails_while_it_is_waited_for_is_told_and_not_waited_for_again() -> None:
