@@ -193,7 +193,7 @@ async def test_what_arrives_is_followed_beside_a_running_replica(replica: Path) 
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    async with asyncio.timeout(30), SQLiteJournal(replica) as journal, ChatHistoryStore(journal, identity) as chat:
+    async with asyncio.timeout(90), SQLiteJournal(replica) as journal, ChatHistoryStore(journal, identity) as chat:
         while "said below" not in (await process.stdout.readline()).decode():
             pass
         await chat.append(OTHER, {"role": "user", "text": "not this one"})

@@ -12,7 +12,7 @@ import asyncio
 import contextvars
 import inspect
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from dependency_injector import providers
@@ -22,8 +22,9 @@ from agentlayers.layer.lifecycle_log import log_ended_by_itself
 from agentlayers.layer.plan import Part
 from agentlayers.layer.resource_owner import ResourceOwner, call_provider, set_attributes
 from agentlayers.layer.secret import mask_text
+from agentlayers.layer.uninterrupted import uninterrupted
 
-__all__ = ["Lifecycle", "uninterrupted"]
+__all__ = ["Lifecycle"]
 
 
 class Lifecycle:
@@ -297,25 +298,3 @@ class _Plain:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-
-
-async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
-    """
-    Finish ``work`` even if the caller is cancelled meanwhile, then let the cancellation go on.
-    """
-    task = asyncio.get_running_loop().create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            cancelled = error
-        except BaseException:  # noqa: BLE001 - raised below from the task itself
-            break
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
-        raise cancelled
-    task.result()

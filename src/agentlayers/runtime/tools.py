@@ -8,16 +8,15 @@ a real process of this machine, so it *can* leave the directory: scripts are cod
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 from agentlayers.errors import SettingsError, ToolError
 from agentlayers.limits import TOOL_OUTPUT_BYTES_MAX
+from agentlayers.runtime.command import Command
 from agentlayers.settings import parse_seconds
 
 __all__ = ["TOOL_NAMES", "ToolOutcome", "Workspace"]
@@ -31,9 +30,6 @@ COMMAND_TIMEOUT_SECONDS: Final = 30.0
 LISTED_FILES_MAX: Final = 10_000
 """Paths that one list_files names."""
 
-_READ_BYTES: Final = 65_536
-_DRAIN_SECONDS: Final = 1.0
-"""For what is left in the pipes of a killed command."""
 _INHERITED_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
 """What a command sees of our environment: enough to run, none of the secrets."""
 
@@ -192,78 +188,33 @@ class Workspace:
         return names
 
     async def _run_command(self, arguments: Mapping[str, Any]) -> ToolOutcome:
-        command = _command(arguments.get("command"))
         timeout = parse_seconds(arguments.get("timeout", self._timeout), setting="timeout")
-        process = await self._start(command)
-        timed_out = False
-        stdout, stderr = bytearray(), bytearray()
-        try:
-            async with asyncio.timeout(timeout):
-                await asyncio.gather(self._collect(process.stdout, stdout), self._collect(process.stderr, stderr))
-                await process.wait()
-        except TimeoutError:
-            timed_out = True
-        finally:
-            await _kill(process)
-        return self._command_outcome(process.returncode or 0, stdout, stderr, timeout if timed_out else None)
-
-    async def _start(self, command: Sequence[str]) -> asyncio.subprocess.Process:
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *command,
-                cwd=self.root,
-                env=self._environment(),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                # A group of its own, so that what the command starts ends with it.
-                start_new_session=True,
-            )
+        command = Command(
+            _command(arguments.get("command")),
+            directory=self.root,
+            environment=self._environment(),
+            output_bytes_max=self._output_bytes_max,
         )
-        cancelled: asyncio.CancelledError | None = None
-        while not starting.done():
-            # A start that is cancelled half-way would leave pipes open, and can keep its loop from ever closing: it
-            # takes milliseconds, so it is waited for, and ended at once.
-            try:
-                await asyncio.wait([starting])
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is None:
-            return await starting
-        with contextlib.suppress(OSError):
-            await _kill(await starting)
-        raise cancelled
+        has_ended = await command.run(timeout)
+        return self._command_outcome(command, None if has_ended else timeout)
 
-    def _command_outcome(
-        self,
-        exit_code: int,
-        stdout: bytes | bytearray,
-        stderr: bytes | bytearray,
-        timed_out: float | None,
-    ) -> ToolOutcome:
-        out, err = self._bounded(stdout), self._bounded(stderr)
+    def _command_outcome(self, command: Command, timed_out: float | None) -> ToolOutcome:
+        out, err = self._bounded(command.stdout), self._bounded(command.stderr)
         structured = {
             "stdout": out,
             "stderr": err,
             "interrupted": timed_out is not None,
-            "exitCode": exit_code,
+            "exitCode": command.exit_code,
         }
         text = "\n".join(part.rstrip("\n") for part in (out, err) if part)
         if timed_out is not None:
             text = f"no end within {timed_out:g} s; the command was killed\n{text}".rstrip()
-        elif exit_code:
-            text = f"exit status {exit_code}\n{text}".rstrip()
-        return ToolOutcome(text, is_error=timed_out is not None or exit_code != 0, structured=structured)
+        elif command.exit_code:
+            text = f"exit status {command.exit_code}\n{text}".rstrip()
+        return ToolOutcome(text, is_error=timed_out is not None or command.exit_code != 0, structured=structured)
 
-    async def _collect(self, stream: asyncio.StreamReader | None, into: bytearray) -> None:
-        assert stream is not None
-        while data := await stream.read(_READ_BYTES):
-            # Read on past the bound, so that the command does not block on a full pipe.
-            room = self._output_bytes_max + 1 - len(into)
-            into += data[: max(room, 0)]
-
-    def _bounded(self, data: bytes | bytearray) -> str:
-        text = bytes(data[: self._output_bytes_max]).decode("utf-8", "replace")
+    def _bounded(self, data: bytes) -> str:
+        text = data[: self._output_bytes_max].decode("utf-8", "replace")
         if len(data) > self._output_bytes_max:
             return f"{text}\n[cut at {self._output_bytes_max} bytes]"
         return text
@@ -279,44 +230,3 @@ def _command(command: Any) -> list[str]:
     if isinstance(command, list | tuple) and command and all(isinstance(part, str) for part in command):
         return list(command)
     raise ToolError(f"run_command: command must be a text or a list of texts, got {command!r}")
-
-
-_reaping: set[asyncio.Task[None]] = set()
-"""Commands being reaped; the loop itself holds tasks only weakly."""
-
-
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    """End the whole process group, also what outlived its leader, and reap the leader."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    reaping = asyncio.get_running_loop().create_task(_reap(process), name="reap command")
-    _reaping.add(reaping)
-    reaping.add_done_callback(_reaping.discard)
-    # Shielded: a second cancellation must not leave a zombie or an open pipe behind.
-    await asyncio.shield(reaping)
-
-
-async def _reap(process: asyncio.subprocess.Process) -> None:
-    streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
-    try:
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            await asyncio.gather(*(_discard(stream) for stream in streams), process.wait())
-    except TimeoutError:
-        # Something left the group and still holds the pipes; it must not hold us.
-        _close(process)
-        await process.wait()
-    finally:
-        # The loop can be about to close, with this task cancelled: nobody would close the transport after it.
-        _close(process)
-
-
-def _close(process: asyncio.subprocess.Process) -> None:
-    # asyncio has no public way to the transport of a process.
-    transport = getattr(process, "_transport", None)
-    if transport is not None:
-        transport.close()
-
-
-async def _discard(stream: asyncio.StreamReader) -> None:
-    while await stream.read(_READ_BYTES):
-        pass
