@@ -1,5 +1,6 @@
 """
-What holds for the whole session: no nonce is used twice with one key, in any test or any process that one starts.
+What holds for the whole session: no test hangs on how fast the machine is, and no nonce is used twice with one key, in
+any test or any process that one starts.
 
 A test that has to seal with a nonce from a recording is marked ``fixed_nonce``, and what it seals does not count.
 """
@@ -8,11 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from helpers.nonce_recorder import nonce_recorder
 
@@ -22,6 +25,12 @@ _FOUND = pytest.StashKey[tuple[int, list[tuple[str, str]]]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to record here and in all processes started from here; xdist's workers share the controller's directory."""
+    # A slow machine is no fault of what is tested.
+    settings.register_profile("suite", deadline=None)
+    settings.load_profile("suite")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in the background so, and every process of a test would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "fixed_nonce: seals with a nonce from a recording, which may come again")
     if not hasattr(config, "workerinput"):
         directory = config.stash[_DIRECTORY] = Path(tempfile.mkdtemp(prefix="agentlayers-nonces-"))
