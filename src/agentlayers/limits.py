@@ -63,6 +63,9 @@ NAME_BYTES_MAX: Final = 256
 TOKEN_BYTES_MAX: Final = 8 * KIB
 """UTF-8 bytes of a token; room for a signed one."""
 
+AUTHENTICATE_BYTES_MAX: Final = 16 * KIB
+"""A stream may hold so much before it says who it is: an Authenticate with the longest token. Strangers get no more."""
+
 CREDIT_ENTRY_BYTES: Final = 256
 """What an entry costs of a credit beside its ciphertext: about what it takes in memory, so that a flood of small ones
 is bounded too."""
@@ -104,6 +107,9 @@ RECONNECT_BASE_SECONDS: Final = 0.1
 
 RECONNECT_MAX_SECONDS: Final = 5.0
 """Longest pause between two attempts, so a server that is back is found soon."""
+
+SCHEDULE_CHARACTERS_MAX: Final = 1_000
+"""Of a schedule written as text: five calls are a long one, and the nesting that reading it meets stays shallow."""
 
 FLUSH_ON_CLOSE_SECONDS: Final = 2.0
 """How long closing a connected replica waits for the server to acknowledge what is pending."""
@@ -151,6 +157,13 @@ ARTIFACT_CHUNK_WAIT_SECONDS: Final = 86_400.0
 
 SEARCH_TEXT_CHARACTERS_MAX: Final = 64 * KIB
 """Characters of one chat message that a search looks at; more is output of tools, not conversation."""
+
+QUARANTINE_ENTRIES_MAX: Final = 1000
+"""Entries of one store kept aside because they cannot be used: enough to see what is wrong. Anybody who knows a public
+key can have a server send any number; what is beyond is read again from the server once the store has another key."""
+
+QUARANTINE_BYTES_MAX: Final = 16 * MIB
+"""Their data together, so that a disk does not fill with what nobody can read."""
 
 HORIZON_WINDOW_SECONDS: Final = 365 * 86_400.0
 """How long the ids of compacted entries are remembered, so that nothing compacted comes back."""

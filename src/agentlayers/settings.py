@@ -7,6 +7,7 @@ The environment is read only when a caller asks for it, through a mapping, never
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Final
 
@@ -52,7 +53,7 @@ def parse_seconds(value: str | float, *, setting: str = "duration") -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise SettingsError(setting=setting, value=value, expected=_DURATION_HELP)
     if not isinstance(value, str):
-        if not 0 <= value < float("inf"):
+        if not 0 <= value <= sys.float_info.max:
             raise SettingsError(setting=setting, value=value, expected=_DURATION_HELP)
         return float(value)
     total, position = 0.0, 0
@@ -62,7 +63,7 @@ def parse_seconds(value: str | float, *, setting: str = "duration") -> float:
             raise SettingsError(setting=setting, value=value, expected=_DURATION_HELP)
         total += float(match[1]) * _SECONDS[match[2].lower()]
         position = match.end()
-    if not value.strip():
+    if not value.strip() or total > sys.float_info.max:
         raise SettingsError(setting=setting, value=value, expected=_DURATION_HELP)
     return total
 

@@ -16,7 +16,9 @@ import pytest
 
 from agentlayers.eventlog.identity import Identity
 from agentlayers.journal.entry import Entry, RemoteEntry
+from agentlayers.journal.quarantine import UnreadableEntry
 from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.limits import QUARANTINE_BYTES_MAX
 from agentlayers.storage.artifact import ArtifactRecord
 from agentlayers.storage.chat_history import ChatHistoryStore
 from helpers.store_replica import Clock, open_replica
@@ -125,6 +127,23 @@ def test_stats_tells_what_is_there_and_what_went_wrong(prepared: Path) -> None:
     assert remotes["chat_history"]["url"] == "ws://sync.invalid/event-log"
     assert "quarantined: artifacts " + "01" * 16 in text
     assert "ws://sync.invalid/event-log" in text
+
+
+def test_what_there_was_no_room_to_keep_aside_is_counted(replica: Path) -> None:
+    """By every command that tells of what was."""
+
+    async def receive() -> None:
+        junk = [UnreadableEntry(b"\x02" * 16, 2, bytes(QUARANTINE_BYTES_MAX + 1), "cannot decrypt")]
+        async with SQLiteJournal(replica) as journal:
+            await journal.transact(lambda tx: tx.quarantine("artifacts", REMOTE, junk, key_check=b"key"))
+
+    asyncio.run(receive())
+    (file,) = parsed("stats", replica)["files"]
+    (artifacts,) = [store for store in file["stores"] if store["store"] == "artifacts"]
+
+    assert (len(artifacts["quarantined"]), artifacts["not_kept"]) == (1, 1)
+    assert "quarantined: artifacts: 1 more were not kept" in run("stats", replica)
+    assert "1 kept aside, 1 not kept" in run("verify", replica)
 
 
 def test_list_shows_entries_by_store_session_event_and_time(prepared: Path) -> None:

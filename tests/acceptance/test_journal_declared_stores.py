@@ -161,8 +161,8 @@ def test_agent_sessions_are_known(project: Path, replica: Path) -> None:
 
 
 def test_compact_says_what_it_leaves_alone_and_why(project: Path, replica: Path) -> None:
-    report = parsed(project, "compact", replica, "--keep-count", "1")["files"][0]
-    text = run(project, "compact", replica, "--keep-count", "1")
+    report = parsed(project, "compact", replica, "--keep-count", "1", "--yes")["files"][0]
+    text = run(project, "compact", replica, "--keep-count", "1", "--yes")
 
     assert (report["stores"]["chat_history"]["dropped"], report["skipped_stores"].keys()) == (
         2,
@@ -171,7 +171,9 @@ def test_compact_says_what_it_leaves_alone_and_why(project: Path, replica: Path)
     assert "left alone: tasks, because its events are not known here" in text
     assert "left alone: agent_sessions, because a transcript without its beginning cannot be resumed" in text
     assert rows(replica, "SELECT count(*) FROM entry WHERE event = 'agent_session_line'") == 3
-    with_app = parsed(project, "compact", replica, "--keep-count", "1", "--store", "tasks", "--app", "shop:App")
+    tasks = ("compact", replica, "--keep-count", "1", "--store", "tasks", "--app", "shop:App")
+    assert parsed(project, *tasks, "--dry-run")["only_here"] == {"tasks": 5}
+    with_app = parsed(project, *tasks, "--yes")
     assert with_app["files"][0]["stores"]["tasks"]["dropped"] == 5
     assert findings(project, replica, "--app", "shop:App") == []
 

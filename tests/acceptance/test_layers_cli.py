@@ -137,6 +137,24 @@ def test_a_variable_that_is_not_set_is_a_problem_unless_any_environment_will_do(
     assert "not set: SYNC_PORT" in lenient
 
 
+def test_any_environment_finds_something_for_a_number_beside_a_schedule(here: Path) -> None:
+    (here / "retry.yaml").write_text(
+        'extends: local\nsync:\n  schedule: "${WAITS}"\n  interval_seconds: "${SECONDS}"\n'
+    )
+
+    assert "not set: WAITS, SECONDS" in run(here, "check", "--any-environment", "retry.yaml")
+
+
+def test_a_schedule_is_checked_and_shown(here: Path) -> None:
+    (here / "good.yaml").write_text("extends: memory\nsync:\n  schedule: exponential(0.1).jittered().capped(30)\n")
+    (here / "bad.yaml").write_text("extends: memory\nsync:\n  schedule: exponential(0.1).jitered()\n")
+
+    assert "schedule = \"exponential('100ms').jittered().capped('30s')\"" in run(here, "graph", "good.yaml")
+    assert "bad.yaml:3:13: schedule: 'exponential(0.1).jitered()' cannot be used; expected a schedule such as" in run(
+        here, "check", "bad.yaml", status=2
+    )
+
+
 def test_any_environment_hides_no_other_problem(here: Path) -> None:
     (here / "bad.yaml").write_text("extends: synced\nidentity: fil\n")
     text = run(here, "check", "--any-environment", "bad.yaml", status=2)

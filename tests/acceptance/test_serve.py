@@ -60,6 +60,17 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
     assert str(port) in text
     assert "in use" in text
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_tcp_port_in_use_is_named_and_nothing_left_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        text = refused("--data", str(tmp_path / "data"), "--port", "0", "--tcp-port", port)
+
+    assert port in text
+    assert "--tcp-port" in text
+    assert not (tmp_path / "data").exists()
 
 
 def test_beyond_loopback_a_token_is_required(tmp_path: Path) -> None:
@@ -67,6 +78,7 @@ def test_beyond_loopback_a_token_is_required(tmp_path: Path) -> None:
 
     assert "token" in text
     assert "--open" in text
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 from agentlayers.crypto.encryption import AesGcmEncryption
 from agentlayers.eventlog.identity import Identity
+from agentlayers.journal.quarantine import UnreadableEntry
 from agentlayers.journal.sqlite import SQLiteJournal
+from agentlayers.limits import QUARANTINE_BYTES_MAX
 from agentlayers.server import MemoryServerStorage, SyncServer
 from agentlayers.storage.chat_history import ChatHistoryStore
 from agentlayers.sync.service import SyncService
@@ -73,6 +75,17 @@ async def test_it_tells_beside_a_running_replica_what_the_server_lacks(tmp_path:
     assert row.split()[1:4] == ["4", "3", url]
     # The replica is closed now, and the files say the same.
     assert stores(tmp_path)["chat_history"] == behind
+
+
+async def test_it_tells_of_what_could_not_be_opened_and_what_of_it_was_not_kept(tmp_path: Path) -> None:
+    remote_id = b"r" * 16
+    junk = [UnreadableEntry(bytes([at]) * 16, at, bytes(at * QUARANTINE_BYTES_MAX), "cannot decrypt") for at in (0, 2)]
+    async with SQLiteJournal(tmp_path) as journal:
+        await journal.transact(lambda tx: tx.quarantine("chat_history", remote_id, junk, key_check=b"key"))
+    found = stores(tmp_path)["chat_history"]
+
+    assert (found["quarantined"], found["not_kept"]) == (1, 1)
+    assert "1 quarantined and 1 not kept" in " ".join(status(str(tmp_path)).stdout.split())
 
 
 async def test_watching_prints_a_line_for_each_change_and_ends_when_told(tmp_path: Path) -> None:

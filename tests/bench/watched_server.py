@@ -28,7 +28,7 @@ def watch() -> None:
 
     def watched_write(self: Connection, event: WriteReceived) -> None:
         write(self, event)
-        peaks["to be committed"] = max(peaks["to be committed"], self._bytes_in_flight)
+        peaks["to be committed"] = max(peaks["to be committed"], self._writes.bytes)
 
     Outbox.put, Connection._write = watched_put, watched_write  # type: ignore[method-assign]
     atexit.register(lambda: print(json.dumps(peaks), flush=True))

@@ -134,8 +134,8 @@ def plant_a_fault() -> None:
     """Take what was sent for acknowledged."""
     real = Push._write
 
-    def write_and_note(self: Push, batch: list[object]) -> None:
-        real(self, batch)  # type: ignore[arg-type]
+    async def write_and_note(self: Push, batch: list[object]) -> None:
+        await real(self, batch)  # type: ignore[arg-type]
         positions = [stored.position for stored in batch]  # type: ignore[attr-defined]
         from agentlayers.journal.event_journal import Acknowledgement
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from agentlayers import limits
 from agentlayers.journal.compaction import ByCount
 from agentlayers.journal.entry import Entry, RemoteEntry
+from agentlayers.journal.quarantine import UnreadableEntry
 from agentlayers.journal.sqlite import JOURNAL_FILE, SQLiteJournal
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.key_value import Put, SQLiteKeyValueStore
@@ -141,6 +143,21 @@ async def test_what_an_older_journal_compacted_does_not_come_back(written: Path,
 
     assert len(gone) == 3
     assert (result.duplicates, result.written) == (3, ())
+
+
+async def test_what_an_older_release_kept_aside_takes_its_part_of_the_room(
+    older: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no bound, and did not count."""
+    with closing(sqlite3.connect(older / JOURNAL_FILE)) as connection, connection:
+        connection.execute("DELETE FROM setting WHERE name LIKE 'quarantine%'")
+    monkeypatch.setattr(limits, "QUARANTINE_ENTRIES_MAX", 3)
+    junk = [UnreadableEntry(bytes([9, at]) * 8, at, b"sealed", "cannot decrypt") for at in range(4)]
+    async with SQLiteJournal(older) as journal:
+        result = await journal.transact(lambda tx: tx.quarantine("artifacts", REMOTE, junk, key_check=b"key"))
+        kept = await journal.read(lambda tx: tx.quarantined("artifacts"))
+
+    assert (len(result.kept), len(result.not_kept), len(kept)) == (2, 2, 3)
 
 
 # -- the server ---------------------------------------------------------------------------------------------

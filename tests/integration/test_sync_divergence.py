@@ -52,8 +52,15 @@ async def test_a_heartbeat_confirms_what_both_hold(tmp_path: Path) -> None:
             assert not status.stores[CHAT].is_diverged
 
 
-async def test_a_server_restored_from_a_backup_that_went_on_is_noticed_and_mended(tmp_path: Path) -> None:
-    """Same ids, same incarnation, a head beyond our cursor: only the digest tells that the history is another."""
+@pytest.mark.parametrize("is_the_second_time", [False, True])
+async def test_a_server_restored_from_a_backup_that_went_on_is_noticed_and_mended(
+    is_the_second_time: bool, tmp_path: Path
+) -> None:
+    """
+    Same ids, same incarnation, a head beyond our cursor: only the digest tells that the history is another.
+
+    Also when it was noticed a moment ago of another backup, and not mended yet.
+    """
     live, backup = tmp_path / "live", tmp_path / "backup"
     ours = SQLiteJournal(tmp_path / "one")
     async with (
@@ -78,6 +85,10 @@ async def test_a_server_restored_from_a_backup_that_went_on_is_noticed_and_mende
         await other.sync.sync_now()
         assert await storage.head("default", other.logs[CHAT].public_key) == 12
         async with replica(reach(server), journal=ours) as one:
+            if is_the_second_time:
+                (remote,) = one.sync._remotes.values()
+                registration = remote.registrations[CHAT]
+                registration.is_diverged, registration.diverged_at = True, asyncio.get_running_loop().time()
             everything = held | await other.ids()
             await one.until_ids(everything)
             await other.until_ids(everything)

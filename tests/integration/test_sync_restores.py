@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import random
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import AesGcmEncryption
-from agentlayers.journal import SQLiteJournal
+from agentlayers.journal import EventJournal, KeyValueJournal, SQLiteJournal
+from agentlayers.key_value import FileSystemKeyValueStore
 from agentlayers.schedule import fixed
 from agentlayers.server import MemoryServerStorage, SQLiteServerStorage, SyncServer
 from agentlayers.server.storage import ServerStorage
@@ -26,6 +27,7 @@ from agentlayers.transport.websocket import WebSocketTransport
 from helpers.sync_world import IDENTITY, Replica, replica
 
 CHAT = "chat_history"
+JournalIn = Callable[[Path], contextlib.AbstractAsyncContextManager[EventJournal]]
 KEY = IDENTITY.for_store(CHAT).public_key
 
 
@@ -231,9 +233,17 @@ async def test_a_replica_copied_to_a_second_machine_and_both_used_keep_what_both
 
 
 @contextlib.asynccontextmanager
-async def artifacts_of(directory: Path, server: SyncServer) -> AsyncIterator[tuple[ArtifactStore, SyncService]]:
+async def key_value_files(directory: Path) -> AsyncIterator[EventJournal]:
+    async with FileSystemKeyValueStore(directory) as store, KeyValueJournal(store) as journal:
+        yield journal
+
+
+@contextlib.asynccontextmanager
+async def artifacts_of(
+    directory: Path, server: SyncServer, keep: JournalIn = SQLiteJournal
+) -> AsyncIterator[tuple[ArtifactStore, SyncService]]:
     sync = SyncService(reach(server), AesGcmEncryption(), stores={"artifacts": True}, schedule=fixed(0.01))
-    async with SQLiteJournal(directory) as journal, sync, ArtifactStore(journal, IDENTITY, sync=sync) as artifacts:
+    async with keep(directory) as journal, sync, ArtifactStore(journal, IDENTITY, sync=sync) as artifacts:
         yield artifacts, sync
 
 
@@ -241,8 +251,11 @@ async def put_text(artifacts: ArtifactStore, text: str) -> None:
     await artifacts.put(ArtifactRecord(id="plan", session_id="s", kind="other", content=text))
 
 
+@pytest.mark.parametrize("keep", [SQLiteJournal, key_value_files])
 @pytest.mark.parametrize("way", ["copied", "restored"])
-async def test_what_a_copy_wrote_never_counts_as_seen_because_the_original_was(tmp_path: Path, way: str) -> None:
+async def test_what_a_copy_wrote_never_counts_as_seen_because_the_original_was(
+    tmp_path: Path, way: str, keep: JournalIn
+) -> None:
     """
     Both would write under one name, of which others know no more than the highest entry they saw.
 
@@ -250,15 +263,15 @@ async def test_what_a_copy_wrote_never_counts_as_seen_because_the_original_was(t
     """
     first, second = tmp_path / "first", tmp_path / "second"
     async with serving(tmp_path / "server") as (server, _):
-        async with artifacts_of(first, server) as (one, sync):
+        async with artifacts_of(first, server, keep) as (one, sync):
             await put_text(one, "to begin with")
             await sync.sync_now()
         shutil.copytree(first, second)
         if way == "restored":  # the copy is the backup, and takes the place of the first
             first, second = second, first
         async with (
-            artifacts_of(first, server) as (one, sync_one),
-            artifacts_of(second, server) as (copy, sync_copy),
+            artifacts_of(first, server, keep) as (one, sync_one),
+            artifacts_of(second, server, keep) as (copy, sync_copy),
             artifacts_of(tmp_path / "third", server) as (third, sync_third),
         ):
             await sync_one.disconnect()

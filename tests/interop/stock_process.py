@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,17 @@ class StockProcess:
             raise PeerError(f"no answer to {line[:200]}; {self._said()}") from None
         finally:
             self._answers.pop(number, None)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the process, as a debugger or a machine without time for it would, until the block is left."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGCONT)
 
     async def kill(self) -> None:
         """End the process at once, as a crash would."""

@@ -36,10 +36,11 @@ from unit.protocol.session_pair import KEY, entry, hello, opened
 
 keys = st.sampled_from(["a", "key-é"])
 numbers = st.integers(0, 3) | st.integers(0, 2**53)
+sequences = st.integers(0, 3) | st.integers(0, 2**53 - 1)
 ids, ivs = st.binary(min_size=16, max_size=16), st.binary(min_size=12, max_size=12)
 ciphertexts = st.binary(max_size=40)
 sent_entries = st.lists(st.builds(EncryptedEntry, ids, ivs, ciphertexts), max_size=4).map(tuple)
-got_entries = st.lists(st.builds(RemoteEncryptedEntry, numbers, ivs, ids, ciphertexts), max_size=4).map(tuple)
+got_entries = st.lists(st.builds(RemoteEncryptedEntry, sequences, ivs, ids, ciphertexts), max_size=4).map(tuple)
 through = st.none() | numbers
 requests: st.SearchStrategy[Message] = st.one_of(
     st.builds(RequestChanges, keys, numbers, st.none() | numbers),
@@ -51,7 +52,7 @@ requests: st.SearchStrategy[Message] = st.one_of(
     st.builds(Ping, numbers),
 )
 responses: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Ack, numbers, st.lists(numbers, max_size=4).map(tuple), through),
+    st.builds(Ack, numbers, st.lists(sequences, max_size=4).map(tuple), through),
     st.builds(Changes, keys, got_entries, through),
     st.builds(Pong, numbers),
     st.builds(FetchedEntries, numbers, got_entries, st.integers(4, 6)),

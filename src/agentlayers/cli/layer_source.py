@@ -189,10 +189,12 @@ def load_source(
         unset = [name for name, value in variables.used.items() if not value and _is_asked_for(name, error)]
         if not fill or not unset:
             raise
+    themselves = {name: f"${{{name}}}" for name in unset}
     try:
-        return load(Variables({name: f"${{{name}}}" for name in unset}), *unset)
-    except LayerValidationError:  # one of them has to be a number
-        return load(Variables(dict.fromkeys(unset, PLACEHOLDER)), *unset)
+        return load(Variables(themselves), *unset)
+    except LayerValidationError as error:  # some of them have to be numbers
+        numbers = [name for name, shown in themselves.items() if any(shown in str(one) for one in error.problems)]
+        return load(Variables({**themselves, **dict.fromkeys(numbers or unset, PLACEHOLDER)}), *unset)
 
 
 def is_path(source: str) -> bool:

@@ -58,6 +58,7 @@ class StoreSummary:
         entries: Entries held.
         unsent: Entries written here that are to be synced, if it never was.
         quarantined: Received entries that were kept aside.
+        not_kept: Further ones that there was no room for: read again once the store has another key.
         unapplied: Entries whose projection failed and is retried.
         remotes: The servers it was ever connected to.
     """
@@ -67,6 +68,7 @@ class StoreSummary:
     entries: int
     unsent: int
     quarantined: int
+    not_kept: int
     unapplied: int
     remotes: tuple[RemoteSummary, ...]
 
@@ -111,6 +113,7 @@ def _store(connection: sqlite3.Connection, tx: JournalTransaction, path: Path, n
         entries=_count(connection, "SELECT count(*) FROM entry WHERE store = ?", number),
         unsent=0 if remotes else tx.count_outbound(number, 0, 0),
         quarantined=_count(connection, "SELECT count(*) FROM quarantine WHERE store = ?", number),
+        not_kept=tx.count_not_kept(name),
         unapplied=_count(connection, "SELECT count(*) FROM unapplied WHERE store = ?", number),
         remotes=tuple(_remote(tx, name, remote) for remote in remotes),
     )

@@ -15,10 +15,13 @@ from agentlayers.cli.interpreter import tune_interpreter
 from agentlayers.cli.token import read_token
 
 if TYPE_CHECKING:
-    from agentlayers.layer import Layer
+    from agentlayers.layer import Layer, LayerContainer
     from agentlayers.server.app import SyncServer
 
 __all__ = ["command"]
+
+_CHECKED = ("host", "port", "tcp_port", "open", "tls_cert", "tls_key", "client_ca")
+"""Arguments of the server that decide whether it can listen."""
 
 
 def command(
@@ -73,39 +76,54 @@ def command(
     files = {"tls_cert": tls_cert, "tls_key": tls_key, "client_ca": client_ca}
     given: dict[str, str | int | None] = {"host": host, "port": port, "tcp_port": tcp_port}
     given |= {name: None if path is None else str(path) for name, path in files.items()}
-    layer = _layer(preset, data, found, given, open_)
+    graph = _graph(preset, given, is_open=open_)
+    slots = _slots(data, found)
     tune_interpreter()
-    asyncio.run(_serve(layer))
+    asyncio.run(_serve(graph, slots))
 
 
-def _layer(
-    preset: str,
-    data: Path | None,
-    token: str | None,
-    options: dict[str, str | int | None],
-    is_open: bool,
-) -> Layer:
-    """Read the graph and lay what the command line says over it."""
+def _graph(preset: str, options: dict[str, str | int | None], *, is_open: bool) -> type[LayerContainer]:
+    """Read the graph and lay what the command line says of the server over it."""
     from agentlayers.layer import load_layers
-    from agentlayers.server import Authenticator, ServerContainer, ServerStorage, SyncServer
+    from agentlayers.server import ServerContainer
 
     container = load_layers(preset, container=ServerContainer, containers={"server": ServerContainer})
     given = {name: value for name, value in options.items() if value is not None}
     if is_open:
         given["open"] = True
+    return load_layers(yaml.safe_dump({"server": given}), container=container) if given else container
+
+
+def _slots(data: Path | None, token: str | None) -> dict[str, Layer]:
+    """Return what the command line puts in the place of other slots."""
+    from agentlayers.server import Authenticator, ServerStorage
+
     slots: dict[str, Layer] = {}
     if data is not None:
         slots["storage"] = ServerStorage.layer_sqlite(data)
     if token is not None:
         slots["auth"] = Authenticator.layer_tokens({"*": token})
-    if given:
-        container = load_layers(yaml.safe_dump({"server": given}), container=container)
-    return container.layer(outputs=(SyncServer,), **slots)
+    return slots
 
 
-async def _serve(layer: Layer) -> None:
-    from agentlayers.server.app import SyncServer
+async def _check(graph: type[LayerContainer], slots: dict[str, Layer]) -> None:
+    """Find what would keep the server from listening before its storage is opened: that would make a directory."""
+    from agentlayers.server import Authenticator, MemoryServerStorage, SyncServer
 
+    provider = graph.server
+    arguments = {name: provider.kwargs[name] for name in _CHECKED if name in provider.kwargs}
+    if not all(isinstance(value, str | int | None) for value in arguments.values()):
+        return  # made by other slots: the start itself will tell
+    given = {name: layer for name, layer in slots.items() if name == "auth"}
+    async with graph.layer(outputs=(Authenticator,), **given).build(Authenticator) as auth:
+        SyncServer(MemoryServerStorage(), auth=auth, **arguments).check()
+
+
+async def _serve(graph: type[LayerContainer], slots: dict[str, Layer]) -> None:
+    from agentlayers.server import SyncServer
+
+    await _check(graph, slots)
+    layer = graph.layer(outputs=(SyncServer,), **slots)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -119,7 +119,8 @@ def _clock(contact: str | None, *, is_short: bool) -> str:
 def _trouble(store: StoreSummary) -> str:
     parts = []
     if store.quarantined:
-        parts.append(f"{store.quarantined:,} quarantined")
+        not_kept = f" and {store.not_kept:,} not kept" if store.not_kept else ""
+        parts.append(f"{store.quarantined:,} quarantined{not_kept}")
     if store.unapplied:
         parts.append(f"{store.unapplied:,} unapplied")
     return ", ".join(parts)

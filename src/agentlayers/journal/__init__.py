@@ -46,6 +46,7 @@ from agentlayers.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from agentlayers.journal.key_value import KeyValueJournal
     from agentlayers.journal.memory import MemoryJournal
+    from agentlayers.journal.quarantine import QuarantineResult, UnreadableEntry
     from agentlayers.journal.sqlite import SQLiteJournal
     from agentlayers.journal.transaction import JournalTransaction
 
@@ -72,6 +73,7 @@ __all__ = [
     "MemoryJournal",
     "Merge",
     "Observation",
+    "QuarantineResult",
     "QuarantinedEntry",
     "Reject",
     "RelayMode",
@@ -84,6 +86,7 @@ __all__ = [
     "StoreSchema",
     "StoredEntry",
     "UnappliedEntry",
+    "UnreadableEntry",
     "Version",
     "entry_id_millis",
     "next_entry_id",
@@ -96,7 +99,9 @@ _HOMES = {
     "JournalTransaction": "transaction",
     "KeyValueJournal": "key_value",
     "MemoryJournal": "memory",
+    "QuarantineResult": "quarantine",
     "SQLiteJournal": "sqlite",
+    "UnreadableEntry": "quarantine",
 }
 
 if not TYPE_CHECKING:

@@ -117,14 +117,16 @@ class RemoteWriteResult:
     Attributes:
         written: Entries that were new here, in the order given.
         duplicates: How many were held (or compacted) already.
-        quarantined: Ids kept aside because they are older than the compaction horizon.
+        quarantined: Ids kept aside: older than the compaction horizon, or of no use here.
         next_sequence: First unused sequence of the remote, as stored now.
+        not_kept: Ids that had to be kept aside and there was no room for.
     """
 
     written: tuple[Entry, ...]
     duplicates: int
     quarantined: tuple[bytes, ...]
     next_sequence: int
+    not_kept: tuple[bytes, ...] = ()
 
 
 class RelayMode(IntEnum):

@@ -348,8 +348,12 @@ class JournalPrimitives(abc.ABC):
         """Keep an entry aside; :obj:`False` when it was already."""
 
     @abc.abstractmethod
-    def drop_quarantined(self, store: int, entry_id: bytes) -> None:
-        """Forget that an entry was kept aside."""
+    def drop_quarantined(self, store: int, entry_id: bytes) -> QuarantinedRow | None:
+        """Forget that an entry was kept aside; returns what was."""
+
+    @abc.abstractmethod
+    def quarantined_ids(self, store: int, ids: Sequence[bytes]) -> set[bytes]:
+        """Return which of these ids are kept aside."""
 
     @abc.abstractmethod
     def quarantined_rows(self, store: int, after: bytes = b"", rows_max: int | None = None) -> list[QuarantinedRow]:

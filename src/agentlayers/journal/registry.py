@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from agentlayers.errors import StateError
+from agentlayers.file_mark import is_same_mark
 from agentlayers.journal.event_journal import Observation, StoreSchema
 from agentlayers.logs import get_logger
 
@@ -56,15 +57,16 @@ class JournalRegistry:
                 copy, takes a new name before it writes: others know no more of a name than the highest entry they
                 saw, so with two writers under one name they would take for seen what they never met.
         """
-        kept, last_home = tx.get_setting(_REPLICA_ID), tx.get_setting(_HOME)
-        has_moved = bool(home) and last_home not in (None, home.encode())
+        kept, last_home = tx.get_setting(_REPLICA_ID), (tx.get_setting(_HOME) or b"").decode()
+        has_moved = bool(home) and bool(last_home) and not is_same_mark(last_home, home)
         if kept is None or has_moved:
             self.renew_replica_id(tx)
         else:
             self.replica_id = kept.decode()
         if has_moved:
             logger.info("journal_was_copied", replica_id=self.replica_id)
-        if home and (last_home is None or has_moved):
+        # The longer of two marks of one file says more about it.
+        if has_moved or len(home) > len(last_home):
             tx.put_setting(_HOME, home.encode())
 
     def renew_replica_id(self, tx: JournalTransaction) -> None:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from agentlayers.errors import MalformedMessageError
 from agentlayers.journal import held_entries as held
-from agentlayers.journal import projection
+from agentlayers.journal import projection, quarantine
 from agentlayers.journal.conflict_policy import Version
 from agentlayers.journal.entry import Entry, RemoteEntry, StoredEntry
 from agentlayers.journal.entry_id import entry_id_millis
 from agentlayers.journal.event_journal import (
     Acknowledgement,
-    QuarantinedEntry,
     RelayMode,
     Remote,
     RemoteState,
@@ -26,6 +25,7 @@ from agentlayers.journal.event_journal import (
     StoreSchema,
 )
 from agentlayers.journal.primitives import EntryRow, HeldEntry, QuarantinedRow, RemoteRow
+from agentlayers.journal.quarantine import QuarantineResult, UnreadableEntry
 from agentlayers.limits import ENTRY_ID_BYTES, PAYLOAD_BYTES_MAX
 from agentlayers.logs import get_logger
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 __all__ = [
     "HORIZON_FLOOR",
     "acknowledge",
-    "quarantine_raw",
-    "quarantined",
+    "quarantine_unreadable",
     "remember_remote",
     "remote_state",
     "remotes",
     "reset_remote",
     "retire_remote",
+    "return_to_not_kept",
     "uncommitted",
     "write_from_remote",
 ]
@@ -62,8 +62,9 @@ def write_from_remote(
     entries: Sequence[RemoteEntry],
     *,
     through: int | None,
+    since: int | None = None,
 ) -> RemoteWriteResult:
-    """Take over what a remote sent; see :meth:`EventJournal.write_from_remote`."""
+    """Take over what a remote sent; see :meth:`JournalTransaction.write_from_remote`."""
     schema = tx.registry.schema(store)
     remote = _contacted(tx, tx.store_number(store), remote_id)
     arrival = _Arrival(tx, schema, remote)
@@ -73,10 +74,12 @@ def write_from_remote(
     remote = held.mark_received(tx, remote, arrival.seen)
     if through is None and entries:
         through = max(entry.sequence for entry in entries) + 1
-    next_sequence = max(remote.next_sequence, through or 0)
+    next_sequence = _moved(remote, through or 0, since)
     tx.put_remote(remote._replace(next_sequence=next_sequence))
     projection.report_conflicts(tx, schema, remote_id, states)
-    return RemoteWriteResult(tuple(arrival.taken), arrival.duplicates, tuple(arrival.quarantined), next_sequence)
+    return RemoteWriteResult(
+        tuple(arrival.taken), arrival.duplicates, arrival.aside.kept, next_sequence, arrival.aside.not_kept
+    )
 
 
 class _Arrival:
@@ -90,7 +93,8 @@ class _Arrival:
         self.returned: list[int] = []
         self.seen: list[int] = []
         self.duplicates = 0
-        self.quarantined: list[bytes] = []
+        self.unusable: list[QuarantinedRow] = []
+        self.aside = quarantine.QuarantineResult()
 
     def sort_out(self, entries: Sequence[RemoteEntry]) -> None:
         """Append what is new; note what came back; keep aside what cannot be used."""
@@ -104,10 +108,14 @@ class _Arrival:
             self._take_plain([entry for _, entry in entries])
         else:
             self._sort_singly(entries, here, known, floor)
+        self._set_aside()
         if self.rows:
+            taken = [row.id for row in self.rows]
+            # It may have come before, from this remote or another, and not have been readable.
+            quarantine.release(tx, store, taken)
             tx.written_stores.add(self.schema.name)
             tx.sources.add((self.schema.name, self.remote.remote_id))
-            tx.note_ids([row.id for row in self.rows])
+            tx.note_ids(taken)
 
     def _sort_singly(
         self, entries: Sequence[RemoteEntry], here: Mapping[bytes, HeldEntry], known: set[bytes], floor: int
@@ -119,7 +127,7 @@ class _Arrival:
                 if back is not None:
                     self._note_held(back)
             elif floor >= 0 and entry_id_millis(entry.id) <= floor:
-                self._set_aside(sequence, entry, "older than the compaction horizon")
+                self._refuse(sequence, entry, "older than the compaction horizon")
                 known.add(entry.id)
             else:
                 known.add(entry.id)
@@ -164,7 +172,7 @@ class _Arrival:
             except (MalformedMessageError, ValueError, TypeError) as error:
                 reason = f"payload of a keyed event is no map: {type(error).__name__}"
         if reason:
-            self._set_aside(sequence, entry, reason)
+            self._refuse(sequence, entry, reason)
             return
         self.tx.append_row(row)
         self.rows.append(row)
@@ -176,16 +184,20 @@ class _Arrival:
         if version.replica == self.tx.registry.replica_id:
             self.tx.renew_replica_id()
 
-    def _set_aside(self, sequence: int, entry: Entry, reason: str) -> None:
+    def _refuse(self, sequence: int, entry: Entry, reason: str) -> None:
         row = QuarantinedRow(
             self.remote.store, entry.id, self.remote.number, sequence, entry.event, entry.primary_key,
             entry.payload, reason,
         )  # fmt: skip
-        if self.tx.put_quarantined(row):
-            self.quarantined.append(entry.id)
-            logger.warning("entry_quarantined", store=self.schema.name, entry_id=entry.id.hex(), reason=reason)
-        else:
-            self.duplicates += 1
+        self.unusable.append(row)
+
+    def _set_aside(self) -> None:
+        self.aside = quarantine.keep_aside(self.tx, self.remote, self.unusable)
+        self.duplicates += len(self.unusable) - len(self.aside.kept) - len(self.aside.not_kept)
+        kept = frozenset(self.aside.kept)
+        for row in self.unusable:
+            if row.id in kept:
+                logger.warning("entry_quarantined", store=self.schema.name, entry_id=row.id.hex(), reason=row.reason)
 
 
 def _unusable(entry: Entry) -> str:
@@ -245,19 +257,26 @@ def acknowledge(
     acknowledgement: Acknowledgement,
     *,
     through: int | None,
+    since: int | None = None,
 ) -> None:
-    """Note what the remote holds durably; see :meth:`EventJournal.acknowledge`."""
+    """Note what the remote holds durably; see :meth:`JournalTransaction.acknowledge`."""
     remote = _contacted(tx, tx.store_number(store), remote_id)
     remote = held.mark_acknowledged(tx, remote, acknowledgement.positions)
     cursor = remote.next_sequence
     if through is not None:
-        cursor = max(cursor, through)
+        cursor = _moved(remote, through, since)
     else:
         # An Ack equal to the cursor leaves no room for an unseen entry below it (DESIGN 6).
         for sequence in sorted(acknowledgement.sequences):
             if sequence == cursor:
                 cursor += 1
     tx.put_remote(remote._replace(next_sequence=cursor))
+
+
+def _moved(remote: RemoteRow, through: int, since: int | None) -> int:
+    """Return where the cursor goes: never backwards, and not from where somebody set it back to."""
+    was_set_back = since is not None and remote.next_sequence < since
+    return remote.next_sequence if was_set_back else max(remote.next_sequence, through)
 
 
 # -- the remote itself --------------------------------------------------------------------------------------
@@ -287,6 +306,7 @@ def reset_remote(tx: JournalTransaction, store: str, remote_id: bytes, *, incarn
     """Start over with a remote: cursor 0, everything pending again; see :meth:`EventJournal.reset_remote`."""
     known = tx.find_remote(tx.store_number(store), remote_id)
     remote = _contacted(tx, tx.store_number(store), remote_id)
+    quarantine.forget_not_kept(tx, remote)
     tx.forget_noted(remote.number, None)
     tx.forget_noted(remote.number, None, received=True)
     # What a remote sent that is met for the first time cannot be lost.
@@ -329,38 +349,21 @@ def remotes(tx: JournalTransaction, store: str) -> list[Remote]:
 
 
 # -- quarantine ---------------------------------------------------------------------------------------------
-def quarantine_raw(
-    tx: JournalTransaction,
-    store: str,
-    remote_id: bytes,
-    entry_id: bytes,
-    *,
-    sequence: int,
-    data: bytes,
-    reason: str,
-) -> bool:
-    """Keep aside what could not even be read as an entry."""
-    number = tx.store_number(store)
-    remote = tx.put_remote(_contacted(tx, number, remote_id))
-    row = QuarantinedRow(number, entry_id, remote.number, sequence, "", "", data, reason)
-    return tx.put_quarantined(row)
+def quarantine_unreadable(
+    tx: JournalTransaction, store: str, remote_id: bytes, entries: Sequence[UnreadableEntry], *, key_check: bytes
+) -> QuarantineResult:
+    """Keep aside what could not even be read as an entry; see :meth:`JournalTransaction.quarantine`."""
+    remote = tx.put_remote(_contacted(tx, tx.store_number(store), remote_id))
+    return quarantine.keep_unreadable(tx, remote, entries, key_check=key_check)
 
 
-def quarantined(
-    tx: JournalTransaction, store: str, *, after: bytes = b"", entries_max: int | None = None
-) -> list[QuarantinedEntry]:
-    """List what was kept aside of a store, or a part of it."""
-    number = tx.store_number(store)
-    ids = {remote.number: remote.remote_id for remote in tx.list_remotes(number)}
-    return [
-        QuarantinedEntry(
-            row.id,
-            ids.get(row.remote, b""),
-            row.sequence,
-            row.event,
-            row.primary_key,
-            row.data,
-            row.reason,
-        )
-        for row in tx.quarantined_rows(number, after, entries_max)
-    ]
+def return_to_not_kept(tx: JournalTransaction, store: str, remote_id: bytes, *, key_check: bytes) -> bool:
+    """Go back to what was not kept aside; see :meth:`JournalTransaction.return_to_not_kept`."""
+    remote = tx.find_remote(tx.store_number(store), remote_id)
+    if remote is None:
+        return False
+    back = quarantine.return_to_not_kept(tx, remote, key_check)
+    if back is remote:
+        return False
+    tx.put_remote(back)
+    return True

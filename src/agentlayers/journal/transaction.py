@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from agentlayers.errors import StateError, StorageCorruptionError, UsageError
-from agentlayers.journal import projection, replication
+from agentlayers.journal import projection, quarantine, replication
 from agentlayers.journal.causality import CAUSAL_KEY, NO_STATE, Conflict, causal_payload, version_of
 from agentlayers.journal.competing import are_competing
 from agentlayers.journal.conflict_policy import Version
@@ -28,6 +28,7 @@ from agentlayers.journal.event_journal import (
     UnappliedEntry,
 )
 from agentlayers.journal.primitives import EntryRow, JournalPrimitives
+from agentlayers.journal.quarantine import QuarantineResult, UnreadableEntry
 from agentlayers.journal.registry import JournalRegistry
 from agentlayers.journal.text_search import TextHit, TextOrder, TextTerm
 from agentlayers.limits import PAYLOAD_BYTES_MAX
@@ -302,10 +303,21 @@ class JournalTransaction(JournalPrimitives):
         entries: Sequence[RemoteEntry],
         *,
         through: int | None = None,
+        since: int | None = None,
     ) -> RemoteWriteResult:
-        """See :meth:`EventJournal.write_from_remote`."""
+        """
+        See :meth:`EventJournal.write_from_remote`.
+
+        Args:
+            store: The store.
+            remote_id: The remote.
+            entries: What it sent.
+            through: Where the cursor moves.
+            since: Where it stood when whoever reports began to read. If it is below that by now, another connection or
+                process set it back to read again from there, and it is left to that one.
+        """
         self.require_writable()
-        return replication.write_from_remote(self, store, remote_id, entries, through=through)
+        return replication.write_from_remote(self, store, remote_id, entries, through=through, since=since)
 
     def uncommitted(
         self,
@@ -329,10 +341,11 @@ class JournalTransaction(JournalPrimitives):
         acknowledgement: Acknowledgement,
         *,
         through: int | None = None,
+        since: int | None = None,
     ) -> None:
-        """See :meth:`EventJournal.acknowledge`."""
+        """See :meth:`EventJournal.acknowledge`; ``since`` is that of :meth:`write_from_remote`."""
         self.require_writable()
-        replication.acknowledge(self, store, remote_id, acknowledgement, through=through)
+        replication.acknowledge(self, store, remote_id, acknowledgement, through=through, since=since)
 
     def remote_state(self, store: str, remote_id: bytes) -> RemoteState:
         """See :meth:`EventJournal.remote_state`."""
@@ -381,34 +394,52 @@ class JournalTransaction(JournalPrimitives):
         return self.registry.replica_id
 
     def quarantine(
-        self,
-        store: str,
-        remote_id: bytes,
-        entry_id: bytes,
-        *,
-        sequence: int,
-        data: bytes,
-        reason: str,
-    ) -> bool:
+        self, store: str, remote_id: bytes, entries: Sequence[UnreadableEntry], *, key_check: bytes
+    ) -> QuarantineResult:
         """
-        Keep something from a remote aside that is no usable entry, such as what does not decrypt.
+        Keep aside what a remote sent that is no usable entry, such as what does not decrypt.
+
+        Args:
+            store: The store it came for.
+            remote_id: Where it came from.
+            entries: What could not be read. Those held, compacted or kept aside already are left out.
+            key_check: Tells the key they could not be opened with from other keys, and nothing else of it.
 
         Returns:
-            :obj:`False` when it was kept aside before, so that it is reported once.
+            Which were kept, and which there was no room for: at most ``limits.QUARANTINE_ENTRIES_MAX`` of a store
+            are kept, of ``limits.QUARANTINE_BYTES_MAX`` together. Of the others the journal knows from where to read
+            them again: :meth:`return_to_not_kept`.
         """
         self.require_writable()
-        return replication.quarantine_raw(self, store, remote_id, entry_id, sequence=sequence, data=data, reason=reason)
+        return replication.quarantine_unreadable(self, store, remote_id, entries, key_check=key_check)
+
+    def return_to_not_kept(self, store: str, remote_id: bytes, *, key_check: bytes) -> bool:
+        """
+        Move the cursor of a remote back to the first entry that was not kept aside, if it was for another key.
+
+        Args:
+            store: The store.
+            remote_id: The remote.
+            key_check: Tells the key that entries are opened with now.
+
+        Returns:
+            Whether it was moved. What was not kept is counted anew from here on.
+        """
+        self.require_writable()
+        return replication.return_to_not_kept(self, store, remote_id, key_check=key_check)
 
     def release_quarantined(self, store: str, entry_ids: Iterable[bytes]) -> None:
         """Forget that these were kept aside: they are usable after all, and whoever asks writes them now."""
         self.require_writable()
-        number = self.store_number(store)
-        for entry_id in entry_ids:
-            self.drop_quarantined(number, entry_id)
+        quarantine.release(self, self.store_number(store), entry_ids)
 
     def quarantined(self, store: str, *, after: bytes = b"", entries_max: int | None = None) -> list[QuarantinedEntry]:
         """List what was kept aside of a store; ``entries_max`` of it behind an id, in an order of the journal's own."""
-        return replication.quarantined(self, store, after=after, entries_max=entries_max)
+        return quarantine.quarantined(self, store, after=after, entries_max=entries_max)
+
+    def count_not_kept(self, store: str) -> int:
+        """Count what had to be kept aside of a store and there was no room for; what came twice counts twice."""
+        return quarantine.count_not_kept(self, store)
 
     # -- shared by the modules beside this one ---------------------------------------------------------------
     def stored(self, row: EntryRow) -> StoredEntry:

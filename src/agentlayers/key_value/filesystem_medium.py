@@ -15,6 +15,7 @@ from typing import Final
 
 from agentlayers.durable_names import sync_directory
 from agentlayers.errors import StorageCorruptionError
+from agentlayers.file_mark import file_mark
 from agentlayers.key_value.expectation import NOTHING_EXPECTED, Expectation, check_expected
 from agentlayers.key_value.file_lock import locked
 from agentlayers.key_value.file_name import IS_NAME, key_of, prefix_of
@@ -67,6 +68,11 @@ class FileSystemMedium:
     def close(self) -> None:
         """Forget which directories are there: another process may tidy up now."""
         self._shards.clear()
+
+    def home(self) -> str:
+        """Say what a copy does not share with the directory of the values, which is made once and never replaced."""
+        with translated("open", self._layout.root):
+            return file_mark(self._layout.values)
 
     # -- writing ---------------------------------------------------------------------------------------
     def write(self, changes: Changes, expected: Expectation = NOTHING_EXPECTED) -> None:

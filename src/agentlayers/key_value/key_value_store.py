@@ -198,6 +198,15 @@ class KeyValueStore(abc.ABC):
             await close()
         return page or [], page is None
 
+    async def home(self) -> str:
+        """
+        Say what a copy of this store does not share with it; empty where nothing tells the two apart.
+
+        It is the same each time the store is opened; :func:`~agentlayers.file_mark.is_same_mark` compares. What was
+        copied, or put back from a copy, has another one, so that whoever keeps a name in the store notices.
+        """
+        return ""
+
     def blocking(self) -> BlockingKeyValueStore:
         """
         Return this store for threads that may wait; call it on the event loop, while the store is open.
@@ -279,7 +288,9 @@ class KeyValueStore(abc.ABC):
         return Layer.scoped(KeyValueStore, SQLiteKeyValueStore, directory=directory)
 
     @staticmethod
-    def layer_redis(url: str, *, password: str | None = None, namespace: str = "agentlayers") -> Layer:
+    def layer_redis(
+        url: str, *, password: str | None = None, namespace: str = "agentlayers", place: str | None = None
+    ) -> Layer:
         """
         Keep everything in a Redis server; needs the extra ``agentlayers[redis]``.
 
@@ -287,6 +298,8 @@ class KeyValueStore(abc.ABC):
             url: ``redis://``, ``rediss://`` (TLS) or ``unix://``; may carry user, password and database number.
             password: Instead of one in the address; never shown, as a graph masks it.
             namespace: Stores of different namespaces share a database without meeting.
+            place: Name of this copy of the data: give another one when a dump was put back, or runs on beside the
+                server it was made of.
         """
         from agentlayers.key_value.redis_address import RedisAddress
         from agentlayers.key_value.redis_store import RedisKeyValueStore
@@ -300,4 +313,5 @@ class KeyValueStore(abc.ABC):
             url=address.url,
             password=address.password,
             namespace=namespace,
+            **({"place": place} if place else {}),
         )

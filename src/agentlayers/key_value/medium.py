@@ -28,6 +28,9 @@ class Medium(Protocol):
     def close(self) -> None:
         """Let go of everything; nobody reads any more."""
 
+    def home(self) -> str:
+        """Say what a copy does not share with these files."""
+
     def write(self, changes: Changes, expected: Expectation) -> None:
         """
         Make all changes durable, or none.

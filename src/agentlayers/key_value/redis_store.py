@@ -101,6 +101,8 @@ class RedisKeyValueStore(KeyValueStore):
         url: ``redis://``, ``rediss://`` (TLS) or ``unix://``; may carry user, password and database number.
         password: Instead of one in the address. Never shown, neither here nor in a drawing of a graph.
         namespace: Stores of different namespaces share a database without meeting.
+        place: Name of this copy of the data: give another one when a dump was put back, or runs on beside the server
+            it was made of, at an address of the same name. Nothing in Redis tells the two apart.
 
     Raises:
         SettingsError: The address or the namespace cannot be used.
@@ -115,7 +117,9 @@ class RedisKeyValueStore(KeyValueStore):
         shared_between_processes=True,
     )
 
-    def __init__(self, url: str, *, password: str | None = None, namespace: str = "agentlayers") -> None:
+    def __init__(
+        self, url: str, *, password: str | None = None, namespace: str = "agentlayers", place: str | None = None
+    ) -> None:
         self._address = RedisAddress.parse(url, password=password)
         if not namespace or "{" in namespace or "}" in namespace or len(namespace.encode()) > _NAMESPACE_BYTES_MAX:
             raise SettingsError(
@@ -123,7 +127,7 @@ class RedisKeyValueStore(KeyValueStore):
                 value=namespace,
                 expected=f"1 to {_NAMESPACE_BYTES_MAX} bytes without braces",
             )
-        self._namespace = namespace
+        self._namespace, self._place = namespace, place or ""
         self._values = f"{{{namespace}}}:values".encode()
         self._keys = f"{{{namespace}}}:keys".encode()
         # Typed loosely: the driver's annotations differ between its releases.
@@ -158,6 +162,17 @@ class RedisKeyValueStore(KeyValueStore):
                 await self._idle.wait()
             await client.aclose()
             await client.connection_pool.disconnect()
+
+    async def home(self) -> str:
+        """
+        Say where the data is, as far as its address tells.
+
+        The ids of a server are no help: ``run_id`` is another one after each start, and the one of replication is in
+        the dump.
+        """
+        address = self._address
+        where = address.path or f"{address.host}:{address.port}"
+        return f"redis {where}/{address.database} {self._namespace} {self._place}".rstrip()
 
     async def _check_names(self, client: Any) -> None:
         # Within EXEC a command that meets another type fails alone, so this is made sure of before.

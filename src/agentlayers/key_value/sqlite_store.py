@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 from agentlayers.errors import StorageCorruptionError
+from agentlayers.file_mark import file_mark
 from agentlayers.key_value.capabilities import KeyValueCapabilities
 from agentlayers.key_value.expectation import NOTHING_EXPECTED, Expectation, check_expected
 from agentlayers.key_value.key_range import KeyRange
@@ -78,6 +79,11 @@ class SQLiteMedium:
             self._reading.clear()
             self._local = threading.local()
             self._writing.close()
+
+    def home(self) -> str:
+        """Say what a copy does not share with the file."""
+        with KEY_VALUE_FORMAT.translated("open", self._path):
+            return file_mark(self._path)
 
     def write(self, changes: Changes, expected: Expectation = NOTHING_EXPECTED) -> None:
         """Make all changes in one transaction."""

@@ -61,6 +61,10 @@ class ThreadedKeyValueStore(KeyValueStore):
         if writer is not None:
             await writer.stop()
 
+    async def home(self) -> str:
+        """Say what a copy of the files does not share with them."""
+        return await self._run(self._medium.home)
+
     def blocking(self) -> BlockingKeyValueStore:
         """Return this store for threads that may wait; they read the medium themselves."""
         if self._writer is None:

@@ -21,6 +21,7 @@ from agentlayers.layer.origin import Origin
 from agentlayers.layer.plan import Part, Plan
 from agentlayers.layer.provider_walk import CALLING, effective
 from agentlayers.layer.secret import MASK, is_secret, mask_text
+from agentlayers.layer.text_form import text_of
 
 __all__ = ["Graph", "Node", "Reference", "graph_of"]
 
@@ -331,6 +332,9 @@ def _masked(label: str, value: Any, variables: Mapping[str, str]) -> Any:
     if isinstance(value, int | float):
         known = variables.get(str(value)) if not isinstance(value, bool) else None
         return f"${{{known}}}" if known else value
+    text = text_of(value)
+    if text is not None:
+        return _masked_text(text, variables)
     return f"<{value.kind if isinstance(value, _Opaque) else qualified_name(type(value))}>"
 
 

@@ -36,6 +36,8 @@ from agentlayers.layer.layer import Layer
 from agentlayers.layer.naming import service_label
 from agentlayers.layer.origin import Origin
 from agentlayers.layer.provider_walk import CALLING, Provider
+from agentlayers.layer.secret import MASK, is_secret
+from agentlayers.layer.text_form import has_text_form, read_text, text_kind
 from agentlayers.layer.wiring import is_service_type
 from agentlayers.layer.yaml_tree import Map, Scalar, Sequence, Tree, plain
 
@@ -366,16 +368,29 @@ class SlotReader:
             literal = plain(value)
             self._check_container(literal, hint, label, value.origin)
             return literal
+        kind = text_kind(hint)
+        if kind is not None and (isinstance(value.value, str) or not is_instance(value.value, hint)):
+            return self._from_text(value, kind, hint, label)
         if is_instance(value.value, hint):
             return value.value
         for converted in _readings(value):
             if is_instance(converted, hint):
                 return converted
         self._report(
-            f"{label}: expected {_hint_text(hint)}, got {value.shown!r} ({_kind(value.value)})",
+            f"{label}: expected {_hint_text(hint)}, got {MASK if is_secret(label) else repr(value.shown)}"
+            f" ({_kind(value.value)})",
             value.origin,
         )
         return None
+
+    def _from_text(self, value: Scalar, kind: Any, hint: Any, label: str) -> Any:
+        if value.from_environment and value.text == "" and is_instance(None, hint):
+            return None
+        try:
+            return read_text(value, kind)
+        except ValueError as error:
+            self._report(f"{label}: {error}", value.origin)
+            return None
 
     # -- references -----------------------------------------------------------------------------------------
     def _reference(self, value: Tree, *, report: bool = True) -> Provider | None:
@@ -484,13 +499,14 @@ def _short(make: Any) -> str:
 
 
 def _hint_text(hint: Any) -> str:
-    return " or ".join(map(_candidate_text, service_candidates(hint))) or "another value"
+    candidates = [c for c in service_candidates(hint) if c is not str or text_kind(hint) is None]
+    return " or ".join(map(_candidate_text, candidates)) or "another value"
 
 
 def _candidate_text(candidate: Any) -> str:
     if typing.get_origin(candidate) is typing.Literal:
         return " or ".join(map(repr, typing.get_args(candidate)))
-    return service_label(candidate)
+    return service_label(candidate) + (" as text" if has_text_form(candidate) else "")
 
 
 def _kind(value: Any) -> str:

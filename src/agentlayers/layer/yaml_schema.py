@@ -14,6 +14,7 @@ from agentlayers.layer.catalogue import Catalogue, CatalogueEntry
 from agentlayers.layer.container import LayerContainer, container_services
 from agentlayers.layer.inspection import UNRESOLVED, Parameter, parameters_of, service_candidates
 from agentlayers.layer.provider_walk import CALLING
+from agentlayers.layer.text_form import has_text_form
 from agentlayers.layer.yaml_expression import LIST_TYPES, MAPPING_TYPES, entries_for
 
 __all__ = ["schema_of"]
@@ -150,6 +151,8 @@ class _Writer:
         origin, arguments = typing.get_origin(candidate) or candidate, typing.get_args(candidate)
         if origin is typing.Literal:
             return [{"enum": list(arguments)}]
+        if has_text_form(candidate):
+            return [{"type": "string", "description": _summary(candidate.from_text)}]
         if candidate in _SCALARS:
             return [{"type": _SCALARS[candidate]}]
         if origin in LIST_TYPES:

@@ -18,6 +18,7 @@ from agentlayers.layer.inspection import Parameter, parameters_of, qualified_nam
 from agentlayers.layer.layer import Layer
 from agentlayers.layer.provider_walk import effective, parts_of
 from agentlayers.layer.secret import is_secret
+from agentlayers.layer.text_form import text_of
 from agentlayers.layer.wiring import Offers
 from agentlayers.layer.yaml_expression import PROVIDER_OF, entries_for
 
@@ -226,5 +227,8 @@ class _Writer:
                 message = "a mapping whose only key is 'ref' would be read as a reference"
                 raise _UnnamedError(message)
             return {str(key): self._value(item, {}) for key, item in value.items()}
+        text = text_of(value)
+        if text is not None:
+            return text.replace("$", "$$")
         message = f"a value of {qualified_name(type(value))} cannot be written as YAML"
         raise _UnnamedError(message)

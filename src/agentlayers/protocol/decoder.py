@@ -156,7 +156,7 @@ def _write_entries(fields: Fields) -> WriteEntries:
 def _ack(fields: Fields) -> Ack:
     numbers = fields.listed("sequenceNumbers")
     if not _all_sequences(numbers):
-        numbers = [fields.integer("sequenceNumbers", number) for number in numbers]
+        numbers = [_sequence(fields, "sequenceNumbers", number) for number in numbers]
     return Ack(fields.number("id"), tuple(numbers), fields.optional_number("through"))
 
 
@@ -171,7 +171,7 @@ def _remote_entries(fields: Fields) -> tuple[RemoteEncryptedEntry, ...]:
     if set(map(type, raw)) == {RemoteEncryptedEntry}:
         sequences, ivs, ids, ciphertexts = zip(*raw, strict=True)
         if not _all_sequences(sequences):
-            sequences = tuple(fields.integer("entries.sequence", sequence) for sequence in sequences)
+            sequences = tuple(_sequence(fields, "entries.sequence", sequence) for sequence in sequences)
             raw = list(map(RemoteEncryptedEntry, sequences, ivs, ids, ciphertexts))
         if _all_bytes(ids, ENTRY_ID_BYTES) and _all_bytes(ivs, IV_BYTES) and set(map(type, ciphertexts)) == {bytes}:
             return tuple(raw)
@@ -243,7 +243,15 @@ def _all_bytes(values: Sequence[Any], size: int) -> bool:
 
 
 def _all_sequences(values: Sequence[Any]) -> bool:
-    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= INTEGER_MAX)
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) < INTEGER_MAX)
+
+
+def _sequence(fields: Fields, name: str, value: Any) -> int:
+    """Check one entry's number; a cursor has to be able to stand behind it, and to be sent."""
+    number = fields.integer(name, value)
+    if number == INTEGER_MAX:
+        raise MalformedMessageError(f"{fields.tag}.{name}: {number} leaves no number for a cursor behind it")
+    return number
 
 
 def _explain(fields: Fields, name: str, raw: Sequence[Any], *, has_sequence: bool) -> MalformedMessageError:

@@ -31,10 +31,10 @@ class ValueReader:
         bytes_max: Longest value accepted.
     """
 
-    __slots__ = ("_buffer", "_bytes_max", "_scanner", "_start", "_unscanned")
+    __slots__ = ("_buffer", "_bytes_max", "_limit", "_scanner", "_start", "_unscanned")
 
     def __init__(self, *, bytes_max: int = FRAME_BYTES_MAX) -> None:
-        self._bytes_max = bytes_max
+        self._bytes_max, self._limit = bytes_max, "FRAME_BYTES_MAX"
         # Small to begin with: a server has thousands of these, and the default is a mebibyte each.
         self._scanner = msgpack.Unpacker(None, read_size=_SCANNER_BYTES, max_buffer_size=bytes_max + _PIECE_BYTES)
         self._unscanned = bytearray()
@@ -45,6 +45,16 @@ class ValueReader:
     def buffered_bytes(self) -> int:
         """Bytes received of values not yet returned."""
         return len(self._buffer) + len(self._unscanned)
+
+    def accept_up_to(self, bytes_max: int, limit: str) -> None:
+        """
+        Take values of another length from now on, no longer ones than at the beginning.
+
+        Args:
+            bytes_max: Longest value accepted.
+            limit: What that bound is called, for the error.
+        """
+        self._bytes_max, self._limit = bytes_max, limit
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Add what was received; then call :meth:`next_value` until it returns None."""
@@ -91,4 +101,4 @@ class ValueReader:
         return value
 
     def _too_long(self, size: int) -> LimitExceededError:
-        return LimitExceededError(limit="FRAME_BYTES_MAX", allowed=self._bytes_max, declared=size)
+        return LimitExceededError(limit=self._limit, allowed=self._bytes_max, declared=size)

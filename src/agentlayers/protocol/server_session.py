@@ -65,6 +65,7 @@ from agentlayers.errors import (
     UnexpectedMessageError,
 )
 from agentlayers.limits import (
+    AUTHENTICATE_BYTES_MAX,
     CHUNK_BYTES,
     FETCHES_IN_FLIGHT_MAX,
     FRAME_BYTES_MAX,
@@ -162,6 +163,9 @@ class ServerSession(Session[ServerEvent]):
         self._authenticated = False
         if hello is not None:
             self._outgoing.append(encode_message(hello))
+        elif self._reader is not None:
+            # Strangers are many, and each could have a whole frame kept for it.
+            self._reader.accept_up_to(AUTHENTICATE_BYTES_MAX, "AUTHENTICATE_BYTES_MAX")
 
     @property
     def following(self) -> frozenset[str]:
@@ -186,6 +190,7 @@ class ServerSession(Session[ServerEvent]):
             raise LocalProtocolError(f"cannot accept: the session is {self._state.value}")
         self._outgoing.append(encode_message(hello))
         self._state = SessionState.OPEN
+        self._accept_whole_frames()
         held, self._held, self._held_bytes = self._held, [], 0
         self._guard(lambda: self._receive_held(held))
 
@@ -298,7 +303,12 @@ class ServerSession(Session[ServerEvent]):
             raise UnexpectedMessageError("Authenticate: only as the first message, and only over a stream")
         self._authenticated = self._is_ours = True
         self._state = SessionState.AUTHENTICATING
+        self._accept_whole_frames()
         self._events.append(AuthenticateReceived(message.tenant, message.token))
+
+    def _accept_whole_frames(self) -> None:
+        if self._reader is not None:
+            self._reader.accept_up_to(FRAME_BYTES_MAX, "FRAME_BYTES_MAX")
 
     def _on_request_changes(self, message: RequestChanges) -> None:
         if message.public_key not in self._following:

@@ -27,6 +27,7 @@ from agentlayers.runtime.settings import RuntimeSettings, SupervisorSettings
 from agentlayers.runtime.tap import MessageTap
 from agentlayers.runtime.telemetry import Telemetry
 from agentlayers.runtime.tool_artifacts import ToolArtifacts
+from agentlayers.schedule import Schedule
 from agentlayers.settings import parse_seconds
 from agentlayers.storage.artifacts import ArtifactStore
 from agentlayers.storage.audit_log import AuditEventStore
@@ -362,15 +363,17 @@ async def open_runtime(
     storage_config: StorageConfig | None = None,
     storage_cleanup: StorageCleanup | None = None,
     telemetry: Telemetry | None = None,
+    retry_schedule: Schedule | str | None = None,
     **defaults: Any,
 ) -> AsyncIterator[AgentRuntime]:
     """
     Open a runtime on what the graph has, with defaults for what it has not.
 
-    Without ``settings`` they are read from the environment, over ``defaults`` (as YAML gives them). While
-    the runtime is open, the retention of its stores is enforced, on the schedule of ``storage_config`` if the graph
-    has no ``storage_cleanup``, and ``sync`` runs on its timer.
+    Without ``settings`` they are read from the environment, over ``retry_schedule`` and ``defaults`` (as YAML gives
+    them). While the runtime is open, the retention of its stores is enforced, on the schedule of ``storage_config`` if
+    the graph has no ``storage_cleanup``, and ``sync`` runs on its timer.
     """
+    retries = {} if retry_schedule is None else {"retry_schedule": retry_schedule}
     async with AsyncExitStack() as parts:
         if supervisor is None:
             own = QuerySupervisor(SupervisorSettings.from_env(prefix=prefix), telemetry=telemetry)
@@ -385,7 +388,7 @@ async def open_runtime(
         runtime = AgentRuntime(
             _default_backend() if backend is None else backend,
             supervisor,
-            settings=settings or RuntimeSettings.from_env(prefix=prefix, defaults=defaults),
+            settings=settings or RuntimeSettings.from_env(prefix=prefix, defaults=defaults | retries),
             chat_history=chat_history,
             artifacts=artifacts,
             audit_log=audit_log,

@@ -38,6 +38,18 @@ def _seconds(value: Any) -> Any:
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
+def _schedule(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return Schedule.from_text(value)
+        except SettingsError as error:
+            raise ValueError(f"expected {error.expected}") from error
+    return value
+
+
+ScheduleSetting = Annotated[Schedule, BeforeValidator(_schedule)]
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -159,7 +171,7 @@ class RuntimeSettings(_Settings):
         retry_max_retries: How often a query whose start failed is started again; never once it runs.
         retry_base_delay: Seconds before the first retry; doubles with each.
         retry_max_delay: Longest pause between two starts.
-        retry_schedule: When to start again, instead of the three above.
+        retry_schedule: When to start again, instead of the three above; also as text (``Schedule.from_text``).
         record_input: Keep the prompts in the chat history.
         record_output: Keep what the agent says.
         record_partial: Keep partial messages (``stream_event``) too.
@@ -179,7 +191,7 @@ class RuntimeSettings(_Settings):
     retry_max_retries: int = Field(default=0, ge=0)
     retry_base_delay: Seconds = 1.0
     retry_max_delay: Seconds = 30.0
-    retry_schedule: Schedule | None = None
+    retry_schedule: ScheduleSetting | None = None
     record_input: bool = True
     record_output: bool = True
     record_partial: bool = False
@@ -192,7 +204,7 @@ class RuntimeSettings(_Settings):
     audit_timeout: Seconds | None = None
 
     variables: ClassVar[tuple[str, ...]] = (
-        "query_timeout", "first_message_timeout", "retry_max_retries", "retry_base_delay",
+        "query_timeout", "first_message_timeout", "retry_max_retries", "retry_base_delay", "retry_schedule",
     )  # fmt: skip
 
     @property

@@ -27,7 +27,7 @@ from agentlayers.errors import (
     StateError,
     StorageError,
 )
-from agentlayers.limits import CONNECTIONS_MAX, FRAME_BYTES_MAX
+from agentlayers.limits import CONNECT_TIMEOUT_SECONDS, CONNECTIONS_MAX, FRAME_BYTES_MAX
 from agentlayers.logs import get_logger
 from agentlayers.protocol.encoder import encode_message
 from agentlayers.protocol.messages import Hello, Rejected
@@ -36,15 +36,17 @@ from agentlayers.server.auth import (
     DEFAULT_TENANT,
     Authenticator,
     bearer_token,
+    check_tenant_name,
     offered_subprotocol,
 )
 from agentlayers.server.close import CloseReason
 from agentlayers.server.connection import Connection
 from agentlayers.server.greeting import greeting_of
 from agentlayers.server.hub import Hub
-from agentlayers.server.link import CLOSE_SECONDS_MAX, Link, StreamLink, WebSocketLink
-from agentlayers.server.listen import bind_error, format_host, is_loopback
+from agentlayers.server.listen import bind_error, check_free, format_host, is_loopback
 from agentlayers.server.outbox import STALL_SECONDS_MAX
+from agentlayers.server.peer_socket import CLOSE_SECONDS_MAX, PeerSocket, PeerStream, PeerWebSocket
+from agentlayers.server.request_log import REQUEST_LOG
 from agentlayers.server.storage import ServerStorage
 from agentlayers.server.tls import has_certificate, server_context
 
@@ -184,8 +186,11 @@ class SyncServer:
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
+            logger=REQUEST_LOG,
             handle_signals=False,
             shutdown_timeout=CLOSE_SECONDS_MAX,
+            # A socket that brings no request, or one a byte at a time, would be kept for an hour.
+            keepalive_timeout=CONNECT_TIMEOUT_SECONDS,
         )
         await self._runner.setup()
         try:
@@ -205,6 +210,18 @@ class SyncServer:
         """Stop listening, store and acknowledge what was received, and close every connection with 1001."""
         await self._stop()
         logger.info("server_stopped")
+
+    def check(self) -> None:
+        """
+        See whether the server could listen now, before a storage is opened for it.
+
+        Raises:
+            ConfigurationError: A port is in use or not allowed, or a token is missing beyond loopback.
+        """
+        self._check_exposure()
+        check_free(self._host, self._port, "--port")
+        if self._tcp_port is not None:
+            check_free(self._host, self._tcp_port, "--tcp-port")
 
     def _check_exposure(self) -> None:
         lets_anybody_in = self._auth.is_open and not self._takes_certificates
@@ -277,7 +294,7 @@ class SyncServer:
             protocols=(offered,) if offered else (),
             max_msg_size=FRAME_BYTES_MAX,
             compress=False,
-            autoping=False,  # the link answers, and learns of the answers to its own
+            autoping=False,  # PeerWebSocket answers, and learns of the answers to its own
             timeout=CLOSE_SECONDS_MAX,
         )
         try:
@@ -287,9 +304,9 @@ class SyncServer:
         transport = request.transport
         if transport is None:  # gone during it
             return websocket
-        link = WebSocketLink(websocket, writer, transport)
+        socket = PeerWebSocket(websocket, writer, transport)
         session = ServerSession(is_stream=False, hello=hello)
-        await self._run(self._connection(link, session, tenant))
+        await self._run(self._connection(socket, session, tenant))
         return websocket
 
     def _check_request(self, request: web.Request, tenant: str) -> None:
@@ -319,27 +336,27 @@ class SyncServer:
     # -- TCP --------------------------------------------------------------------------------------------------
     async def _serve_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with self._tracked_task():
-            link = StreamLink(reader, writer)
+            socket = PeerStream(reader, writer)
             if self._is_full:
-                await link.close(CloseReason.TOO_MANY.code, CloseReason.TOO_MANY.text)
+                await socket.close(CloseReason.TOO_MANY.code, CloseReason.TOO_MANY.text)
                 return
             try:
                 # An open server greets at once, as a stock one does; a peer may still name another tenant.
-                is_certified = self._is_certified(link.transport)
+                is_certified = self._is_certified(socket.transport)
                 is_in = self._lets_in(DEFAULT_TENANT, has_certificate=is_certified)
                 hello = await self._hello_of(DEFAULT_TENANT) if is_in else None
             except StorageError as error:
                 logger.error("storage_failed", tenant=DEFAULT_TENANT, error=str(error))  # noqa: TRY400 - says it all
-                await link.close(CloseReason.STORAGE.code, CloseReason.STORAGE.text)
+                await socket.close(CloseReason.STORAGE.code, CloseReason.STORAGE.text)
                 return
             if hello is None and self._auth.is_open:  # no message can make up for a missing certificate
                 logger.info("authentication_failed", transport="tcp")
-                link.write(encode_message(Rejected(ErrorCode.AUTHENTICATION)))
-                await link.close(CloseReason.UNAUTHENTICATED.code, CloseReason.UNAUTHENTICATED.text)
+                socket.write(encode_message(Rejected(ErrorCode.AUTHENTICATION)))
+                await socket.close(CloseReason.UNAUTHENTICATED.code, CloseReason.UNAUTHENTICATED.text)
                 return
             session = ServerSession(is_stream=True, hello=hello)
             admit = partial(self._admit, has_certificate=is_certified)
-            await self._run(self._connection(link, session, DEFAULT_TENANT if hello else "", admit))
+            await self._run(self._connection(socket, session, DEFAULT_TENANT if hello else "", admit))
 
     async def _admit(self, tenant: str, token: str, *, has_certificate: bool) -> Hello:
         """Let a peer in that says by a message who it is."""
@@ -359,6 +376,7 @@ class SyncServer:
         return await greeting_of(self._storage, tenant)
 
     def _authenticate(self, tenant: str, token: str | None, *, has_certificate: bool) -> None:
+        check_tenant_name(tenant)  # before anything is logged of it
         if self._auth.is_open and self._takes_certificates and not has_certificate:
             raise AuthenticationError("a client certificate is required")
         self._auth.authenticate(tenant, token, has_certificate=has_certificate)
@@ -376,13 +394,13 @@ class SyncServer:
 
     def _connection(
         self,
-        link: Link,
+        socket: PeerSocket,
         session: ServerSession,
         tenant: str,
         admit: Callable[[str, str], Awaitable[Hello]] | None = None,
     ) -> Connection:
         return Connection(
-            link,
+            socket,
             session,
             self._hub,
             tenant=tenant,

@@ -99,6 +99,12 @@ class FanOut:
         finally:
             _settle_all(settled)
 
+    def skip_to(self, head: int) -> None:
+        """Have everybody read from storage what was stored below ``head`` and never offered."""
+        self.published = max(self.published, head)
+        for subscription in list(self.subscriptions.values()):
+            self.settle(subscription)
+
     def settle(self, subscription: Subscription, *, wake: bool = True) -> None:
         """Decide whether a subscriber is live, and release the Acks whose place it has reached."""
         subscription.advance((), self.encode)
@@ -138,7 +144,7 @@ class FanOut:
                 entries += more
                 settled += writes
         publication = _Publication(entries, self.encode)
-        self.published = publication.end
+        self.published = max(self.published, publication.end)
         return publication, settled
 
     def _send(self, publication: _Publication, subscriptions: Iterable[Subscription]) -> None:

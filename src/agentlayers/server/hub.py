@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from agentlayers.errors import StorageCorruptionError, StorageError
+from agentlayers.limits import CREDIT_ENTRY_BYTES
 from agentlayers.logs import get_logger
 from agentlayers.protocol.credit import CreditAccount
 from agentlayers.protocol.messages import EncryptedEntry, HeadDigest, RemoteEncryptedEntry
@@ -40,7 +41,7 @@ APPEND_ENTRIES_MAX: Final = 4096
 """Entries of several waiting writes put into one append; bounds the longest commit."""
 
 APPEND_BYTES_MAX: Final = 4 * 1024 * 1024
-"""As above, in ciphertext bytes (one larger write still goes alone)."""
+"""As above, in bytes of memory (one larger write still goes alone)."""
 
 
 class Key(NamedTuple):
@@ -104,9 +105,10 @@ class Hub:
         Store entries; the Ack follows once they are durable, in the order of the writes of this key.
 
         Returns:
-            Their ciphertext bytes, which :meth:`Peer.write_settled` will give back.
+            About what they take of memory, which :meth:`Peer.write_settled` will give back: their ciphertext, and
+            ``CREDIT_ENTRY_BYTES`` for each, since a message may hold 100,000 empty ones.
         """
-        size = sum(len(entry.ciphertext) for entry in entries)
+        size = sum([len(entry.ciphertext) for entry in entries]) + CREDIT_ENTRY_BYTES * len(entries)
         channel = self._channel(key)
         channel.pending.append(Write(peer, message_id, entries, size))
         if channel.task is None:
@@ -258,6 +260,7 @@ class Hub:
         try:
             if entries:
                 appended = await self._storage.append(*channel.key, entries)
+            self._notice_stored(channel, appended)
             self._acknowledge(channel, writes, appended)
         except StorageError as error:
             logger.error("append_failed", tenant=channel.key.tenant, error=str(error))  # noqa: TRY400 - says it all
@@ -270,6 +273,16 @@ class Hub:
         else:
             for write in writes:
                 write.settle()
+
+    @staticmethod
+    def _notice_stored(channel: _Channel, appended: Appended) -> None:
+        """Catch up with an append that failed and was durable after all: who comes back with it has only duplicates."""
+        if appended.new or channel.head is None:
+            return
+        reached = max(appended.sequences, default=-1) + 1
+        if reached > channel.head:
+            channel.head = reached
+            channel.fan_out.skip_to(reached)
 
     def _acknowledge(self, channel: _Channel, writes: list[Write], appended: Appended) -> None:
         """Give each write its Ack: at once, or where its writer has not everything below it yet, a place in line."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "seconds_per_entry"]
 
 ENTRIES_MAX: Final = 2048
 """Sent and not worked off by the estimate; a third of what fits into a statement, for a peer that is slower."""
@@ -107,7 +107,7 @@ class Intake:
             return 0.0
         if self._done + missing > self._received:
             return None
-        return max(self._opens_at - self._at, 0.0) + missing * _seconds_per_entry(sequence)
+        return max(self._opens_at - self._at, 0.0) + missing * seconds_per_entry(sequence)
 
     @property
     def _waiting(self) -> int:
@@ -119,8 +119,9 @@ class Intake:
         seconds = now - max(self._at, self._opens_at)
         self._at = now
         if seconds > 0:
-            self._done = min(self._done + seconds / _seconds_per_entry(sequence), self._received)
+            self._done = min(self._done + seconds / seconds_per_entry(sequence), self._received)
 
 
-def _seconds_per_entry(sequence: int) -> float:
+def seconds_per_entry(sequence: int) -> float:
+    """Return how long a peer is taken to work on an entry when it has those below ``sequence``."""
     return ENTRY_SECONDS + ENTRY_SECONDS_PER_SEQUENCE * sequence

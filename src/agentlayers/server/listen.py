@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
+from typing import Any, Final
 
 from agentlayers.errors import ConfigurationError
 
-__all__ = ["bind_error", "format_host", "is_loopback"]
+__all__ = ["bind_error", "check_free", "format_host", "is_loopback"]
+
+_REFUSALS: Final = frozenset({errno.EADDRINUSE, errno.EACCES, errno.EPERM})
 
 
 def is_loopback(host: str) -> bool:
@@ -57,6 +61,40 @@ def bind_error(host: str, port: int, option: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigurationError(_explain(error, host, port, option)) from error
+
+
+def check_free(host: str, port: int, option: str) -> None:
+    """
+    See whether a port is free and allowed, and leave it free. What else may be wrong with it shows at the start.
+
+    Args:
+        host: Interface, or its name.
+        port: To look at; 0 is always free.
+        option: What the port is called on the command line.
+
+    Raises:
+        ConfigurationError: The port is in use or not allowed.
+    """
+    if port == 0:
+        return
+    try:
+        with bind_error(host, port, option):
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, kind, protocol, _, address in found:
+                _bind(family, kind, protocol, address)
+    except ConfigurationError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _REFUSALS:
+            raise
+
+
+def _bind(family: int, kind: int, protocol: int, address: Any) -> None:
+    """Bind an address as the event loop will, and give it up."""
+    with socket.socket(family, kind, protocol) as sock:
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
 
 
 def _explain(error: OSError, host: str, port: int, option: str) -> str:

@@ -22,8 +22,8 @@ from agentlayers.server.close import CloseReason
 from agentlayers.server.connection import Connection
 from agentlayers.server.greeting import greeting_of
 from agentlayers.server.hub import Hub
-from agentlayers.server.link import Link
 from agentlayers.server.memory_storage import MemoryServerStorage
+from agentlayers.server.peer_socket import PeerSocket
 from agentlayers.server.storage import ServerStorage
 from agentlayers.transport.memory import MemoryConnection, MemoryTransport
 
@@ -43,14 +43,15 @@ class MemoryServer:
         self._storage = storage or MemoryServerStorage()
         self._tenant = tenant
         self._hub: Hub | None = None
-        self._connections: set[Connection] = set()
+        # In the order in which they came, so that a run that is repeated closes them in the same order.
+        self._connections: dict[Connection, None] = {}
         self._connection_ids = itertools.count(1)
 
     async def __aenter__(self) -> Self:
         """Begin to serve."""
         if self._hub is not None:
             raise StateError("the server is open already")
-        self._hub = Hub(self._storage)
+        self._hub = Hub(self._storage, clock=asyncio.get_running_loop().time)
         return self
 
     async def __aexit__(
@@ -76,18 +77,18 @@ class MemoryServer:
             raise ConnectionLostError(reason="the server is not open")
         session = ServerSession(is_stream=True, hello=await greeting_of(self._storage, self._tenant))
         served = Connection(
-            MemoryLink(connection),
+            MemoryPeerSocket(connection),
             session,
             self._hub,
             tenant=self._tenant,
             connection_id=next(self._connection_ids),
             admit=self._admit,
         )
-        self._connections.add(served)
+        self._connections[served] = None
         try:
             await served.run()
         finally:
-            self._connections.discard(served)
+            self._connections.pop(served, None)
 
     async def _admit(self, tenant: str, token: str) -> Hello:
         """Let a peer in that says who it is, as an open server does: with any token, into the only tenant."""
@@ -97,14 +98,14 @@ class MemoryServer:
         return await greeting_of(self._storage, tenant)
 
 
-class MemoryLink(Link):
+class MemoryPeerSocket(PeerSocket):
     """The server's end of an in-memory connection, as a stream."""
 
     is_stream = True
 
     def __init__(self, connection: MemoryConnection) -> None:
         self._connection = connection
-        # Nothing but this class touches the transport of a link.
+        # Nothing but this class touches the transport of a peer socket.
         self.transport = cast("asyncio.Transport", self)
 
     def wire(self, broadcast: Broadcast) -> bytes:

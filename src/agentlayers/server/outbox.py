@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from agentlayers.server.link import Link
+from agentlayers.server.peer_socket import PeerSocket
 from agentlayers.server.spacing import MessageSpacer
 
 __all__ = ["STALL_SECONDS_MAX", "Outbox"]
@@ -18,12 +18,12 @@ STALL_SECONDS_MAX: Final = 60.0
 
 class Outbox:
     """
-    Bytes on their way to one link, in order.
+    Bytes on their way to one peer, in order but for what a spacer lets go first.
 
     While the socket takes what it is given nothing is queued and no task runs.
 
     Args:
-        link: The socket.
+        socket: Where they go.
         on_stall: Called once if the peer reads nothing for ``stall_seconds``.
         stall_seconds: See :data:`STALL_SECONDS_MAX`.
 
@@ -32,19 +32,20 @@ class Outbox:
         size: Bytes queued here, beside what the operating system and the transport hold.
     """
 
-    __slots__ = ("_link", "_on_stall", "_queue", "_stall_seconds", "_task", "_waiters", "size", "spacer")
+    __slots__ = ("_first", "_on_stall", "_queue", "_socket", "_stall_seconds", "_task", "_waiters", "size", "spacer")
 
     def __init__(
         self,
-        link: Link,
+        socket: PeerSocket,
         *,
         on_stall: Callable[[], None],
         stall_seconds: float = STALL_SECONDS_MAX,
     ) -> None:
-        self._link = link
+        self._socket = socket
         self._on_stall = on_stall
         self._stall_seconds = stall_seconds
         self._queue: deque[bytes] = deque()
+        self._first: deque[bytes] = deque()
         self._task: asyncio.Task[None] | None = None
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self.spacer: MessageSpacer | None = None
@@ -52,9 +53,10 @@ class Outbox:
 
     def put(self, data: bytes) -> None:
         """Write at once if nothing is queued and the socket has room, queue otherwise."""
-        if self._task is None and not self._queue and self.spacer is None and self._link.write_now(data):
+        if self._task is None and not self._queue and self.spacer is None and self._socket.write_now(data):
             return
-        self._queue.append(data)
+        goes_first = self.spacer is not None and self.spacer.goes_first(data)
+        (self._first if goes_first else self._queue).append(data)
         self.size += len(data)
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -74,7 +76,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Drop what is queued and end the task."""
-        self._queue.clear()
+        self._clear()
         task = self._task
         if task is not None:
             task.cancel()
@@ -82,36 +84,41 @@ class Outbox:
 
     async def _run(self) -> None:
         try:
-            while self._queue:
+            while self._queue or self._first:
                 async with asyncio.timeout(self._stall_seconds):
-                    await self._link.drain()
-                if not self._queue:
+                    await self._socket.drain()
+                if not self._queue and not self._first:
                     break
-                self.size -= await self._write_next()
+                taken = await self._write_next()
+                self.size -= taken  # not in one: more may have been queued meanwhile
                 self._wake()
         except TimeoutError:
-            self._queue.clear()
+            self._clear()
             self._on_stall()
         except OSError:
-            self._queue.clear()  # the socket is gone, which the reader notices too
+            self._clear()  # the socket is gone, which the reader notices too
         finally:
             self._task = None
-            if not self._queue:
+            if not self._queue and not self._first:
                 self.size = 0
             self._wake()
 
     async def _write_next(self) -> int:
         """Write what is next, and return how much shorter the queue is."""
-        if self.spacer is None:
-            data = self._queue.popleft()
-            self._link.write(data)
+        queue, spacer = self._first or self._queue, self.spacer
+        if spacer is None:
+            data = queue.popleft()
+            self._socket.write(data)
             return len(data)
-        spacer = self.spacer
-        data, taken = spacer.next_message(self._queue)
-        self._link.write(data)
+        data, taken = spacer.next_message(queue)
+        self._socket.write(data)
         async with asyncio.timeout(self._stall_seconds):
             await spacer.until_read()
         return taken
+
+    def _clear(self) -> None:
+        self._queue.clear()
+        self._first.clear()
 
     def _wake(self) -> None:
         if not self._waiters:

@@ -4,7 +4,10 @@ What a stock peer over TCP can stand: in each of its reads one message, and that
 It takes whatever one read returns for one message and ends when that is none. So to a TCP peer that has used nothing
 of ours, Changes are made to fit into one segment, and a message goes out only once the one before has left the
 machine and the peer has had time to read it; Changes that wait meanwhile are put together. It is best effort: nobody
-can see when another process reads its socket.
+can see when a process on another machine reads its socket. Of one on this machine that is seen, and waited for.
+
+A Pong does not wait behind Changes: a stock client that has none when it is to ping again, after 10 s, goes offline for
+good. Nor does an Ack that lists nothing to a journal in SQL, which stores nothing before its first one.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from typing import Final
 
 from agentlayers.protocol.decoder import decode_message
 from agentlayers.protocol.encoder import encode_message
-from agentlayers.protocol.messages import Ack, Changes, RemoteEncryptedEntry
+from agentlayers.protocol.messages import Ack, Changes, Pong, RemoteEncryptedEntry
+from agentlayers.server.intake import seconds_per_entry
+from agentlayers.server.receive_queue import unread_bytes
 
 __all__ = ["MessageSpacer"]
 
@@ -27,7 +32,10 @@ GAP_SECONDS: Final = 0.15
 doing."""
 
 GAP_SECONDS_PER_ENTRY: Final = 0.0005
-"""As long more for each entry that the peer takes over meanwhile."""
+"""As long more for each entry that the peer takes over meanwhile; a journal in SQL takes longer the more it holds."""
+
+ENTRIES_GAP_SECONDS_MAX: Final = 4.0
+"""For all of them, however many: a Pong waits for the end of a gap, and the client for no more than 10 s."""
 
 SEGMENT_BYTES_MAX: Final = 60 * 1024
 """Node reads no more at once, whatever fits into a segment (64 KiB on one machine)."""
@@ -36,11 +44,18 @@ _SEGMENT_BYTES: Final = 1200
 """Where the socket does not say: fits into a segment of any network."""
 
 _POLL_SECONDS: Final = 0.001
+_UNREAD_POLL_SECONDS: Final = 0.01
 _ENTRY_BYTES: Final = 90
 """Of an entry in Changes, beside its ciphertext."""
 
+_FIRST_BYTES_MAX: Final = 64
+"""Of what overtakes: a Pong to a stock peer, an Ack that lists nothing."""
+
+_SEQUENCE_BYTES_MAX: Final = 9
+"""Of a number in an Ack."""
+
 _HEAD_BYTES: Final = 64
-"""Of Changes, beside its public key and entries."""
+"""Of Changes, beside its public key and entries, and of an Ack."""
 
 
 class MessageSpacer:
@@ -49,19 +64,37 @@ class MessageSpacer:
 
     Args:
         transport: Of a TCP socket.
+
+    Attributes:
+        has_sql_journal: The peer may keep its journal in SQL.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._socket = transport.get_extra_info("socket")
         self._segment_bytes = min(_segment_bytes(self._socket), SEGMENT_BYTES_MAX)
-        self._entries = 0
-        self._before_ack: int | None = 0
+        self.has_sql_journal = False
+        self._seconds = 0.0
+        self._seconds_before_ack: float | None = 0.0
         self._released = asyncio.Event()
 
     def release(self) -> None:
         """Wait no more: the peer finds the boundaries itself."""
         self._released.set()
+
+    @property
+    def sequences_max(self) -> int:
+        """How many sequences fit into one Ack."""
+        return max((self._segment_bytes - _HEAD_BYTES) // _SEQUENCE_BYTES_MAX, 1)
+
+    def goes_first(self, data: bytes) -> bool:
+        """Whether a message overtakes those that wait: a Pong, or an Ack that lists nothing to a journal in SQL."""
+        if len(data) > _FIRST_BYTES_MAX:
+            return False
+        message = decode_message(data)
+        if type(message) is Ack:
+            return self.has_sql_journal and not message.sequence_numbers
+        return type(message) is Pong
 
     def next_message(self, queue: deque[bytes]) -> tuple[bytes, int]:
         """
@@ -72,10 +105,12 @@ class MessageSpacer:
         """
         data = queue.popleft()
         message = decode_message(data)
-        self._entries = 0
+        self._seconds = 0.0
         if type(message) is Ack:
             # A peer with an SQL journal begins to store only now.
-            self._entries, self._before_ack = self._before_ack or 0, None
+            self._seconds, self._seconds_before_ack = self._seconds_before_ack or 0.0, None
+            if self.has_sql_journal and (listed := message.sequence_numbers):
+                self._seconds += len(listed) * self._seconds_per_entry(listed[-1])
         if type(message) is not Changes:
             return data, len(data)
         taken, entries = len(data), list(message.entries)
@@ -89,10 +124,13 @@ class MessageSpacer:
         if rest := entries[count:]:
             queue.appendleft(encode_message(Changes(message.public_key, rest)))
             taken -= len(queue[0])
-        self._entries = count
-        if self._before_ack is not None:
-            self._before_ack += count
+        self._seconds = count * self._seconds_per_entry(entries[0].sequence)
+        if self._seconds_before_ack is not None:
+            self._seconds_before_ack += self._seconds
         return encode_message(Changes(message.public_key, entries[:count])), taken
+
+    def _seconds_per_entry(self, sequence: int) -> float:
+        return max(GAP_SECONDS_PER_ENTRY, seconds_per_entry(sequence) if self.has_sql_journal else 0.0)
 
     def _fitting(self, public_key: str, entries: Sequence[RemoteEncryptedEntry]) -> int:
         """Return how many of the entries fit into one segment."""
@@ -107,7 +145,9 @@ class MessageSpacer:
         """Return when the peer has probably read what was written last; not at all while it does not read."""
         while self._unsent() and not await self._is_released(_POLL_SECONDS):
             pass  # the kernel tells nobody
-        await self._is_released(GAP_SECONDS + GAP_SECONDS_PER_ENTRY * self._entries)
+        await self._is_released(GAP_SECONDS + min(self._seconds, ENTRIES_GAP_SECONDS_MAX))
+        while self._unread() and not await self._is_released(_UNREAD_POLL_SECONDS):
+            pass
 
     async def _is_released(self, seconds: float) -> bool:
         """Wait for so long, or until :meth:`release`."""
@@ -116,6 +156,10 @@ class MessageSpacer:
                 return await self._released.wait()
         except TimeoutError:
             return False
+
+    def _unread(self) -> bool:
+        """Whether the peer is seen not to have read everything; only one on this machine is seen."""
+        return self._socket is not None and bool(unread_bytes(self._socket))
 
     def _unsent(self) -> int:
         """Return the bytes that the peer's machine has not acknowledged, as far as ours can tell."""

@@ -32,6 +32,8 @@ _ROWS_PER_STATEMENT: Final = (512, 128)
 
 _COLUMNS: Final = 6
 _IDS_PER_LOOKUP: Final = 512
+_JOURNALS_MAX: Final = 16_384
+"""Journals whose end is remembered; whoever may write can make any number of them."""
 _GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
 _SEQUENCE_MASK: Final = (1 << POSITION_BITS) - 1
 
@@ -211,8 +213,7 @@ class SQLiteWriter:
         return [Outcome(job.waiter, value) for job, value in zip(group, appended, strict=True)]
 
     def _append(self, group: list[AppendJob]) -> list[Appended]:
-        for job in group:
-            self._open_journal(job.tenant, job.public_key)
+        self._open_journals(group)
         plan = self._plan_all_new(group)
         try:
             self._commit(plan)
@@ -277,6 +278,18 @@ class SQLiteWriter:
         if start < len(rows):
             rest = rows[start:]
             self._connection.execute(_insert_sql(len(rest) // _COLUMNS), rest)
+
+    def _open_journals(self, group: list[AppendJob]) -> None:
+        """Know where the journals of a group end; new ones share a commit, so that a flood of them delays nobody."""
+        if len(self._journals) > _JOURNALS_MAX:
+            self._journals.clear()
+        unopened = [job for job in group if (job.tenant, job.public_key) not in self._journals]
+        if len(unopened) == 1:
+            self._open_journal(unopened[0].tenant, unopened[0].public_key)
+        elif unopened:
+            with transaction(self._connection):
+                for job in unopened:
+                    self._open_journal(job.tenant, job.public_key)
 
     def _open_journal(self, tenant: str, public_key: str) -> _Journal:
         key = (tenant, public_key)

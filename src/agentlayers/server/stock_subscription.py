@@ -84,7 +84,7 @@ class StockSubscription(Subscription):
 
     def _in_place(self, sequences: Sequence[int]) -> Sequence[int]:
         """Return the first of the sequences, as far as nothing below them is missing, and as many as it can take."""
-        count_max = max(self.intake.room_at_once(self.next), 0)
+        count_max = max(min(self.intake.room_at_once(self.next), self.peer.ack_sequences_max), 0)
         for count, sequence in enumerate(sequences[:count_max]):
             if sequence > self.next:
                 return sequences[:count]

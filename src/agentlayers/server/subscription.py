@@ -35,6 +35,10 @@ class Peer(Protocol):
     def is_congested(self) -> bool:
         """Whether more waits to be sent than a live subscriber may have waiting."""
 
+    @property
+    def ack_sequences_max(self) -> int:
+        """How many sequences an Ack may list that need not list all."""
+
     def send_ack(self, message_id: int, sequences: Sequence[int], through: int | None) -> None:
         """Queue an Ack."""
 

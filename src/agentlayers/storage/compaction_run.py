@@ -12,13 +12,14 @@ from pathlib import Path
 
 from agentlayers.journal.compaction import CompactionReport, CompactionStrategy
 from agentlayers.journal.conflict_policy import ConflictPolicy
+from agentlayers.journal.retention import Selection
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.storage.audit_log import AuditEventStore
 from agentlayers.storage.journal_file import journal_files, open_journal_file
 from agentlayers.storage.replica_store import FurtherStore, open_replica_stores
-from agentlayers.storage.snapshot import open_snapshot
+from agentlayers.storage.snapshot import JournalSnapshot, open_snapshot
 
-__all__ = ["CompactedFile", "compact_replica"]
+__all__ = ["CompactedFile", "compact_replica", "only_here"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,49 @@ async def compact_replica(
             if reports or skipped:
                 done.append(CompactedFile(path, reports, before, _bytes(target), skipped))
     return done
+
+
+def only_here(
+    directory: Path,
+    strategy: CompactionStrategy,
+    *,
+    stores: Collection[str] | None = None,
+    further: Sequence[FurtherStore] = (),
+) -> dict[str, int]:
+    """
+    Count what a strategy does not keep and no server has, of each store that never met one.
+
+    A server that was met either has an entry or holds it back; one that an application is configured for and that was
+    never reached is not known to the file. What is still needed, by a reaction say, is counted though it stays.
+
+    Args:
+        directory: The replica's directory, or one journal file.
+        strategy: What to keep.
+        stores: Only these stores; all if not given.
+        further: Stores that whoever asks knows beside those of this room.
+
+    Raises:
+        StorageUnavailableError: There is no journal, or it cannot be read.
+        StorageCorruptionError: A file is damaged.
+        MigrationError: A newer release wrote a file.
+    """
+    found: dict[str, int] = {}
+    for path in journal_files(directory):
+        chosen, _skipped = _chosen(path, stores, further)
+        with open_snapshot(path, further=further) as snapshot:
+            for name in snapshot.known_stores:
+                if name in chosen and not snapshot.tx.remotes(name):
+                    found[name] = found.get(name, 0) + _not_kept(snapshot, name, strategy)
+    return {name: count for name, count in found.items() if count}
+
+
+def _not_kept(snapshot: JournalSnapshot, store: str, strategy: CompactionStrategy) -> int:
+    """Count the entries written here, and meant for servers, that a strategy does not keep."""
+    selection = Selection(snapshot.registry.schema(store), strategy.selector)
+    count = 0
+    while not selection.is_done:
+        count += sum(row.outbound for row in snapshot.tx.rows_at(selection.advance(snapshot.tx)))
+    return count
 
 
 def _chosen(

@@ -36,9 +36,15 @@ class Digest(NamedTuple):
     hex: str
 
 
-def is_synced(stored: StoredEntry) -> bool:
-    """Tell whether an entry is sent to remotes and part of digests, if its store is synced."""
-    return stored.entry.event not in UNSYNCED_EVENTS
+def is_synced(stored: StoredEntry, *, is_observation: bool = False) -> bool:
+    """
+    Tell whether an entry is sent to remotes and part of digests, if its store is synced.
+
+    Args:
+        stored: The entry.
+        is_observation: An application's store declares it to be no more than an observation of this replica.
+    """
+    return not is_observation and stored.entry.event not in UNSYNCED_EVENTS
 
 
 def digest_of(entries: Iterable[tuple[bytes, bytes]]) -> Digest:
@@ -71,7 +77,7 @@ def _synced(tx: JournalTransaction, stores: Collection[str] | None) -> Iterator[
         after = batch[-1].position
         for stored in batch:
             is_observation = stored.is_local and stored.entry.event in observed.get(stored.store, ())
-            if is_synced(stored) and not is_observation and (stores is None or stored.store in stores):
+            if is_synced(stored, is_observation=is_observation) and (stores is None or stored.store in stores):
                 yield stored.entry.id, stored.entry.payload
 
 

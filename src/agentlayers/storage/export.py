@@ -60,7 +60,7 @@ def read_entries(
     """
     for path in journal_files(Path(directory)):
         for stored, is_observation in read_journal_rows(path, stores=stores):
-            if not synced_only or (is_synced(stored) and not is_observation):
+            if not synced_only or is_synced(stored, is_observation=is_observation):
                 yield stored
 
 
@@ -87,7 +87,7 @@ def export_lines(directory: str | Path, *, stores: Collection[str] | None = None
     yield _line(header)
     for path in paths:
         for stored, is_observation in read_journal_rows(path, stores=stores):
-            yield _line(_fields(stored, is_synced=is_synced(stored) and not is_observation))
+            yield _line(_fields(stored, is_synced=is_synced(stored, is_observation=is_observation)))
 
 
 def payload_of_line(fields: Mapping[str, Any]) -> bytes:

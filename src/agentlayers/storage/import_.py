@@ -39,6 +39,7 @@ from agentlayers.journal.entry_id import entry_id_millis
 from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.primitives import EntryRow, QuarantinedRow
 from agentlayers.journal.projection import apply_rows, is_understood
+from agentlayers.journal.quarantine import keep_imported, release
 from agentlayers.journal.replication import HORIZON_FLOOR
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.journal.sqlite.journal import JOURNAL_FILE
@@ -437,6 +438,7 @@ def take_over(
         tx.written_stores.add(store)
         tx.sources.add((store, b""))
         tx.note_ids([row.id for row in rows])
+        release(tx, number, [row.id for row in rows])
         apply_rows(tx, schema, rows, versions)
     done.imported = len(rows)
     return done
@@ -474,4 +476,4 @@ def _heed_name(tx: JournalTransaction, schema: StoreSchema, entry: Entry) -> Non
 def _set_aside(tx: JournalTransaction, number: int, entry: Entry) -> int:
     reason = "imported, but older than the compaction horizon"
     row = QuarantinedRow(number, entry.id, 0, 0, entry.event, entry.primary_key, entry.payload, reason)
-    return int(tx.put_quarantined(row))
+    return int(keep_imported(tx, row))

@@ -168,7 +168,7 @@ def _details(snapshot: JournalSnapshot, row: EntryRow) -> EntryDetails:
     return EntryDetails(
         snapshot.path,
         stored,
-        is_synced(stored),
+        is_synced(stored, is_observation=stored.is_local and not row.outbound),
         readable_payload(row.payload),
         error,
         versions,

@@ -46,6 +46,7 @@ class StoreStatistics:
         unapplied: Entries that are not in the read model, with the reason.
         quarantined: What was kept aside, with the reason.
         waiting: Entries of a store that is not known here, kept until its application opens it.
+        not_kept: How many more had to be kept aside and there was no room for; what came twice counts twice.
     """
 
     name: str
@@ -60,6 +61,7 @@ class StoreStatistics:
     unapplied: tuple[UnappliedEntry, ...]
     quarantined: tuple[QuarantinedEntry, ...]
     waiting: int = 0
+    not_kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ def _store(snapshot: JournalSnapshot, name: str) -> StoreStatistics:
     return StoreStatistics(
         name, entries, local, payload_bytes, oldest or b"", newest or b"", _sessions(snapshot, name), conflicts,
         compacted, unapplied, tuple(snapshot.tx.quarantined(name)), waiting,
+        snapshot.tx.count_not_kept(name),
     )  # fmt: skip
 
 

@@ -276,8 +276,10 @@ class _File:
                     )
             self._check_unapplied(store)
             quarantined = len(self.snapshot.tx.quarantined(store))
-            if quarantined:
-                self._tell(Severity.NOTE, "quarantine", f"{store}: {quarantined} kept aside; see 'journal stats'")
+            not_kept = self.snapshot.tx.count_not_kept(store)
+            if quarantined or not_kept:
+                more = f", {not_kept} not kept" if not_kept else ""
+                self._tell(Severity.NOTE, "quarantine", f"{store}: {quarantined} kept aside{more}; see 'journal stats'")
 
     def _check_unapplied(self, store: str) -> None:
         number, waiting = self.snapshot.tx.store_number(store), 0

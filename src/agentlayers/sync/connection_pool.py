@@ -18,6 +18,7 @@ from agentlayers.sync.registration import Registration
 from agentlayers.sync.replication import Replication
 from agentlayers.sync.signal import Signal
 from agentlayers.sync.status import SyncState
+from agentlayers.sync.unless_ended import unless_ended
 
 __all__ = ["ConnectionPool", "OnHello"]
 
@@ -94,16 +95,19 @@ class ConnectionPool:
             for replication in worker.link.replications.values() if worker.link else ():
                 replication.push.wake()
 
-    async def until_connected(self) -> None:
+    async def until_connected(self, *, at_once: bool = True) -> None:
         """
-        Wait until every connection is up, without further pauses.
+        Wait until every connection is up.
+
+        Args:
+            at_once: Cut the pause short that one is in.
 
         Raises:
             AgentLayersError: What made the next attempt of one fail.
             StateError: It was disconnected meanwhile.
         """
         before = {worker: worker.failures for worker in self._workers}
-        for worker in self._workers:
+        for worker in self._workers if at_once else ():
             worker.retry_now()
 
         def failed() -> ConnectionWorker | None:
@@ -131,16 +135,17 @@ class ConnectionPool:
         failures = {registration: registration.failures for registration in registrations}
         for registration in registrations:
             registration.retry()
+        await self.until_connected()
         while True:
-            await self.until_connected()
             try:
                 for registration in registrations:
                     link, replication = await self.until_linked(registration)
                     await link.while_replicated(replication, _settled(replication, failures[registration]))
                 return
             except ConnectionLostError:
-                # It was open and broke; the next attempt tells whether the server is still there.
-                continue
+                # It was open and broke; the next attempt tells whether the server is still there. Not at once: one that
+                # breaks off each time would be stormed.
+                await self.until_connected(at_once=False)
 
     async def until_linked(self, registration: Registration) -> tuple[Link, Replication]:
         """
@@ -153,7 +158,7 @@ class ConnectionPool:
         while (found := self.link_of(registration)) is None:
             if not any(one is registration for worker in self._workers for one in worker.assigned.values()):
                 raise StateError(f"store {registration.store!r} was closed meanwhile")
-            await self.until_connected()
+            await self.until_connected(at_once=False)
             if self.link_of(registration) is None:
                 await self._changed.wait()
         return found
@@ -189,13 +194,11 @@ async def _settled(replication: Replication, failures: int) -> None:
         failures: How often its journal had failed before.
 
     Raises:
-        AgentLayersError: Why it fails.
+        ConnectionLostError: The connection ended.
+        AgentLayersError: Why the journal fails.
     """
     failing = asyncio.ensure_future(replication.registration.until_failed(failures))
-    settling = asyncio.ensure_future(replication.settle())
     try:
-        await asyncio.wait({failing, settling}, return_when=asyncio.FIRST_COMPLETED)
-        await (failing if failing.done() else settling)
+        await unless_ended(replication.settle(), failing)
     finally:
         failing.cancel()
-        settling.cancel()

@@ -34,6 +34,8 @@ from agentlayers.protocol.events import (
 from agentlayers.sync.registration import Registration
 from agentlayers.sync.replication import Replication
 from agentlayers.sync.signal import Signal
+from agentlayers.sync.unless_ended import unless_ended
+from agentlayers.transport.loop_share import LoopShare, portions
 from agentlayers.transport.transport import Connection, Transport
 
 __all__ = ["Link"]
@@ -243,7 +245,7 @@ class Link:
         Raises:
             ConnectionLostError: The connection ended first.
         """
-        return await self._while(work, self._ended)
+        return await unless_ended(work, self._ended)
 
     async def while_replicated(self, replication: Replication, work: Awaitable[T]) -> T:
         """
@@ -252,19 +254,7 @@ class Link:
         Raises:
             ConnectionLostError: That ended first.
         """
-        return await self._while(work, replication.ended)
-
-    @staticmethod
-    async def _while(work: Awaitable[T], ended: asyncio.Future[None]) -> T:
-        task = asyncio.ensure_future(work)
-        try:
-            waited: set[asyncio.Future[Any]] = {task, ended}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and not task.cancelled():
-                return task.result()
-            raise ConnectionLostError(reason="the connection ended meanwhile")
-        finally:
-            task.cancel()
+        return await unless_ended(work, replication.ended)
 
     async def fetch(self, public_key: str, entry_ids: Sequence[bytes]) -> EntriesFetched:
         """
@@ -295,13 +285,17 @@ class Link:
                 await self._connection.send(frame)
 
     async def _receive(self) -> None:
+        share = LoopShare()
         # What came in one read with Hello was not looked at yet.
         await self._handle(self.session.events_received())
         while True:
             data = await self._connection.receive()
             self._messages_since_ping += 1
-            self.session.receive_data(data)
-            await self._handle(self.session.events_received())
+            for portion in portions(data) if self._connection.is_stream else (data,):
+                share.begin()
+                self.session.receive_data(portion)
+                await self._handle(self.session.events_received())
+                await share.end()
 
     async def _handle(self, events: Iterable[ClientEvent]) -> None:
         for event in events:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from agentlayers import limits
@@ -18,11 +19,13 @@ from agentlayers.crypto.encryption import Encryption
 from agentlayers.errors import CryptoError, ProtocolError
 from agentlayers.journal.entry import Entry, RemoteEntry
 from agentlayers.journal.event_journal import Acknowledgement, QuarantinedEntry, RemoteWriteResult
+from agentlayers.journal.quarantine import QuarantineResult, UnreadableEntry
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.logs import get_logger
 from agentlayers.protocol.entry_codec import decode_entry
 from agentlayers.protocol.messages import RemoteEncryptedEntry
 from agentlayers.sync.inbox import Acknowledged, Inbox, Received
+from agentlayers.sync.key_check import key_check
 from agentlayers.sync.known_entries import KnownEntries
 from agentlayers.sync.registration import Registration
 from agentlayers.sync.sequence_runs import SequenceRuns
@@ -48,12 +51,13 @@ class _Step:
     """What one transaction is to do."""
 
     entries: list[RemoteEntry] = field(default_factory=list)
-    unreadable: list[tuple[RemoteEncryptedEntry, str]] = field(default_factory=list)
-    reported: list[tuple[RemoteEncryptedEntry, str]] = field(default_factory=list)
+    unreadable: list[UnreadableEntry] = field(default_factory=list)
+    aside: QuarantineResult = field(default_factory=QuarantineResult)
     positions: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
     barriers: list[asyncio.Future[None]] = field(default_factory=list)
     size: int = 0
+    since: int | None = None
     cursor: int = 0
     moves_cursor: bool = False
     known: KnownEntries = field(default_factory=KnownEntries)
@@ -111,6 +115,11 @@ class Pull:
         self._runs = SequenceRuns()
         self._is_applying = False
 
+    @cached_property
+    def key_check(self) -> bytes:
+        """Tells the key that entries are opened with from others."""
+        return key_check(self._encryption, self._log.private_key)
+
     @property
     def is_idle(self) -> bool:
         """Whether everything received is in the journal."""
@@ -145,9 +154,10 @@ class Pull:
 
     async def reopen(self) -> None:
         """
-        Try once more to open what was kept aside from this server: the key may be another one by now.
+        Try once more to open what was kept aside: the key may be another one by now.
 
-        The cursor stays where it is; what still cannot be opened stays aside.
+        Also what another server sent, which may be gone: this one does not send it again. Cursors stay where they are;
+        what still cannot be opened stays aside.
         """
         store, after = self._log.store, b""
         while kept := await self._log.journal.read(
@@ -155,17 +165,23 @@ class Pull:
         ):
             after = kept[-1].id
             # What could be read, and is too old to be told from what was compacted, has an event.
-            await self._reopen([one for one in kept if one.remote_id == self._remote_id and not one.event])
+            sealed = [one for one in kept if not one.event]
+            for remote_id in {one.remote_id for one in sealed}:
+                await self._reopen(remote_id, [one for one in sealed if one.remote_id == remote_id])
 
-    async def _reopen(self, kept: Sequence[QuarantinedEntry]) -> None:
+    async def _reopen(self, remote_id: bytes, kept: Sequence[QuarantinedEntry]) -> None:
         store, step = self._log.store, _Step(known=self.known.copy())
         self._open([_sealed_again(one) for one in kept], step)
         if not step.entries:
             return
 
-        def take(tx: JournalTransaction) -> RemoteWriteResult | None:
+        def take(tx: JournalTransaction) -> RemoteWriteResult:
+            is_retired = any(one.is_retired for one in tx.remotes(store) if one.remote_id == remote_id)
             tx.release_quarantined(store, [entry.id for _, entry in step.entries])
-            return self._apply(tx, step)
+            result = tx.write_from_remote(store, remote_id, step.entries, through=0)
+            if is_retired:  # This was no contact with it.
+                tx.retire_remote(store, remote_id)
+            return result
 
         self._note_taken(step, await self._log.journal.transact(take))
         logger.info("quarantine_reopened", store=store, entries=len(step.entries))
@@ -204,7 +220,7 @@ class Pull:
         """
         message = await self._inbox.get()
         self._is_applying = True
-        step = _Step(cursor=base.cursor, known=base.known.copy())
+        step = _Step(since=base.cursor, cursor=base.cursor, known=base.known.copy())
         self._add(step, message)
         while not step.is_large:
             # The reader gets a turn, so that Pongs and Acks are not held up by decryption.
@@ -247,18 +263,20 @@ class Pull:
             try:
                 entry = Entry(*decode_entry(open_sealed(private_key, iv, ciphertext)))
             except (CryptoError, ProtocolError) as error:
-                step.unreadable.append((envelope, str(error)))
+                step.unreadable.append(UnreadableEntry(entry_id, sequence, iv + ciphertext, str(error)))
                 continue
             if entry.id != entry_id:
                 reason = f"the sealed entry calls itself {entry.id.hex()}"
-                step.unreadable.append((envelope, reason))
+                step.unreadable.append(UnreadableEntry(entry_id, sequence, iv + ciphertext, reason))
                 continue
             step.entries.append(RemoteEntry(sequence, entry))
 
     async def _commit(self, step: _Step) -> None:
         if step.entries or step.unreadable or step.positions or step.moves_cursor:
             journal = self._log.journal
-            result = await self._registration.persisted(lambda: journal.transact(lambda tx: self._apply(tx, step)))
+            result = await self._registration.persisted(
+                "take over", lambda: journal.transact(lambda tx: self._apply(tx, step))
+            )
             self._note(step, result)
         self._return_credit(step.size)
         for barrier in step.barriers:
@@ -277,26 +295,16 @@ class Pull:
         """Runs in the journal's writer thread: touches nothing but ``tx`` and ``step``."""
         store, remote_id, result = self._log.store, self._remote_id, None
         through = step.cursor if step.moves_cursor else None
-        step.reported = [
-            (sealed, reason)
-            for sealed, reason in step.unreadable
-            if tx.quarantine(
-                store,
-                remote_id,
-                sealed.entry_id,
-                sequence=sealed.sequence,
-                data=sealed.iv + sealed.ciphertext,
-                reason=reason,
-            )
-        ]
+        if step.unreadable:
+            step.aside = tx.quarantine(store, remote_id, step.unreadable, key_check=self.key_check)
         if step.entries:
-            result = tx.write_from_remote(store, remote_id, step.entries, through=step.cursor)
+            result = tx.write_from_remote(store, remote_id, step.entries, through=step.cursor, since=step.since)
             through = None
         if step.positions or through is not None:
             # A stock server may leave numbers out of an Ack; which ones cannot be told.
             are_aligned = len(step.sequences) == len(step.positions)
             acknowledgement = Acknowledgement(step.positions, step.sequences if are_aligned else ())
-            tx.acknowledge(store, remote_id, acknowledgement, through=through)
+            tx.acknowledge(store, remote_id, acknowledgement, through=through, since=step.since)
         if step.moves_cursor:
             step.known.save(tx, store, remote_id)
         return result
@@ -308,15 +316,7 @@ class Pull:
 
     def _note_taken(self, step: _Step, result: RemoteWriteResult | None) -> None:
         registration = self._registration
-        for sealed, reason in step.reported:
-            logger.warning(
-                "entry_quarantined",
-                store=registration.store,
-                entry_id=sealed.entry_id.hex(),
-                sequence=sealed.sequence,
-                reason=reason,
-            )
-            registration.keep_out(sealed.entry_id, sealed.sequence, reason)
+        self._note_unreadable(step)
         if step.positions:
             registration.acknowledged(len(step.positions), self._clock())
             self.was_useful = True
@@ -325,17 +325,31 @@ class Pull:
             # What the server turned out to have is no longer pending.
             registration.is_relayed_stale = registration.is_relayed_stale or result.duplicates > 0
             self.was_useful = self.was_useful or bool(result.written)
-            self._note_set_aside(step, result.quarantined)
+            self._note_unusable(step, result)
         self._changed.notify()
 
-    def _note_set_aside(self, step: _Step, entry_ids: Sequence[bytes]) -> None:
+    def _note_unreadable(self, step: _Step) -> None:
+        """Count what could not be opened, and log what is kept of it: of the rest the journal logs how many it is."""
+        kept, not_kept = frozenset(step.aside.kept), frozenset(step.aside.not_kept)
+        if not kept and not not_kept:
+            return
+        store = self._registration.store
+        for entry_id, sequence, _, reason in step.unreadable:
+            if entry_id in kept:
+                shown = entry_id.hex()
+                logger.warning("entry_quarantined", store=store, entry_id=shown, sequence=sequence, reason=reason)
+            if entry_id in kept or entry_id in not_kept:
+                self._registration.keep_out(entry_id, sequence, reason, is_kept=entry_id in kept)
+
+    def _note_unusable(self, step: _Step, result: RemoteWriteResult) -> None:
         """Count what the journal itself could not take over; it has logged why."""
-        if not entry_ids:
+        if not result.quarantined and not result.not_kept:
             return
         sequences = {entry.id: sequence for sequence, entry in step.entries}
-        for entry_id in entry_ids:
-            reason = "the journal cannot use it: see the journal's own quarantine"
-            self._registration.keep_out(entry_id, sequences.get(entry_id, -1), reason)
+        reason = "the journal cannot use it: see the journal's own quarantine"
+        for ids, is_kept in ((result.quarantined, True), (result.not_kept, False)):
+            for entry_id in ids:
+                self._registration.keep_out(entry_id, sequences.get(entry_id, -1), reason, is_kept=is_kept)
 
 
 def _sealed_again(kept: QuarantinedEntry) -> RemoteEncryptedEntry:

@@ -41,7 +41,6 @@ class _Course:
         reads_started: How often the journal was asked.
         read_until_dry: Number of the last time that it had nothing more.
         end: Nothing is to be sent that came after this position; :obj:`None`: all of it.
-        hurry: All of it is to be sent, until this read or a later one has found nothing more.
     """
 
     relayed: bool
@@ -50,12 +49,14 @@ class _Course:
     reads_started: int = 0
     read_until_dry: int = 0
     end: int | None = None
-    hurry: int | None = None
 
 
 class Push:
     """
     The sending half of a replication.
+
+    Args:
+        relays: Whether the server is sent what came from others; if not, nothing of that is ever pending here.
 
     Attributes:
         progress: Notified whenever something was read, sent or acknowledged.
@@ -70,12 +71,13 @@ class Push:
         flush: Callable[[], None],
         *,
         remote_id: bytes,
+        relays: bool = True,
     ) -> None:
         self.progress = Signal()
         self.has_relayable = False
         self._registration, self._log = registration, registration.log
         self._session, self._encryption, self._flush = session, encryption, flush
-        self._remote_id = remote_id
+        self._remote_id, self._relays = remote_id, relays
         self._in_flight: dict[int, list[int]] = {}
         self._unacknowledged = 0
         self._batch_entries = limits.FIRST_BATCH_ENTRIES
@@ -93,7 +95,7 @@ class Push:
         if commit.has_own(store):
             self.wake()
             self._last_position = commit.last_position
-        if self._registration.relay is not False and commit.has_received(store, other_than=self._remote_id):
+        if self._relays and commit.has_received(store, other_than=self._remote_id):
             self.note_relayable(commit.last_position)
 
     def wake(self) -> None:
@@ -122,11 +124,14 @@ class Push:
 
     def _relay_now(self, position: int) -> None:
         self._relay_timer = None
-        self._others.end = position
-        self._others.is_woken = True
+        self._relay_up_to(position)
         self._wake.notify()
         if self._received_position > position:
             self._relay_later()
+
+    def _relay_up_to(self, position: int) -> None:
+        self._others.end = max(self._others.end or 0, position)
+        self._others.is_woken = True
 
     def close(self) -> None:
         """Forget what was to be done later."""
@@ -153,22 +158,24 @@ class Push:
 
     async def settled(self, *, relayed: bool = False) -> None:
         """
-        Return once everything committed before the call was acknowledged by the server.
+        Return once everything committed before the call was acknowledged by the server, whatever is written meanwhile.
 
         Args:
             relayed: Also what came from other servers, without waiting to see whether it has that.
         """
-        courses = [self._own]
+        journal, courses = self._log.journal, [self._own]
+        end = await self._registration.persisted("look", lambda: journal.read(lambda tx: tx.next_position() - 1))
         if relayed and self._may_relay and self.has_relayable:
             self._stop_timer()
-            self._others.hurry = self._others.reads_started + 1
-            self._others.is_woken = True
+            self._relay_up_to(end)
             courses.append(self._others)
         targets = [(course, course.reads_started + 1) for course in courses]
         self.wake()
         await self.progress.until(
-            lambda: not self._in_flight and all(course.read_until_dry >= target for course, target in targets)
+            lambda: all(course.read_until_dry >= target or course.position >= end for course, target in targets)
         )
+        sent = frozenset(self._in_flight)
+        await self.progress.until(lambda: sent.isdisjoint(self._in_flight))
 
     # -- sending --------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -187,20 +194,19 @@ class Push:
         await self._room()
         course.reads_started += 1
         read = course.reads_started
-        batch = await self._registration.persisted(lambda: self._read(course))
+        batch = await self._registration.persisted("read", lambda: self._read(course))
         # The first ones are small, so that the server has something to do while the next are sealed.
         self._batch_entries = min(2 * self._batch_entries, limits.PUSH_BATCH_ENTRIES_MAX)
-        found, end = len(batch), course.end if course.hurry is None else None
+        found, end = len(batch), course.end
         if end is not None:
             batch = [stored for stored in batch if stored.position <= end]
         if batch:
-            course.position = batch[-1].position
             await self._send(batch)
+            course.position = batch[-1].position
+            self.progress.notify()
         is_dry = len(batch) < max(1, found) or self._is_last(batch[-1], end if course.relayed else self._last_position)
         if is_dry:
             course.read_until_dry = read
-            if course.hurry is not None and read >= course.hurry:
-                course.hurry = None
             self._count()
             self.progress.notify()
         return not is_dry
@@ -232,19 +238,25 @@ class Push:
 
     async def _send(self, batch: Sequence[StoredEntry]) -> None:
         if self._session.accepts_entry_nonces:
-            self._write(batch)
+            await self._write(batch)
             return
         # One entry to a message: a stock server stores one nonce for all entries of a message.
         for stored in batch:
-            await self._room()
-            self._write((stored,))
+            await self._write((stored,))
 
-    def _write(self, batch: Sequence[StoredEntry]) -> None:
+    async def _sealed(self, batch: Sequence[StoredEntry]) -> list[EncryptedEntry]:
         private_key, seal = self._log.private_key, self._encryption.seal
         sealed = []
         for stored in batch:
             entry = stored.entry
             sealed.append(EncryptedEntry(entry.id, *seal(private_key, encode_entry(*entry))))
+        return sealed
+
+    async def _write(self, batch: Sequence[StoredEntry]) -> None:
+        # A key that cannot be used is this store's trouble alone.
+        sealed = await self._registration.persisted("seal", lambda: self._sealed(batch))
+        # Others write too, to learn where the server stands: what was room before the journal was read may be taken.
+        await self._room()
         message_id = self._session.write_entries(self._log.public_key, sealed)
         self._in_flight[message_id] = [stored.position for stored in batch]
         self._unacknowledged += len(batch)

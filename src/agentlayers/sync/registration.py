@@ -12,7 +12,7 @@ from random import Random
 from typing import Final, NoReturn, TypeVar
 
 from agentlayers import limits
-from agentlayers.errors import AgentLayersError, StateError, StorageError
+from agentlayers.errors import AgentLayersError, StateError, StorageError, UsageError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
 from agentlayers.logs import get_logger
@@ -25,9 +25,6 @@ __all__ = ["Registration"]
 T = TypeVar("T")
 
 logger = get_logger(__name__)
-
-_QUARANTINE_MAX: Final = 1000
-"""Quarantined entries kept for inspection per store; their number is counted beyond it."""
 
 _RETRIES: Final = exponential(0.25).capped(30)
 """Pauses after the failures of a journal."""
@@ -54,12 +51,13 @@ class Registration:
         verified_at: When the server's digest of what it holds last equalled ours.
         is_diverged: Its digest differed, and no equal one was seen since.
         diverged_at: Loop time at which that was noticed.
+        is_contradictory: It differed of what the server had sent from the start on that very connection: exchanging
+            everything again does not help.
         must_start_over: The next connection forgets what is known of the server, and exchanges everything again.
         quarantine: The latest entries kept out of the journal.
         has_reopened: What was kept aside was tried with the key of this process.
         acknowledging: Entries whose Ack is here and not in the journal yet.
-        error: Why the store's journal cannot be replicated now; the connection and other stores go on.
-        failures: How often it failed.
+        failures: How often the journal failed, or the key.
     """
 
     def __init__(
@@ -88,11 +86,12 @@ class Registration:
         self.verified_at: float | None = None
         self.is_diverged = False
         self.diverged_at = 0.0
+        self.is_contradictory = False
         self.must_start_over = False
-        self.quarantine: deque[QuarantinedEntry] = deque(maxlen=_QUARANTINE_MAX)
+        self.quarantine: deque[QuarantinedEntry] = deque(maxlen=limits.QUARANTINE_ENTRIES_MAX)
         self.has_reopened = False
         self.acknowledging = 0
-        self.error: AgentLayersError | None = None
+        self._errors: dict[str, AgentLayersError] = {}
         self.failures = 0
         self._forget_expected: Callable[[], None] | None = None
         self._changed, self._retry = changed or Signal(), Signal()
@@ -124,8 +123,23 @@ class Registration:
         """Return how long to wait before something is relayed; it differs each time."""
         return limits.RELAY_DELAY_SECONDS * self._random.uniform(0.5, 1.5)
 
-    def counted(self, pending: int) -> None:
-        """Note how many entries are pending."""
+    @property
+    def changes(self) -> int:
+        """How often something happened that a count does not know of if it began before."""
+        return self._changes
+
+    def counted(self, pending: int, *, since: int | None = None) -> None:
+        """
+        Note how many entries are pending.
+
+        Args:
+            pending: As the journal says.
+            since: What :attr:`changes` was when it was asked, if that took time: where something was written
+                meanwhile, at least that is pending, and it is counted again.
+        """
+        if since not in (None, self._changes):
+            self.pending, self.is_stale = max(1, pending), True
+            return
         self._changes += 1
         self.pending, self.is_stale, self.is_relayed_stale = pending, False, False
 
@@ -136,7 +150,8 @@ class Registration:
         self.acknowledging = max(0, self.acknowledging - count)
         self._last_acknowledged = now
         if self.pending is not None:
-            self.pending = max(0, self.pending - count)
+            # What was written since it was counted may not have been sent yet.
+            self.pending = max(int(self.is_stale), self.pending - count)
 
     def left(self) -> None:
         """Note that a replication ended, whatever of it the journal may have taken over."""
@@ -153,38 +168,50 @@ class Registration:
         if forget is not None:
             forget()
 
-    async def persisted(self, work: Callable[[], Awaitable[T]]) -> T:
+    @property
+    def error(self) -> AgentLayersError | None:
+        """Why the store cannot be replicated now; the connection and other stores go on."""
+        return next(iter(self._errors.values()), None)
+
+    async def persisted(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """
-        Do something with the store's journal; where it cannot be read or written, again after a pause.
+        Do something with the store; where its journal fails, or its key cannot be used, again after a pause.
 
         Meanwhile the connection goes on for the other stores, and the server keeps to the credit of this one.
+
+        Args:
+            what: Names it: it counts as failing until it is done itself, whatever else is done meanwhile.
+            work: Does it.
         """
-        for attempt in itertools.count(1):
-            try:
-                result = await work()
-            except (StorageError, StateError) as error:
-                if self.error is None:
-                    logger.warning("store_not_synced", store=self.store, error=str(error))
-                self.error = error
-                self.failures += 1
+        try:
+            for attempt in itertools.count(1):
+                try:
+                    return await work()
+                except (StorageError, StateError, UsageError) as error:
+                    self._note_failure(what, error)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_RETRIES.delay_seconds(attempt, self._random)):
+                        await self._retry.wait()
+            raise AssertionError("it is tried for ever")
+        finally:
+            # Done, or not wanted any more.
+            if self._errors.pop(what, None) is not None:
                 self._changed.notify()
-            else:
-                if self.error is not None:
-                    self.error = None
-                    self._changed.notify()
-                return result
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RETRIES.delay_seconds(attempt, self._random)):
-                    await self._retry.wait()
-        raise AssertionError("it is tried for ever")
+
+    def _note_failure(self, what: str, error: AgentLayersError) -> None:
+        if what not in self._errors:
+            logger.warning("store_not_synced", store=self.store, step=what, error=str(error))
+        self._errors[what] = error
+        self.failures += 1
+        self._changed.notify()
 
     def retry(self) -> None:
-        """Cut the pause short that follows a failure of the journal."""
+        """Cut the pause short that follows a failure."""
         self._retry.notify()
 
     async def until_failed(self, failures: int) -> NoReturn:
         """
-        Wait until the journal has failed more often than that.
+        Wait until the store has failed more often than that.
 
         Raises:
             AgentLayersError: Why it failed.
@@ -193,9 +220,9 @@ class Registration:
         assert self.error is not None
         raise self.error
 
-    def keep_out(self, entry_id: bytes, sequence: int, reason: str) -> None:
-        """Note a received entry that was put into quarantine."""
-        self.quarantine.append(QuarantinedEntry(self.store, entry_id, sequence, reason))
+    def keep_out(self, entry_id: bytes, sequence: int, reason: str, *, is_kept: bool) -> None:
+        """Note a received entry that was put into quarantine, or would have been if there had been room."""
+        self.quarantine.append(QuarantinedEntry(self.store, entry_id, sequence, reason, is_kept))
         self._quarantined += 1
 
     async def recount(self) -> None:

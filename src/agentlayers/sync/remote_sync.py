@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Final
 
 from agentlayers import limits
 from agentlayers.crypto.encryption import Encryption
-from agentlayers.errors import AgentLayersError, TransportError
+from agentlayers.errors import AgentLayersError, ConnectionLostError, StateError, TransportError
 from agentlayers.eventlog.event_log import EventLog
 from agentlayers.journal.event_journal import Commit
 from agentlayers.logs import get_logger
@@ -24,6 +25,9 @@ from agentlayers.transport.transport import Transport
 __all__ = ["RemoteSync", "fetch_from_any", "settle_all", "until_ended"]
 
 logger = get_logger(__name__)
+
+_BREAKS_MAX: Final = 3
+"""So often may a connection break before it has answered a question once more."""
 
 
 class RemoteSync:
@@ -154,15 +158,27 @@ class RemoteSync:
             The ids the server does not have.
 
         Raises:
-            StateError: This server does not offer it.
+            StateError: This server does not offer it, or the store was closed meanwhile.
             AgentLayersError: Why an attempt to connect failed.
         """
         await self._pool.until_connected()
-        link, replication = await self._pool.until_linked(self.registrations[store])
+        registration, breaks = self.registrations.get(store), 0
+        if registration is None:
+            raise StateError(f"store {store!r} was closed meanwhile")
         left, missing = list(entry_ids), list[bytes]()
         while left:
             batch = left[: limits.FETCH_ENTRIES_MAX]
-            answer = await link.fetch(replication.registration.public_key, batch)
+            try:
+                link, replication = await self._pool.until_linked(registration)
+                answer = await link.fetch(registration.public_key, batch)
+            except ConnectionLostError:
+                # It was open and broke, perhaps for another store's sake; not for ever, as another server may have it.
+                breaks += 1
+                if breaks > _BREAKS_MAX:
+                    raise
+                await self._pool.until_connected(at_once=False)
+                continue
+            breaks = 0
             answered = batch[: len(batch) - len(answer.unanswered)]
             found = {entry.entry_id for entry in answer.entries}
             missing += [entry_id for entry_id in answered if entry_id not in found]
@@ -221,6 +237,10 @@ class RemoteSync:
         for registration in list(self.registrations.values()):
             if self._pool.link_of(registration) is None or registration.is_relayed_stale:
                 await registration.recount()
+                if (found := self._pool.link_of(registration)) is not None:
+                    # What is in flight may be noted already, and its Acks are about to be taken off once more.
+                    registration.is_stale = True
+                    found[1].push.wake()
 
 
 async def settle_all(

@@ -34,7 +34,7 @@ _PINGS_MAX: Final = 8
 """Pings without a Pong whose cursors are remembered; the connection is dead long before."""
 
 DIVERGED_SECONDS: Final = 3600.0
-"""A server that claims other entries than it sends is exchanged everything with no more often than this."""
+"""A server that claims other entries than it sends itself is exchanged everything with no more often than this."""
 
 STOCK_QUIET_SECONDS: Final = 0.25
 """A stock server does not say where its backlog ends: so long without Changes counts as the end."""
@@ -87,8 +87,10 @@ class Replication:
         changed: Signal,
         patience: float = 1.0,
     ) -> None:
-        self.registration = registration
-        self.push = Push(registration, session, encryption, flush, remote_id=remote_id)
+        self.registration, self._session = registration, session
+        self.follows = not (registration.on_demand and session.fetches)
+        relays = self._relay_mode is not RelayMode.NEVER
+        self.push = Push(registration, session, encryption, flush, remote_id=remote_id, relays=relays)
         self.pull = Pull(
             registration,
             encryption,
@@ -98,10 +100,9 @@ class Replication:
             changed=changed,
             grant=self._grant if session.takes_credit else None,
         )
-        self._session, self._remote_id, self._url = session, remote_id, url
+        self._remote_id, self._url = remote_id, url
         self._flush, self._changed, self._patience = flush, changed, patience
         self._clock = clock
-        self.follows = not (registration.on_demand and session.fetches)
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._stop_listening: Callable[[], None] | None = None
         self.has_resumed = False
@@ -119,7 +120,7 @@ class Replication:
         self._stop_listening = log.journal.on_commit(self.push.on_commit)
         try:
             if await self._resume():
-                await self.registration.persisted(self.pull.reopen)
+                await self.registration.persisted("reopen", self.pull.reopen)
             self.registration.has_reopened = True
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.pull.run(), name=f"pull {log.store}")
@@ -190,6 +191,8 @@ class Replication:
             before = tx.remote_state(store, remote_id).incarnation
             if before != incarnation or registration.must_start_over:
                 tx.reset_remote(store, remote_id, incarnation=incarnation)
+            elif tx.count_not_kept(store):
+                tx.return_to_not_kept(store, remote_id, key_check=self.pull.key_check)
             tx.remember_remote(store, remote_id, url=url, relay=relay)
             state = tx.remote_state(store, remote_id)
             known = KnownEntries.load(tx, store, remote_id, state.next_sequence)
@@ -197,8 +200,9 @@ class Replication:
             has_kept = not registration.has_reopened and bool(tx.quarantined(store, entries_max=1))
             return _Resumption(before, state, known, tx.next_position() - 1, has_kept)
 
+        changes = registration.changes
         # One transaction for all of it: until it is done the server is asked nothing.
-        resumption = await registration.persisted(lambda: log.journal.transact(prepare))
+        resumption = await registration.persisted("resume", lambda: log.journal.transact(prepare))
         before, state = resumption.incarnation_before, resumption.state
         self.pull.known = resumption.known
         registration.must_start_over = False
@@ -206,7 +210,7 @@ class Replication:
         if before not in (b"", incarnation):
             logger.warning("remote_data_replaced", store=store)
         registration.remote_id = self._remote_id
-        registration.counted(state.pending)
+        registration.counted(state.pending, since=changes)
         if state.relayed:
             self.push.note_relayable(resumption.last_position)
         self.pull.cursor = registration.next_sequence = state.next_sequence
@@ -288,6 +292,7 @@ class Replication:
             registration.verified_at = self._clock()
             # What differed may lie behind what is the same so far.
             registration.is_diverged = registration.is_diverged and known.cursor < said.head
+            registration.is_contradictory = registration.is_contradictory and registration.is_diverged
 
     def _check_owed(self, head: int, *, is_quiet: bool) -> None:
         """Read again from the cursor if the server sat on something for a whole heartbeat."""
@@ -301,8 +306,11 @@ class Replication:
 
     def _diverged(self, cursor: int, head: int) -> None:
         registration, now = self.registration, asyncio.get_running_loop().time()
-        if registration.is_diverged and now < registration.diverged_at + DIVERGED_SECONDS:
-            # Everything was exchanged since, and still it claims something else: once more would not help.
+        # Nothing is restored under a connection that lives; under one that went on from a cursor it may have been, even
+        # while what was found before is still being mended.
+        registration.is_contradictory = registration.is_contradictory or self._resumed_at == 0
+        is_recent = registration.is_diverged and now < registration.diverged_at + DIVERGED_SECONDS
+        if is_recent and registration.is_contradictory:
             return
         logger.warning("remote_diverged", store=registration.store, cursor=cursor, head=head)
         registration.is_diverged, registration.diverged_at = True, now
@@ -377,7 +385,7 @@ class Replication:
         Cancelled with the connection.
         """
         await self._changed.until(lambda: self.has_resumed)
-        if self.push.has_relayable and self._relay_mode is not RelayMode.NEVER:
+        if self.push.has_relayable:
             await self._caught_up()
             self.push.relay()
         await self.push.settled(relayed=True)

@@ -66,14 +66,15 @@ class SyncService:
             a store was synced with several; stock servers are not.
         encryption: Seals entries before they leave and opens those that arrive.
         stores: Sync flags by store name, on top of :data:`~agentlayers.sync.flags.DEFAULT_STORES`.
-        schedule: When to connect again; jittered exponential up to 5 s if not given.
+        schedule: When to connect again, also as text (``Schedule.from_text``); jittered exponential up to 5 s if not
+            given.
         interval_seconds: Look for work and try to connect at least this often; a safety net only,
             since changes are pushed as they happen.
         clock: Wall-clock time in seconds, for what the status shows.
         random: Source of jitter.
 
     Raises:
-        SettingsError: Two servers have one address.
+        SettingsError: Two servers have one address, or a text is no schedule.
     """
 
     def __init__(
@@ -84,14 +85,14 @@ class SyncService:
         remotes: Sequence[Transport] = (),
         relay: bool | None = None,
         stores: Annotated[Mapping[str, SyncFlag] | None, checked_flags] = None,
-        schedule: Schedule | None = None,
+        schedule: Schedule | str | None = None,
         interval_seconds: float | None = None,
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
         self._encryption, self._relay = encryption, relay
         self._stores = checked_flags(stores)
-        self._schedule = schedule or DEFAULT_SCHEDULE
+        self._schedule = Schedule.from_text(schedule) if isinstance(schedule, str) else schedule or DEFAULT_SCHEDULE
         self._interval_seconds = interval_seconds
         self._clock, self._random = clock, random or Random()
         self._logs: dict[str, EventLog] = {}

@@ -52,12 +52,15 @@ class QuarantinedEntry:
         entry_id: As the envelope names it.
         sequence: The server's number of it.
         reason: Why it could not be taken over.
+        is_kept: It is on the disk. If not, there was no room for it, and it is read again from the server once the
+            store has another key.
     """
 
     store: str
     entry_id: bytes
     sequence: int
     reason: str
+    is_kept: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,7 @@ class StoreStatus:
         sent: Entries acknowledged since this process started.
         received: New entries taken over since this process started.
         quarantined: Received entries that were kept out of the journal.
-        last_error: Why this store's journal cannot be read or written, so that the store is not synced for now;
+        last_error: Why this store's journal or key cannot be used, so that the store is not synced for now;
             :obj:`None` while it can.
     """
 

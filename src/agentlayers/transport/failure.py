@@ -15,7 +15,7 @@ from typing import Final
 
 from agentlayers.errors import AuthenticationError, ConnectError
 
-__all__ = ["CUT_AFTER_HANDSHAKE", "NO_WEBSOCKET", "certificate_refusal", "connect_failure", "describe_failure"]
+__all__ = ["CUT_AFTER_HANDSHAKE", "NO_WEBSOCKET", "certificate_refusal", "connect_failure", "describe_failure", "shown"]
 
 NO_WEBSOCKET: Final = "the server closed the connection without an answer; is it tcp://, or wss://?"
 """What can be said of a server that does not answer to an upgrade."""
@@ -27,6 +27,7 @@ CUT_AFTER_HANDSHAKE: Final = (
 """What can be said of a connection that ended without an alert and without any answer."""
 
 _CAUSES_MAX: Final = 8
+_SHOWN_CHARACTERS_MAX: Final = 300
 
 _REASONS: Final = {
     errno.ECONNREFUSED: "connection refused; is the server running there?",
@@ -118,7 +119,21 @@ def describe_failure(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error)
     if isinstance(error, ConnectionResetError) and not text:  # of asyncio, during a TLS handshake
         return "the server closed the connection during the handshake"
-    return text or type(error).__name__
+    return shown(text) or type(error).__name__
+
+
+def shown(text: str) -> str:
+    r"""
+    Return what a peer may have written as one short line, without escapes that would reach a terminal.
+
+    >>> shown("bye\x1b[2J")
+    'bye\\x1b[2J'
+
+    """
+    cut = text if len(text) <= _SHOWN_CHARACTERS_MAX else f"{text[:_SHOWN_CHARACTERS_MAX]} ..."
+    if cut.isprintable():
+        return cut
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in cut)
 
 
 def _describe_tls(error: ssl.SSLError) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import aiohttp
 
@@ -17,7 +17,7 @@ from agentlayers import limits
 from agentlayers.errors import AuthenticationError, ConnectError, ConnectionLostError
 from agentlayers.transport.address import check_token, normalize_websocket_url
 from agentlayers.transport.certificates import tls_context
-from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, NO_WEBSOCKET, connect_failure, describe_failure
+from agentlayers.transport.failure import CUT_AFTER_HANDSHAKE, NO_WEBSOCKET, connect_failure, describe_failure, shown
 from agentlayers.transport.transport import Connection, Transport
 
 __all__ = ["WebSocketConnection", "WebSocketTransport"]
@@ -75,7 +75,7 @@ class WebSocketConnection(Connection):
         if message.type is aiohttp.WSMsgType.ERROR:
             return ConnectionLostError(reason=describe_failure(message.data), close_code=code)
         if message.type is aiohttp.WSMsgType.CLOSE:
-            reason = message.extra or "the server closed the connection"
+            reason = shown(message.extra or "") or "the server closed the connection"
             return ConnectionLostError(reason=reason, close_code=code)
         return ConnectionLostError(reason="the connection broke", close_code=code)
 
@@ -126,6 +126,7 @@ class WebSocketTransport(Transport):
             timeout=aiohttp.ClientTimeout(total=None),
             # A replica connects again and again; what nobody reads is left out.
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+            trace_configs=[_no_redirects()],
         )
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT_SECONDS):
@@ -139,11 +140,20 @@ class WebSocketTransport(Transport):
                 )
         except BaseException as error:
             await session.close()
-            raise self._refused(error) from error
-        return WebSocketConnection(session, socket)
+            refused = self._refused(error)
+            if refused is error:
+                raise
+            # aiohttp's errors hold the request with its headers, and so do its frames: to render them shows the token.
+            cause = None if isinstance(error, aiohttp.ClientResponseError) else error.with_traceback(None)
+        else:
+            return WebSocketConnection(session, socket)
+        raise refused from cause
 
     def _refused(self, error: BaseException) -> BaseException:
         """Translate what aiohttp raises; anything unknown is passed on as it is."""
+        if isinstance(error, _RedirectedError):
+            reason = f"the server answered HTTP {error.status}, a redirect: not followed; give the final address"
+            return ConnectError(url=self._url, reason=reason)
         if isinstance(error, aiohttp.WSServerHandshakeError):
             if error.status in (401, 403):
                 given = "refused the token" if self._token else "asks for a token or a client certificate"
@@ -172,6 +182,30 @@ class WebSocketTransport(Transport):
 
     def __repr__(self) -> str:
         return f"WebSocketTransport({self._url!r}{', token=***' if self._token else ''})"
+
+
+class _RedirectedError(Exception):
+    """The server sends us elsewhere."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def _no_redirects() -> aiohttp.TraceConfig:
+    """
+    Make a session stop at a redirect: a server must not choose which other hosts a replica sends requests to.
+
+    ``ws_connect`` has no option for it.
+    """
+
+    async def refuse(_session: aiohttp.ClientSession, _context: Any, seen: aiohttp.TraceRequestRedirectParams) -> None:
+        seen.response.close()
+        raise _RedirectedError(seen.response.status)
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(refuse)
+    return tracing
 
 
 def _is_cut(error: BaseException) -> bool:

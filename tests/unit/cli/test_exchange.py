@@ -30,13 +30,14 @@ async def test_a_narrow_line_is_waited_for_as_long_as_something_moves() -> None:
         await server.serve(connection)
 
     async with replica(MemoryTransport(narrow)) as one:
-        await one.write_many(6_000)
+        await one.sync.disconnect()  # so that all of it is sent while the exchange is measured
+        await one.write_many(12_000)
         report = await exchange(one.sync, patience_seconds=PATIENCE_SECONDS)
 
         assert [remote.error for remote in report.remotes] == [None]
         assert report.seconds > 2 * PATIENCE_SECONDS
-        assert len(server.sent_ids) == 6_000
-        assert progress_of(one.sync.status) == "(connected): 6,000 sent, 0 received"
+        assert len(server.sent_ids) == 12_000
+        assert progress_of(one.sync.status) == "(connected): 12,000 sent, 0 received"
 
 
 async def test_a_server_that_does_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.memory import MemoryJournal
+from agentlayers.journal.quarantine import UnreadableEntry
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.journal.transaction import JournalTransaction
 from agentlayers.key_value import SQLiteKeyValueStore
@@ -87,7 +88,8 @@ class Player:
             tx.put_setting("mine", b"%d" % number)
             return before
         if kind == "quarantine":
-            return tx.quarantine("notes", REMOTE, b"%d" % number, sequence=0, data=b"", reason="")
+            junk = UnreadableEntry(b"%d" % number, 0, b"", "")
+            return tx.quarantine("notes", REMOTE, [junk], key_check=b"key")
         rows = tx.rows_after(tx.store_number("notes"), 0, 100)[number : number + 2]
         if kind == "acknowledge":
             tx.note(1, [row.position for row in rows])

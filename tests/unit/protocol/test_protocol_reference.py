@@ -9,8 +9,8 @@ import pytest
 
 from agentlayers import limits
 from agentlayers.protocol.decoder import _DECODERS
-from agentlayers.server.connection import ACKS_OWED_MAX
 from agentlayers.server.greeting import CAPABILITIES
+from agentlayers.server.writes_in_flight import ACKS_OWED_MAX
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "protocol.md").read_text()
 BOUNDS = dict(re.findall(r"^\| `([A-Z_]+_MAX)` \| ([0-9,]+(?: MiB| KiB)?) \|", PAGE, re.MULTILINE))

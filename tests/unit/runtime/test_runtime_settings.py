@@ -4,6 +4,7 @@ import pytest
 
 from agentlayers.errors import SettingsError
 from agentlayers.runtime.settings import RuntimeSettings, SupervisorSettings
+from agentlayers.schedule import fixed
 
 
 def test_defaults_are_those_of_the_reference() -> None:
@@ -91,6 +92,20 @@ def test_a_mapping_is_checked_and_durations_may_be_texts() -> None:
         RuntimeSettings.of({"query_timout": 3})
     with pytest.raises(SettingsError, match="retry_base_delay"):
         RuntimeSettings.of({"retry_base_delay": "soon"})
+
+
+def test_a_schedule_of_retries_may_be_a_text() -> None:
+    told = {"AGENTLAYERS_RETRY_SCHEDULE": "fixed('5s').limited(2)", "AGENTLAYERS_RETRY_MAX_RETRIES": "9"}
+
+    assert [5.0, 5.0] == RuntimeSettings.from_env(told).retries.delays()
+    assert fixed(1) == RuntimeSettings.of({"retry_schedule": "fixed(1)"}).retries
+    assert fixed(1) == RuntimeSettings(retry_schedule=fixed(1)).retries
+    with pytest.raises(SettingsError, match=r"^retry_schedule: 'soon' cannot be used; expected a schedule such as"):
+        RuntimeSettings.of({"retry_schedule": "soon"})
+    with pytest.raises(SettingsError, match=r"^retry_schedule: 5 cannot be used"):
+        RuntimeSettings.of({"retry_schedule": 5})
+    with pytest.raises(SettingsError, match=r"^AGENTLAYERS_RETRY_SCHEDULE: '5s' cannot be used; expected a schedule"):
+        RuntimeSettings.from_env({"AGENTLAYERS_RETRY_SCHEDULE": "5s"})
 
 
 def test_ready_settings_are_taken_as_they_are() -> None:

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentlayers.errors import StorageUnavailableError
+from agentlayers.limits import CREDIT_ENTRY_BYTES
 from agentlayers.protocol.codec import decode_message
 from agentlayers.protocol.messages import Changes, EncryptedEntry
 from agentlayers.server import fan_out
@@ -23,10 +24,14 @@ from agentlayers.server.memory_storage import MemoryServerStorage
 from agentlayers.testing.contracts.server_storage import sealed_entries
 
 KEY = Key("tenant", "key")
+TAKEN = 40 + CREDIT_ENTRY_BYTES
+"""What one of the entries here counts while it is not stored."""
 
 
 class RecordingPeer:
     """A connection without a socket: keeps what it was given, decoded."""
+
+    ack_sequences_max = 100_000
 
     def __init__(self) -> None:
         self.log: list[tuple[Any, ...]] = []
@@ -342,8 +347,8 @@ async def test_a_write_that_is_not_stored_is_not_acknowledged(
     await hub.close()
 
     assert len(peer.failed) == 1
-    assert size == 40
-    assert peer.settled == 80
+    assert size == TAKEN
+    assert peer.settled == 2 * TAKEN
     assert peer.acks == [("ack", 2, (0,), 1)]
 
 
@@ -386,7 +391,7 @@ async def test_a_writer_has_its_ack_before_a_long_fan_out_is_finished(hub: Hub) 
 
     assert last.log == [("changes", "key", (0,), 1), ("changes", "key", (1, 2), 3)]
     assert all(reader.log == last.log for reader in readers)
-    assert writer.settled == 3 * 40
+    assert writer.settled == 3 * TAKEN
 
 
 async def test_whoever_leaves_or_comes_during_a_fan_out_gets_what_is_his(hub: Hub) -> None:
@@ -423,8 +428,44 @@ async def test_whoever_missed_a_fan_out_that_failed_reads_it_from_storage(
     await catch_up(hub, *readers)
 
     assert [ack[1] for ack in writer.acks] == [1, 2]
-    assert writer.settled == 80
+    assert writer.settled == 2 * TAKEN
     assert all(reader.sent == [0, 1] for reader in readers)
+
+
+class LateFailure(MemoryServerStorage):
+    """A medium whose answer is lost: what it was given is stored, and it says that it failed."""
+
+    fails = False
+
+    async def append(self, *arguments: Any) -> Any:
+        appended = await super().append(*arguments)
+        if self.fails:
+            raise StorageUnavailableError(backend="server", operation="append", reason="the answer was lost")
+        return appended
+
+
+@pytest.mark.parametrize("count", [2, 2 * SLICE_SUBSCRIBERS])
+@pytest.mark.parametrize("comes_back_with", ["the same", "something new"])
+async def test_what_was_stored_though_its_append_failed_reaches_everybody(count: int, comes_back_with: str) -> None:
+    storage = LateFailure()
+    hub = Hub(storage)
+    readers, writer = [RecordingPeer() for _ in range(count)], RecordingPeer()
+    for peer in (*readers, writer):
+        await hub.subscribe(peer, KEY, 0)
+    hub.write(writer, KEY, 1, sealed_entries(1))
+    await hub.close()
+    storage.fails = True
+    hub.write(writer, KEY, 2, sealed_entries(2, first=1))
+    await hub.close()
+    storage.fails = False
+    hub.write(writer, KEY, 3, sealed_entries(2, first=1 if comes_back_with == "the same" else 3))
+    await hub.close()
+    await catch_up(hub, *readers, writer)
+
+    assert len(writer.failed) == 1
+    assert [ack[1] for ack in writer.acks] == [1, 3]
+    assert all(reader.sent == list(range(3 if comes_back_with == "the same" else 5)) for reader in readers)
+    assert writer.sent == [1, 2], "it was told of these that they failed"
 
 
 async def test_idle_keys_are_forgotten(hub: Hub) -> None:

@@ -29,6 +29,8 @@ ONE = CREDIT_ENTRY_BYTES + 40
 class Subscriber:
     """Both sessions of a connection, with the hub behind one and nothing taken over yet behind the other."""
 
+    ack_sequences_max = 100_000
+
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.is_congested = False

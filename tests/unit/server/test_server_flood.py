@@ -12,7 +12,7 @@ import pytest
 from agentlayers.protocol.codec import encode_message
 from agentlayers.protocol.messages import EncryptedEntry, Ping, Pong, RequestChanges, WriteEntries
 from agentlayers.server import MemoryServer, MemoryServerStorage
-from agentlayers.server.connection import ACKS_OWED_MAX, WRITE_BYTES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX
+from agentlayers.server.writes_in_flight import ACKS_OWED_MAX, WRITE_BYTES_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX
 from agentlayers.transport.memory import MemoryConnection
 
 UNDER_WAY = 16 + 2
@@ -75,18 +75,28 @@ async def writing(server: MemoryServer) -> AsyncIterator[Writer]:
         await serving
 
 
-@pytest.mark.parametrize(("size", "taken_max"), [(0, WRITES_IN_FLIGHT_MAX), (1 << 20, WRITE_BYTES_IN_FLIGHT_MAX >> 20)])
-async def test_writes_that_are_not_stored_yet_are_bounded(size: int, taken_max: int) -> None:
-    """In number and in bytes; each is for another key, so that no window helps."""
+@pytest.mark.parametrize(
+    ("entries", "size", "taken_max"),
+    [
+        (1, 0, WRITES_IN_FLIGHT_MAX),
+        (1, 1 << 20, WRITE_BYTES_IN_FLIGHT_MAX >> 20),
+        (4_096, 0, WRITE_BYTES_IN_FLIGHT_MAX >> 20),
+    ],
+    ids=["many messages", "large entries", "many empty entries"],
+)
+async def test_writes_that_are_not_stored_yet_are_bounded(entries: int, size: int, taken_max: int) -> None:
+    """In number and in the memory they take; each is for another key, so that no window helps."""
     count = 3 * (taken_max + UNDER_WAY)
-    frames = [encode_message(WriteEntries(f"key {n}", n, (entry(n, size),))) for n in range(count)]
+    some = [entry(n, size) for n in range(entries)]
+    frames = [encode_message(WriteEntries(f"key {n}", n, some), entry_nonces=True) for n in range(count)]
     async with SlowStorage() as storage, MemoryServer(storage) as server, writing(server) as writer:
         flooding = asyncio.create_task(writer.flood(frames))
 
-        assert taken_max <= await writer.until_stuck() <= taken_max + UNDER_WAY
-
+        taken = await writer.until_stuck()
         storage.let.set()
         await asyncio.gather(flooding, writer.acks(count))
+
+    assert taken_max <= taken <= taken_max + UNDER_WAY
 
 
 async def test_acks_that_wait_until_their_writer_reads_are_bounded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -18,6 +19,7 @@ from agentlayers.protocol.messages import (
     Authenticate,
     Changes,
     Credit,
+    EncryptedEntry,
     Hello,
     Message,
     Ping,
@@ -30,6 +32,7 @@ from agentlayers.protocol.messages import (
 from agentlayers.server import Authenticator, MemoryServerStorage, SyncServer, spacing
 from agentlayers.server.spacing import MessageSpacer
 from agentlayers.testing.contracts.server_storage import sealed_entries
+from helpers.peer_sight import needs_peer_sight
 
 SEGMENT = 2000
 
@@ -123,6 +126,57 @@ async def test_after_the_first_ack_it_is_given_time_for_all_before(
     assert seconds[3] < seconds[2]
 
 
+async def test_a_journal_in_sql_is_given_longer_the_more_it_holds(
+    spacer: MessageSpacer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks through all of it for each entry, and reads nothing meanwhile."""
+    monkeypatch.setattr(spacing, "GAP_SECONDS", 0.0)
+    loop, began = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+    monkeypatch.setattr(spacing, "ENTRIES_GAP_SECONDS_MAX", 1000.0)
+    async with asyncio.timeout(60):  # one in memory does not: it would be 420 s
+        spacer.next_message(deque([changes("a", 1_000_000_000, 3)]))
+        await spacer.until_read()
+    spacer.has_sql_journal = True
+    spacer.next_message(deque([changes("a", 1_000_000, 3)]))
+    began = loop.time()
+    await spacer.until_read()
+
+    assert loop.time() - began >= 0.4
+
+
+async def test_no_gap_is_so_long_that_a_pong_behind_it_comes_too_late(
+    spacer: MessageSpacer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert spacing.GAP_SECONDS + spacing.ENTRIES_GAP_SECONDS_MAX < 10
+    monkeypatch.setattr(spacing, "ENTRIES_GAP_SECONDS_MAX", 0.01)
+    spacer.has_sql_journal = True
+    spacer.next_message(deque([changes("a", 1_000_000_000, 3)]))
+    async with asyncio.timeout(60):  # of 420
+        await spacer.until_read()
+
+
+async def test_what_an_ack_lists_takes_a_journal_in_sql_its_time(
+    spacer: MessageSpacer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spacing, "GAP_SECONDS", 0.0)
+    spacer.has_sql_journal = True
+    spacer.next_message(deque([encode_message(Ack(1, range(1_000_000, 1_000_003)))]))
+    began = asyncio.get_running_loop().time()
+    await spacer.until_read()
+
+    assert asyncio.get_running_loop().time() - began >= 0.4
+
+
+def test_what_a_stock_client_cannot_wait_for_overtakes_the_rest(spacer: MessageSpacer) -> None:
+    """Without its Pong it goes offline for good; before its first Ack a journal in SQL stores nothing."""
+    pong, empty, ack = encode_message(Pong(2**53)), encode_message(Ack(2**53, (), 2**53)), encode_message(Ack(1, (5,)))
+    messages = (pong, empty, ack, changes("a", 0, 1), encode_message(Hello(bytes(16))))
+
+    assert [spacer.goes_first(message) for message in messages] == [True, False, False, False, False]
+    spacer.has_sql_journal = True
+    assert [spacer.goes_first(message) for message in messages] == [True, True, False, False, False]
+
+
 # -- over a socket -----------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +205,46 @@ async def peer(server: SyncServer) -> AsyncIterator[Reads]:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+class OwnReads(Reads):
+    """As above, but nothing reads the socket except :meth:`next`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    def send(self, *messages: Message) -> None:
+        self.socket.send(b"".join(encode_message(message) for message in messages))
+
+    async def next(self) -> Message:
+        async with asyncio.timeout(10):
+            return decode_message(await asyncio.get_running_loop().sock_recv(self.socket, 65_536))
+
+    async def changes(self, count: int) -> list[int]:
+        """Read so many entries, and return their sequences."""
+        found: list[int] = []
+        while len(found) < count:
+            message = await self.next()
+            assert isinstance(message, Changes)
+            found += [entry.sequence for entry in message.entries]
+        return found
+
+
+@contextlib.asynccontextmanager
+async def own_reads(server: SyncServer) -> AsyncIterator[OwnReads]:
+    assert server.tcp_url is not None
+    address = urlsplit(server.tcp_url)
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (address.hostname, address.port))
+        yield OwnReads(sock)
+
+
+async def fill(server: SyncServer, count: int, size: int) -> None:
+    async with peer(server) as writer:
+        await writer.next()
+        writer.send(WriteEntries("key", 0, sealed_entries(count, size=size)))
+        assert isinstance(await writer.next(), Ack)
 
 
 @pytest.fixture
@@ -214,3 +308,73 @@ async def test_a_server_that_waits_for_a_token_speaks_to_ours_only(monkeypatch: 
         async with asyncio.timeout(5):
             while data.count(b"Pong") < 20:
                 data += await ours.reader.read(65_536)
+
+
+@needs_peer_sight
+async def test_a_peer_on_this_machine_that_does_not_read_is_sent_no_more(server: SyncServer) -> None:
+    """However long it is busy, or stopped: two messages in one read would be its end."""
+    await fill(server, 30, size=20_000)
+    async with own_reads(server) as stock:
+        assert isinstance(await stock.next(), Hello)
+        stock.send(RequestChanges("key", 0))
+        found = await stock.changes(1)
+        await asyncio.sleep(0.3)  # fifteen times what is left between two messages
+        found += await stock.changes(1)
+        await asyncio.sleep(0.3)
+        found += await stock.changes(30 - len(found))
+
+        assert found == list(range(30))
+
+
+@needs_peer_sight
+async def test_a_pong_does_not_wait_behind_a_backlog(server: SyncServer) -> None:
+    await fill(server, 60, size=20_000)
+    async with own_reads(server) as stock:
+        assert isinstance(await stock.next(), Hello)
+        stock.send(RequestChanges("key", 0))
+        found = await stock.changes(1)
+        stock.send(Ping(7))
+        before: list[Message] = []
+        while Pong(7) not in before:
+            before.append(await stock.next())
+
+        assert len(before) < 10  # of some thirty; what is on its way when the Ping comes goes on
+        found += [entry.sequence for one in before if isinstance(one, Changes) for entry in one.entries]
+        assert found + await stock.changes(60 - len(found)) == list(range(60))
+
+
+@needs_peer_sight
+async def test_the_first_ack_to_a_journal_in_sql_does_not_wait_behind_a_backlog(server: SyncServer) -> None:
+    """Before it such a journal stores nothing of what it reads."""
+    await fill(server, 60, size=20_000)
+    async with own_reads(server) as stock:
+        assert isinstance(await stock.next(), Hello)
+        stock.send(RequestChanges("key", 1))
+        found = await stock.changes(1)
+        stock.send(WriteEntries("key", 0, ()))
+        before: list[Message] = []
+        while not any(isinstance(one, Ack) for one in before):
+            before.append(await stock.next())
+        found += [entry.sequence for one in before if isinstance(one, Changes) for entry in one.entries]
+
+        assert len(before) < 10  # of some thirty
+        assert found + await stock.changes(60 - len(found)) == list(range(60))
+
+
+@needs_peer_sight
+async def test_an_ack_to_a_journal_in_sql_lists_what_fits_into_a_segment(
+    server: SyncServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other entries of the write come back as Changes."""
+    monkeypatch.setattr(spacing, "SEGMENT_BYTES_MAX", SEGMENT)
+    monkeypatch.setattr(spacing, "GAP_SECONDS", 0.0)
+    own = [EncryptedEntry(one.entry_id, bytes(12), one.ciphertext) for one in sealed_entries(400)]
+    async with own_reads(server) as stock:
+        assert isinstance(await stock.next(), Hello)
+        stock.send(RequestChanges("key", 1), WriteEntries("key", 0, own))
+        ack = await stock.next()
+        assert isinstance(ack, Ack)
+        listed = list(ack.sequence_numbers)
+
+        assert 100 < len(listed) < SEGMENT / 9
+        assert listed + await stock.changes(400 - len(listed)) == list(range(400))

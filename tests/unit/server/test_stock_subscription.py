@@ -45,6 +45,7 @@ class SilentPeer:
     """A connection that is sent things; the others of the key."""
 
     is_congested = False
+    ack_sequences_max = 100_000
 
     def __init__(self) -> None:
         self.sequences: list[int] = []

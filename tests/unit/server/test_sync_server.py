@@ -376,7 +376,7 @@ async def test_stopping_does_not_wait_for_ever_for_a_peer_that_never_reads(
     storage: ServerStorage, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agentlayers.server.app.STOP_SECONDS_MAX", 0.2)
-    monkeypatch.setattr("agentlayers.server.link.CLOSE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("agentlayers.server.peer_socket.CLOSE_SECONDS_MAX", 0.2)
     await storage.append("default", "key", sealed_entries(16, size=1_000_000))
     async with AsyncExitStack() as clients:
         async with SyncServer(storage, port=0, tcp_port=0) as server:

@@ -21,11 +21,13 @@ from agentlayers.errors import (
     UsageError,
 )
 from agentlayers.journal.entry import Entry, StoredEntry
+from agentlayers.journal.event_journal import StoreSchema
 from agentlayers.journal.sqlite import SQLiteJournal
 from agentlayers.protocol.payload import encode_payload
 from agentlayers.storage.artifact import ArtifactRecord
 from agentlayers.storage.digest import digest_of, journal_digest
 from agentlayers.storage.export import _fields, export_lines, payload_of_line, read_entries
+from agentlayers.storage.inspection import inspect_entry
 from helpers.store_replica import Replica, open_replica
 
 
@@ -120,6 +122,20 @@ async def test_local_observations_are_marked_and_left_out_of_what_is_synced(tmp_
     assert [line["local"] for line in lines] == [True, False, True]
     assert digest == digest_of((one.entry.id, one.entry.payload) for one in read_entries(tmp_path))
     assert len(list(read_entries(tmp_path, synced_only=False))) == 3
+
+
+async def test_what_a_declared_store_only_observed_is_synced_nowhere(tmp_path: Path) -> None:
+    """The export, the digest and the view of a single entry say the same."""
+    async with SQLiteJournal(tmp_path) as journal:
+        await journal.register(StoreSchema(name="mine", unsynced_events=frozenset({"seen"})))
+        for event in ("seen", "said"):
+            await journal.write("mine", event, "key", {})
+        digest = await journal_digest(journal)
+    lines = [json.loads(line) for line in export_lines(tmp_path)][1:]
+
+    assert [(line["event"], line["synced"]) for line in lines] == [("seen", False), ("said", True)]
+    assert [inspect_entry(tmp_path, line["id"]).is_synced for line in lines] == [False, True]
+    assert (len(list(read_entries(tmp_path))), digest.entries) == (1, 1)
 
 
 def test_an_export_can_be_narrowed_to_stores(directory: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +15,7 @@ from agentlayers.cli.journal.arguments import AsJson, Directory, Policy, Stores,
 from agentlayers.cli.journal.further_stores import App, further_stores
 from agentlayers.cli.progress import spinner
 from agentlayers.cli.table import Column, format_bytes, one_line, show_json, show_table
-from agentlayers.errors import SettingsError
+from agentlayers.errors import ConfigurationError, SettingsError
 
 if TYPE_CHECKING:
     from agentlayers.journal.compaction import CompactionStrategy
@@ -47,6 +50,9 @@ def compact(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what would be dropped, tried on a temporary copy; change nothing.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Drop also what no server has, without being asked.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """
@@ -55,6 +61,9 @@ def compact(
     Several conditions together keep only what meets them all. In the audit log, counts and sizes apply to the whole
     log. What a current remote has not acknowledged is HELD BACK; 'journal remotes forget' gives up on a remote. What
     was dropped does not come back by sync or import. Safe beside a running replica.
+
+    A store that never met a server has nowhere else what is dropped of it: this is asked about first, and refused where
+    nobody can answer, unless --yes is given. Syncing first gives a server what it is to have.
 
     Left alone, which is told: stores that an application declares, unless it is given with --app, and agent_sessions,
     because a transcript without its beginning cannot be resumed.
@@ -65,11 +74,14 @@ def compact(
 
       agentlayers journal compact ./replica --store chat_history --keep-count 1000
     """
-    from agentlayers.storage.compaction_run import compact_replica
+    from agentlayers.storage.compaction_run import compact_replica, only_here
     from agentlayers.storage.replica_store import policy_named
 
     strategy, further = _strategy(older_than, keep_count, max_size, superseded), further_stores(app)
     stores = readable_stores(directory, store)
+    alone = only_here(directory, strategy, stores=stores, further=further)
+    if alone and not dry_run and not yes:
+        _ask(directory, alone, is_silent=as_json)
     with spinner("trying on a copy" if dry_run else "compacting") as tell:
         files = asyncio.run(
             compact_replica(
@@ -83,8 +95,10 @@ def compact(
             )
         )
     if as_json:
-        show_json({"dry_run": dry_run, "files": [_json(file) for file in files]}, indent=2)
+        show_json({"dry_run": dry_run, "only_here": alone, "files": [_json(file) for file in files]}, indent=2)
         return
+    if alone and dry_run:
+        typer.echo(f"{_told(alone)}; without --dry-run this is asked about, or needs --yes")
     for file in files:
         show_table(_COLUMNS, _rows(file))
         for name, why in file.skipped.items():
@@ -92,6 +106,19 @@ def compact(
         would = "would go" if dry_run else "went"
         sizes = f"{format_bytes(file.bytes_before)} to {format_bytes(file.bytes_after)}"
         typer.echo(f"{file.path.name} {would} from {sizes}")
+
+
+def _ask(directory: Path, alone: Mapping[str, int], *, is_silent: bool) -> None:
+    """Let the operator say that what no server has may go."""
+    if is_silent or not sys.stdin.isatty():
+        sync = f"agentlayers sync {shlex.quote(str(directory))} --to URL"
+        raise ConfigurationError(f"{_told(alone)}; sync first ({sync}), or say --yes")
+    typer.confirm(f"{_told(alone)}. Drop it for good?", abort=True, err=True)
+
+
+def _told(alone: Mapping[str, int]) -> str:
+    counts = ", ".join(f"{name} {count}" for name, count in alone.items())
+    return one_line(f"no server has what is to be dropped (entries: {counts})")
 
 
 def _strategy(

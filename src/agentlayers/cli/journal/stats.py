@@ -101,6 +101,9 @@ def _troubles(file: FileStatistics) -> Iterator[str]:
             yield one_line(f"unapplied: {store.name}: {what}")
         for kept in store.quarantined:
             yield one_line(f"quarantined: {store.name} {kept.id.hex()}: {kept.reason}")
+        if store.not_kept:
+            what = f"{store.not_kept} more were not kept; what another key may open is read again then"
+            yield one_line(f"quarantined: {store.name}: {what}")
 
 
 def _file_json(file: FileStatistics) -> dict[str, Any]:
@@ -135,6 +138,7 @@ def _store_json(store: StoreStatistics) -> dict[str, Any]:
             {"id": one.id.hex(), "remote": one.remote_id.hex(), "sequence": one.sequence, "reason": one.reason}
             for one in store.quarantined
         ],
+        "not_kept": store.not_kept,
     }
 
 

@@ -74,6 +74,7 @@ class KeyValueJournal(TransactionalJournal):
             what=f"the journal {self._name!r} in {self._store!r}",
             registry=self._registry,
             publish=self._hub.publish,
+            home=await self._store.home(),
         )
         self._hub.last_position = await thread.start()
         self._thread, self._is_open = thread, True

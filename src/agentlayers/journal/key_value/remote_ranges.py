@@ -199,9 +199,17 @@ class RemoteRanges(EntryRanges):
         self.cells.put(key, encode_quarantined(row))
         return True
 
-    def drop_quarantined(self, store: int, entry_id: bytes) -> None:
+    def drop_quarantined(self, store: int, entry_id: bytes) -> QuarantinedRow | None:
         """Forget that an entry was kept aside."""
-        self.cells.put(quarantine_key(store, entry_id), None)
+        key = quarantine_key(store, entry_id)
+        found = self.cells.get(key)
+        self.cells.put(key, None)
+        return None if found is None else decode_quarantined(found)
+
+    def quarantined_ids(self, store: int, ids: Sequence[bytes]) -> set[bytes]:
+        """Return which of these ids are kept aside."""
+        found = self.cells.get_many([quarantine_key(store, entry_id) for entry_id in ids])
+        return {entry_id for entry_id, kept in zip(ids, found, strict=True) if kept is not None}
 
     def quarantined_rows(self, store: int, after: bytes = b"", rows_max: int | None = None) -> list[QuarantinedRow]:
         """List what was kept aside."""

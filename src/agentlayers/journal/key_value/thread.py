@@ -47,6 +47,7 @@ class JournalThread:
         what: The journal and its store, as people know them.
         registry: Stores, observers and clock.
         publish: Called on the event loop with every commit that added entries.
+        home: What a copy of the store does not share with it.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class JournalThread:
         what: str,
         registry: JournalRegistry,
         publish: Callable[[Commit], None],
+        home: str,
     ) -> None:
         self._store, self._capabilities, self._root, self._what = store, capabilities, root, what
-        self._registry, self._publish = registry, publish
+        self._registry, self._publish, self._home = registry, publish, home
         self._committed = CommittedValues(store, root, capabilities)
         self._queue: queue.SimpleQueue[QueuedWork | None] = queue.SimpleQueue()
         self._is_stopping = False
@@ -136,7 +138,7 @@ class JournalThread:
             self._claim()
         self._stores = self._transaction(read_only=True).load_stores()
         tx = self._transaction(read_only=False)
-        self._registry.load_replica_id(tx)
+        self._registry.load_replica_id(tx, home=self._home)
         self._write(tx)
         return self._fence.last_position
 

@@ -354,9 +354,15 @@ class MemoryTransaction(JournalTransaction):
         self._set(self._data.quarantined, (row.store, row.id), row)
         return True
 
-    def drop_quarantined(self, store: int, entry_id: bytes) -> None:
+    def drop_quarantined(self, store: int, entry_id: bytes) -> QuarantinedRow | None:
         """Forget that an entry was kept aside."""
+        row = self._data.quarantined.get((store, entry_id))
         self._set(self._data.quarantined, (store, entry_id), _ABSENT)
+        return row
+
+    def quarantined_ids(self, store: int, ids: Sequence[bytes]) -> set[bytes]:
+        """Return which of these ids are kept aside."""
+        return {entry_id for entry_id in ids if (store, entry_id) in self._data.quarantined}
 
     def quarantined_rows(self, store: int, after: bytes = b"", rows_max: int | None = None) -> list[QuarantinedRow]:
         """List what was kept aside."""

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from agentlayers.errors import StateError, StorageUnavailableError
+from agentlayers.file_mark import file_mark
 from agentlayers.journal.sqlite.reader import ReaderPool
 from agentlayers.journal.sqlite.schema import JOURNAL_FORMAT
 from agentlayers.journal.sqlite.writer import WriterThread
@@ -97,8 +98,7 @@ class SQLiteJournal(TransactionalJournal):
         return self
 
     def _load(self, tx: JournalTransaction) -> int:
-        # A file has its number for as long as it lives, renamed or not, and a copy has another one.
-        self._registry.load_replica_id(tx, home=f"inode {self.path.stat().st_ino}")
+        self._registry.load_replica_id(tx, home=file_mark(self.path))
         return tx.next_position() - 1
 
     async def __aexit__(

@@ -14,6 +14,7 @@ from agentlayers.journal.sqlite.statements import batches, marks
 __all__ = ["RemoteTables"]
 
 _RELAYABLE: Final = "store = ?1 AND NOT outbound AND position > ?4 AND origin <> 0 AND (origin <> ?2 OR position <= ?3)"
+_QUARANTINED: Final = "SELECT store, id, remote, sequence, event, primary_key, data, reason FROM quarantine"
 _NOTED: Final = "EXISTS (SELECT 1 FROM remote_has_received h WHERE h.remote = ?2 AND h.position = entry.position)"
 
 
@@ -136,16 +137,24 @@ class RemoteTables(BufferedTransaction):
         """Keep an entry aside."""
         return self._write("INSERT OR IGNORE INTO quarantine VALUES (?,?,?,?,?,?,?,?)", row).rowcount > 0
 
-    def drop_quarantined(self, store: int, entry_id: bytes) -> None:
+    def drop_quarantined(self, store: int, entry_id: bytes) -> QuarantinedRow | None:
         """Forget that an entry was kept aside."""
+        found = self.sql.one(f"{_QUARANTINED} WHERE store = ? AND id = ?", (store, entry_id))
         self._write("DELETE FROM quarantine WHERE store = ? AND id = ?", (store, entry_id))
+        return None if found is None else QuarantinedRow(*found)
+
+    def quarantined_ids(self, store: int, ids: Sequence[bytes]) -> set[bytes]:
+        """Return which of these ids are kept aside."""
+        kept: set[bytes] = set()
+        for some in batches(ids):
+            source = f"SELECT id FROM quarantine WHERE store = ? AND id IN ({marks(len(some))})"
+            found = self.sql.gather("hex(id)", source, (store, *some))
+            kept.update(bytes.fromhex(entry_id) for (entry_id,) in found)
+        return kept
 
     def quarantined_rows(self, store: int, after: bytes = b"", rows_max: int | None = None) -> list[QuarantinedRow]:
         """List what was kept aside."""
-        query = (
-            "SELECT store, id, remote, sequence, event, primary_key, data, reason FROM quarantine "
-            "WHERE store = ? AND id > ? ORDER BY id LIMIT ?"
-        )
+        query = f"{_QUARANTINED} WHERE store = ? AND id > ? ORDER BY id LIMIT ?"
         limit = -1 if rows_max is None else rows_max
         return [QuarantinedRow(*found) for found in self.sql.all(query, (store, after, limit))]
 

@@ -11,6 +11,7 @@ from agentlayers.journal.event_journal import (
     RemoteState,
 )
 from agentlayers.journal.transaction import JournalTransaction
+from agentlayers.testing.contracts.event_journal_quarantine import EventJournalQuarantineContract
 from agentlayers.testing.contracts.event_journal_relay import EventJournalRelayContract
 from agentlayers.testing.contracts.event_journal_world import (
     OTHER_REMOTE,
@@ -35,7 +36,7 @@ async def _pending(journal: EventJournal, remote_id: bytes = REMOTE) -> list[Sto
     return await journal.uncommitted("notes", remote_id, entries_max=10_000, bytes_max=1 << 30)
 
 
-class EventJournalRemoteContract(EventJournalRelayContract):
+class EventJournalRemoteContract(EventJournalRelayContract, EventJournalQuarantineContract):
     """Pending, acknowledgements, cursors, duplicates, conflicts."""
 
     # -- pending -------------------------------------------------------------------------------------------
@@ -212,60 +213,26 @@ class EventJournalRemoteContract(EventJournalRelayContract):
 
         assert result.written == (entry,)
 
-    async def test_an_unusable_entry_is_kept_aside_alone(self, medium: Medium) -> None:
-        """The rest of the batch is taken; it is reported once."""
-        good, bad = entry_at(1), stock_put(2, 1)._replace(payload=b"\xc1")
-        batch = [RemoteEntry(0, bad), RemoteEntry(1, good)]
+    async def test_a_cursor_that_was_set_back_is_left_to_whom_it_was_set_back_for(self, medium: Medium) -> None:
+        """Another connection goes on from far ahead; what it brings is taken, and its Acks count."""
         async with medium() as journal:
             await journal.register(notes())
-            first = await journal.write_from_remote("notes", REMOTE, batch)
-            second = await journal.write_from_remote("notes", REMOTE, batch)
-            kept = await journal.read(lambda tx: tx.quarantined("notes"))
+            (position,) = await _write_lines(journal, 1)
+            await journal.write_from_remote("notes", REMOTE, [RemoteEntry(9, entry_at(9))])
+            await journal.reset_remote("notes", REMOTE, incarnation=b"")
 
-        assert (first.written, first.quarantined) == ((good,), (bad.id,))
-        assert (second.written, second.quarantined, second.duplicates) == ((), (), 2)
-        assert [(item.id, item.remote_id, item.data) for item in kept] == [(bad.id, REMOTE, b"\xc1")]
+            def go_on(tx: JournalTransaction) -> None:
+                tx.write_from_remote("notes", REMOTE, [RemoteEntry(10, entry_at(10))], through=11, since=10)
+                tx.acknowledge("notes", REMOTE, Acknowledgement([position], [11]), through=12, since=11)
 
-    async def test_what_cannot_even_be_read_can_be_kept_aside(self, medium: Medium) -> None:
-        """Told once, listed with its reason."""
-        async with medium() as journal:
-            await journal.register(notes())
+            await journal.transact(go_on)
+            behind = await journal.remote_state("notes", REMOTE)
+            await journal.transact(
+                lambda tx: tx.write_from_remote("notes", REMOTE, [RemoteEntry(0, entry_at(1))], through=1, since=0)
+            )
+            read_again = await journal.remote_state("notes", REMOTE)
 
-            def keep(tx: JournalTransaction) -> bool:
-                return tx.quarantine("notes", REMOTE, b"i" * 16, sequence=3, data=b"sealed", reason="not ours")
-
-            first, second = await journal.transact(keep), await journal.transact(keep)
-            (kept,) = await journal.read(lambda tx: tx.quarantined("notes"))
-
-        assert (first, second) == (True, False)
-        assert (kept.sequence, kept.data, kept.reason) == (3, b"sealed", "not ours")
-
-    async def test_what_is_released_from_quarantine_is_gone_from_it_and_may_be_written(self, medium: Medium) -> None:
-        """In one transaction: as when what was unreadable can be read after all."""
-        usable, other = entry_at(1), entry_at(2)
-        async with medium() as journal:
-            await journal.register(notes())
-
-            def put_aside(tx: JournalTransaction) -> None:
-                for entry in (usable, other):
-                    tx.quarantine("notes", REMOTE, entry.id, sequence=3, data=b"sealed", reason="not ours")
-
-            def take_over(tx: JournalTransaction) -> None:
-                tx.release_quarantined("notes", [usable.id])
-                tx.write_from_remote("notes", REMOTE, [RemoteEntry(3, usable)])
-
-            await journal.transact(put_aside)
-            first, *others = await journal.read(lambda tx: tx.quarantined("notes", entries_max=1))
-            second = await journal.read(lambda tx: tx.quarantined("notes", after=first.id, entries_max=5))
-            await journal.transact(take_over)
-        async with medium() as journal:
-            await journal.register(notes())
-            (kept,) = await journal.read(lambda tx: tx.quarantined("notes"))
-
-            assert sorted(one.id for one in (first, *others, *second)) == sorted((usable.id, other.id))
-            assert kept.id == other.id
-            assert [stored.entry for stored in await journal.entries("notes")] == [usable]
-            assert await _pending(journal) == []
+        assert (behind.next_sequence, behind.pending, read_again.next_sequence) == (0, 0, 1)
 
     # -- conflicts -----------------------------------------------------------------------------------------
     async def test_concurrent_versions_are_an_open_conflict(self, medium: Medium) -> None:

@@ -32,6 +32,17 @@ class DurableKeyValueStoreContract:
         async with make() as store:
             assert dict(await read_all(store)) == numbered(50) | {b"empty": b""}
 
+    async def test_it_says_the_same_of_its_home_each_time(self, make: Make) -> None:
+        """Otherwise every start of what is kept in it would look like a copy."""
+        async with make() as store:
+            await store.put(b"key", b"value")
+            first = await store.home()
+        async with make() as one, make() as two:
+            await one.batch([Put(key, value) for key, value in numbered(50).items()])
+            homes = {await one.home(), await two.home()}
+
+        assert homes == {first}
+
     async def test_two_open_stores_of_one_place_see_each_other(self, make: Make) -> None:
         """Nothing is kept in memory that the medium does not know."""
         async with make() as one, make() as two:

@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from agentlayers.server.broadcast import Broadcast
 
-__all__ = ["Link", "StreamLink", "WebSocketLink", "WrongFrameError"]
+__all__ = ["PeerSocket", "PeerStream", "PeerWebSocket", "WrongFrameError"]
 
 SOCKET_BUFFER_BYTES_MAX: Final = 64 * 1024
 """While the transport holds less than this, bytes go straight to it, without waking a task."""
@@ -33,7 +33,7 @@ class WrongFrameError(Exception):
     """The WebSocket peer sent a frame that carries no message of this protocol, such as text."""
 
 
-class Link(abc.ABC):
+class PeerSocket(abc.ABC):
     """
     One open socket.
 
@@ -99,7 +99,7 @@ class Link(abc.ABC):
             raise
 
 
-class WebSocketLink(Link):
+class PeerWebSocket(PeerSocket):
     """A WebSocket of aiohttp, made with ``autoping=False``; each message is one binary frame."""
 
     is_stream = False
@@ -146,7 +146,7 @@ class WebSocketLink(Link):
         await self._websocket.close(code=code, message=reason.encode()[:123])
 
 
-class StreamLink(Link):
+class PeerStream(PeerSocket):
     """A TCP (or TLS) stream of concatenated messages; it can say nothing at its close."""
 
     is_stream = True
