@@ -207,7 +207,7 @@ async def test_a_replica_on_a_read_only_medium_is_not_opened_but_can_be_looked_a
     with pytest.raises(StorageUnavailableError, match="writable") as caught:
         await use(directory)
     looked = command("verify", directory, "--json")
-    refused = command("compact", directory, "--keep-count", "5")
+    refused = command("compact", directory, "--keep-count", "5", "--yes")
     lines = list(export_lines(directory))
     disk.change("rw")
     await use(directory)
@@ -234,8 +234,8 @@ def as_any_user() -> list[str]:
     ("mode", "directory_mode", "arguments"),
     [
         (0o000, 0o700, ["stats"]),
-        (0o400, 0o700, ["compact", "--keep-count", "5"]),
-        (0o600, 0o500, ["compact", "--keep-count", "5"]),
+        (0o400, 0o700, ["compact", "--keep-count", "5", "--yes"]),
+        (0o600, 0o500, ["compact", "--keep-count", "5", "--yes"]),
     ],
     ids=["file unreadable", "file read-only", "directory read-only"],
 )
