@@ -360,6 +360,50 @@ def test_without_checksums_a_flipped_bit_can_alter_an_entry_unseen(written: Path
     assert [what for what in told if "altered" in what or "unclear" in what]
 
 
+async def told_or_read(directory: Path) -> list[object]:
+    """Read what the read models show; a read that tells of damage and what to do about it stands as "told"."""
+    found = list[object]()
+    async with open_replica(SQLiteJournal(directory)) as replica:
+        for read in (
+            lambda: replica.chat.list("s1", limit=1000),
+            replica.chat.sessions,
+            lambda: replica.artifacts.list("s1"),
+            lambda: replica.artifacts.get("a0", session_id="s1"),
+            replica.index.list,
+            lambda: replica.index.list(order_by="created_at"),
+            replica.index.list_ids,
+            lambda: replica.index.get("s1"),
+        ):
+            try:
+                found.append(await read())
+            except StorageCorruptionError as error:
+                found.append("told" if "rebuild" in str(error) else str(error))
+    return found
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("CAST(substr(value, 1, length(value) - 1) || x'b2' AS BLOB)", id="other bytes"),
+        pytest.param("substr(value, 1, length(value) / 2)", id="half is gone"),
+        pytest.param("x''", id="all is gone"),
+    ],
+)
+async def test_a_damaged_read_model_is_told_and_made_anew(written: Path, tmp_path: Path, damage: str) -> None:
+    directory = Path(shutil.copytree(written, tmp_path / "replica"))
+    before = await told_or_read(directory)
+    with closing(sqlite3.connect(directory / JOURNAL_FILE, isolation_level=None)) as connection:
+        connection.execute(f"UPDATE value SET value = {damage} WHERE length(value) > 1")  # noqa: S608
+    damaged = await told_or_read(directory)
+    rebuilt = command("rebuild", directory)
+
+    assert "told" in damaged
+    assert [what for what in damaged if isinstance(what, str) and what != "told"] == []
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert await told_or_read(directory) == before
+    assert verify(directory).is_good
+
+
 async def test_a_damaged_entry_is_named_and_the_others_are_read(written: Path, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(written, tmp_path / "replica"))
     with closing(sqlite3.connect(directory / JOURNAL_FILE, isolation_level=None)) as connection:

@@ -13,6 +13,7 @@ from agentlayers.errors import MalformedMessageError, StateError, UnknownEventEr
 from agentlayers.eventlog.event import Event
 from agentlayers.eventlog.identity import Identity
 from agentlayers.eventlog.reaction import DEFAULT_RETRY, Reaction, ReactionHandler
+from agentlayers.eventlog.read_model import telling_damage
 from agentlayers.eventlog.running_reaction import RunningReaction
 from agentlayers.eventlog.subscription import KeyView, key_view, key_views, watched
 from agentlayers.eventlog.typed_event import TypedEntry, TypedEvent
@@ -117,11 +118,13 @@ class EventLog:
 
     async def transact(self, work: Callable[[JournalTransaction], T]) -> T:
         """Run ``work`` in one transaction; see :meth:`EventJournal.transact`."""
-        return await self.journal.transact(work)
+        with telling_damage(self.store):
+            return await self.journal.transact(work)
 
     async def read(self, work: Callable[[JournalTransaction], T]) -> T:
         """Run ``work`` on a consistent snapshot; it must not write."""
-        return await self.journal.read(work)
+        with telling_damage(self.store):
+            return await self.journal.read(work)
 
     def changes(self, after: int | None = None) -> AsyncIterator[StoredEntry]:
         """

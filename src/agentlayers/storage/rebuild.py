@@ -298,8 +298,5 @@ def _repair_one(tx: JournalTransaction, index: SessionIndexStore | None, change:
         return True
     if index is None:
         return False
-    meta = change.expected
-    index.touch_in(
-        tx, meta.session_id, created_at_ms=meta.created_at_ms, updated_at_ms=meta.updated_at_ms, holder=change.store
-    )
+    index.restore_in(tx, change.expected, holder=change.store)
     return True

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from agentlayers.storage.chat_index import STORE as CHAT_HISTORY
 from agentlayers.storage.chat_index import carry_over
 from agentlayers.storage.chat_search import has_backlog
 from agentlayers.storage.replay_source import IndexedText, ReplaySource
-from agentlayers.storage.session_index import SessionMeta, session_meta, session_metas
+from agentlayers.storage.session_index import SessionMeta, is_listed, session_meta, session_metas
 
 __all__ = [
     "IndexGap",
@@ -214,11 +213,8 @@ class Replay:
 
 
 def _covers(tx: JournalTransaction, expected: SessionMeta) -> bool:
-    try:
-        found = session_meta(tx, expected.session_id)
-    except struct.error:
-        return False
-    if found is None:
+    found = session_meta(tx, expected.session_id)
+    if found is None or not is_listed(tx, found):
         return False
     return found.created_at_ms <= expected.created_at_ms and found.updated_at_ms >= expected.updated_at_ms
 

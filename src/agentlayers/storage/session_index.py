@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
 
 from agentlayers.errors import UsageError
+from agentlayers.eventlog.read_model import telling_damage
 from agentlayers.eventlog.subscription import reread
 from agentlayers.journal.event_journal import EventJournal
 from agentlayers.journal.transaction import JournalTransaction
@@ -30,7 +31,15 @@ from agentlayers.storage.storage_config import StorageConfig
 if TYPE_CHECKING:
     from agentlayers.layer import Layer
 
-__all__ = ["Direction", "SessionIndexStore", "SessionMeta", "SessionOrder", "session_meta", "session_metas"]
+__all__ = [
+    "Direction",
+    "SessionIndexStore",
+    "SessionMeta",
+    "SessionOrder",
+    "is_listed",
+    "session_meta",
+    "session_metas",
+]
 
 SessionOrder = Literal["updated_at", "created_at"]
 """What a listing is sorted by."""
@@ -41,6 +50,7 @@ Direction = Literal["asc", "desc"]
 T = TypeVar("T")
 
 _STORE: Final = "session_index"
+_TIME_BYTES: Final = 8
 _TIMES: Final = struct.Struct(">QQ")
 _INSTANT_BYTES: Final = 8
 _ORDERS: Final[Mapping[str, str]] = {"updated_at": "u", "created_at": "c"}
@@ -161,6 +171,24 @@ class SessionIndexStore:
             _replace(tx, before, meta)
         return meta
 
+    def restore_in(self, tx: JournalTransaction, meta: SessionMeta, *, holder: str) -> None:
+        """
+        Put a session back that a store has something of, whatever stands there of it now, damaged or not.
+
+        Args:
+            tx: The open transaction.
+            meta: What the store knows of its times; earlier and later ones that stand there are kept.
+            holder: The store.
+        """
+        found = session_meta(tx, meta.session_id)
+        if found is None:
+            _forget_rows(tx, meta.session_id)
+        else:
+            _replace(tx, None, found)
+        self.touch_in(
+            tx, meta.session_id, created_at_ms=meta.created_at_ms, updated_at_ms=meta.updated_at_ms, holder=holder
+        )
+
     def describe_in(self, tx: JournalTransaction, session_id: str, facts: Mapping[str, SessionFact]) -> None:
         """
         Note what a session is about, inside a transaction of the index's journal.
@@ -184,7 +212,7 @@ class SessionIndexStore:
     # -- reading -----------------------------------------------------------------------------------
     async def get(self, session_id: str) -> SessionMeta | None:
         """Return what is known of a session, :obj:`None` if nothing is."""
-        return await self.journal.read(lambda tx: _described(tx, session_id))
+        return await self._read(lambda tx: _described(tx, session_id))
 
     async def list(
         self,
@@ -238,7 +266,7 @@ class SessionIndexStore:
             found = (_described(tx, value.decode()) for _key, value in islice(rows, offset, None))
             return [meta for meta in found if meta is not None]
 
-        found = await self.journal.read(work)
+        found = await self._read(work)
         items = tuple(found[:limit])
         return Page(items, items[-1].cursor(order_by) if len(found) > limit else None)
 
@@ -249,7 +277,11 @@ class SessionIndexStore:
         def work(tx: JournalTransaction) -> builtins.list[str]:
             return [value[_TIMES.size :].decode() for _key, value in tx.scan(start, prefix_end(start))]
 
-        return await self.journal.read(work)
+        return await self._read(work)
+
+    async def _read(self, work: Callable[[JournalTransaction], T]) -> T:
+        with telling_damage(_STORE):
+            return await self.journal.read(work)
 
     def watch(self, read: Callable[[], Awaitable[T]]) -> AsyncGenerator[T]:
         """
@@ -329,8 +361,16 @@ def session_metas(tx: JournalTransaction) -> Iterator[SessionMeta]:
 
 
 def session_meta(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
-    """Look a session up in the index in a journal."""
-    return _get(tx, session_id)
+    """Look a session up in the index in a journal; :obj:`None` also where what stands there is damaged."""
+    try:
+        return _get(tx, session_id)
+    except (struct.error, UnicodeDecodeError):
+        return None
+
+
+def is_listed(tx: JournalTransaction, meta: SessionMeta) -> bool:
+    """Tell whether every listing shows a session where it belongs."""
+    return all(tx.get(key) == value for key, value in _rows(meta).items())
 
 
 def _get(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
@@ -346,16 +386,30 @@ def _described(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
     return replace(meta, title=facts.get("title", ""), project=facts.get("project", ""), branch=facts.get("branch", ""))
 
 
-def _replace(tx: JournalTransaction, before: SessionMeta | None, meta: SessionMeta) -> None:
+def _rows(meta: SessionMeta) -> dict[bytes, bytes]:
+    """Return what stands in the index of a session, without its holders and facts."""
     name = meta.session_id.encode()
-    tx.put(_meta_key(meta.session_id), _TIMES.pack(meta.created_at_ms, meta.updated_at_ms) + name)
-    old = _order_keys(before) if before is not None else {}
-    for order, key in _order_keys(meta).items():
-        if old.get(order) == key:
-            continue
-        if order in old:
-            tx.delete(old[order])
-        tx.put(key, name)
+    times = _TIMES.pack(meta.created_at_ms, meta.updated_at_ms)
+    return {_meta_key(meta.session_id): times + name, **dict.fromkeys(_order_keys(meta).values(), name)}
+
+
+def _replace(tx: JournalTransaction, before: SessionMeta | None, meta: SessionMeta) -> None:
+    rows, old = _rows(meta), {} if before is None else _rows(before)
+    for key in old.keys() - rows.keys():
+        tx.delete(key)
+    for key, value in rows.items():
+        if old.get(key) != value:
+            tx.put(key, value)
+
+
+def _forget_rows(tx: JournalTransaction, session_id: str) -> None:
+    """Delete what stands of a session whose times are not known."""
+    tx.delete(_meta_key(session_id))
+    for order in ("u", "c"):
+        start = pack_key(_STORE, order)
+        for key, _value in builtins.list(tx.scan(start, prefix_end(start))):
+            if key[len(start) + _TIME_BYTES :] == pack_key(session_id):
+                tx.delete(key)
 
 
 def _remove(tx: JournalTransaction, session_id: str) -> bool:
