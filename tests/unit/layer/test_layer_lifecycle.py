@@ -27,6 +27,12 @@ def empty_log() -> None:
     log.clear()
 
 
+async def logged(line: str) -> None:
+    async with asyncio.timeout(20):
+        while line not in log:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
+
+
 class Part:
     """Logs its life; subclasses are the services."""
 
@@ -232,7 +238,7 @@ async def test_cancelling_a_start_closes_everything_and_stays_a_cancellation() -
 
     app = App(Layer.scoped(Endless).provide(Layer.scoped(Pool)))
     starting = asyncio.create_task(app.start())
-    await asyncio.sleep(0.01)
+    await logged("opening endless")
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
@@ -259,9 +265,9 @@ async def test_cancelling_twice_does_not_stop_the_cleaning_up() -> None:
 
     app = App(Layer.scoped(Endless).provide(Layer.scoped(Slow)))
     starting = asyncio.create_task(app.start())
-    await asyncio.sleep(0.08)
+    await logged("opening endless")
     starting.cancel()
-    await asyncio.sleep(0.01)
+    await logged("closing slow")
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
@@ -469,7 +475,7 @@ async def test_closing_while_starting_fails_the_start_and_leaves_nothing_open() 
 
     app = App(Layer.scoped(Endless).provide(Layer.scoped(Pool)))
     starting = asyncio.create_task(app.start())
-    await asyncio.sleep(0.01)
+    await logged("opening endless")
     await app.close()
 
     assert log[-1] == "closed pool"
@@ -504,7 +510,7 @@ async def test_two_runs_of_one_layer_share_nothing() -> None:
 
 async def test_launch_runs_until_it_is_cancelled() -> None:
     running = asyncio.create_task(Layer.scoped(Pool).launch())
-    await asyncio.sleep(0.01)
+    await logged("open pool")
     assert log == ["opening pool", "open pool"]
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

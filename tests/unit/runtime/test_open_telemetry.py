@@ -131,8 +131,9 @@ async def test_what_runs_and_what_waits_is_told_while_it_does(watched: Watched) 
     agent = runtime(watched, FakeBackend(FakeQuery(INIT), FakeQuery(INIT, RESULT, None)), concurrency_limit=1)
     async with agent.query("x"):
         waiting = asyncio.create_task(first_message(agent))
-        await asyncio.sleep(0.01)
-        points = watched.points()
+        async with asyncio.timeout(20):
+            while {(): 1} != (points := watched.points()).get("agent.queries.pending"):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.001)
         assert ({(): 1}, {(): 1}) == (points["agent.queries.running"], points["agent.queries.pending"])
     await waiting
 
