@@ -18,7 +18,6 @@ from typing import Any, Self, TypeVar
 from sortedcontainers import SortedList, SortedSet
 
 from agentlayers.errors import StateError, StorageUnavailableError
-from agentlayers.journal.event_journal import Commit
 from agentlayers.journal.memory import MemoryJournal
 from agentlayers.journal.memory.data import MemoryData
 from agentlayers.journal.memory.transaction import MemoryTransaction
@@ -146,19 +145,6 @@ class SimulatedJournal(MemoryJournal):
                 future.set_result(result)
             if commit is not None:
                 self._hub.publish(commit)
-
-    def _commit(self, work: Callable[[JournalTransaction], T]) -> tuple[T, Commit | None]:
-        tx = MemoryTransaction(self._registry, self._data, read_only=False)
-        savepoint = tx.open_savepoint()
-        try:
-            result = work(tx)
-        except BaseException:
-            tx.rollback_savepoint(savepoint)
-            raise
-        tx.release_savepoint(savepoint)
-        if not tx.written_stores:
-            return result, None
-        return result, Commit(frozenset(tx.written_stores), self._data.last_position, frozenset(tx.sources))
 
 
 def _copy_of(table: Any) -> Any:

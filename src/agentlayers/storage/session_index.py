@@ -50,7 +50,6 @@ Direction = Literal["asc", "desc"]
 T = TypeVar("T")
 
 _STORE: Final = "session_index"
-_TIME_BYTES: Final = 8
 _TIMES: Final = struct.Struct(">QQ")
 _INSTANT_BYTES: Final = 8
 _ORDERS: Final[Mapping[str, str]] = {"updated_at": "u", "created_at": "c"}
@@ -346,13 +345,6 @@ def _holder_key(session_id: str, holder: str) -> bytes:
     return pack_key(_STORE, "h", session_id, holder)
 
 
-def _order_keys(meta: SessionMeta) -> dict[str, bytes]:
-    return {
-        "updated_at": pack_key(_STORE, "u", meta.updated_at_ms, meta.session_id),
-        "created_at": pack_key(_STORE, "c", meta.created_at_ms, meta.session_id),
-    }
-
-
 def session_metas(tx: JournalTransaction) -> Iterator[SessionMeta]:
     """Iterate over the sessions of the index in a journal, by id."""
     start = pack_key(_STORE, "m")
@@ -364,7 +356,7 @@ def session_meta(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
     """Look a session up in the index in a journal; :obj:`None` also where what stands there is damaged."""
     try:
         return _get(tx, session_id)
-    except (struct.error, UnicodeDecodeError):
+    except struct.error:
         return None
 
 
@@ -389,8 +381,11 @@ def _described(tx: JournalTransaction, session_id: str) -> SessionMeta | None:
 def _rows(meta: SessionMeta) -> dict[bytes, bytes]:
     """Return what stands in the index of a session, without its holders and facts."""
     name = meta.session_id.encode()
-    times = _TIMES.pack(meta.created_at_ms, meta.updated_at_ms)
-    return {_meta_key(meta.session_id): times + name, **dict.fromkeys(_order_keys(meta).values(), name)}
+    return {
+        _meta_key(meta.session_id): _TIMES.pack(meta.created_at_ms, meta.updated_at_ms) + name,
+        pack_key(_STORE, _ORDERS["updated_at"], meta.updated_at_ms, meta.session_id): name,
+        pack_key(_STORE, _ORDERS["created_at"], meta.created_at_ms, meta.session_id): name,
+    }
 
 
 def _replace(tx: JournalTransaction, before: SessionMeta | None, meta: SessionMeta) -> None:
@@ -405,10 +400,10 @@ def _replace(tx: JournalTransaction, before: SessionMeta | None, meta: SessionMe
 def _forget_rows(tx: JournalTransaction, session_id: str) -> None:
     """Delete what stands of a session whose times are not known."""
     tx.delete(_meta_key(session_id))
-    for order in ("u", "c"):
-        start = pack_key(_STORE, order)
+    for letter in _ORDERS.values():
+        start = pack_key(_STORE, letter)
         for key, _value in builtins.list(tx.scan(start, prefix_end(start))):
-            if key[len(start) + _TIME_BYTES :] == pack_key(session_id):
+            if key[len(start) + _INSTANT_BYTES :] == pack_key(session_id):
                 tx.delete(key)
 
 
@@ -416,9 +411,8 @@ def _remove(tx: JournalTransaction, session_id: str) -> bool:
     meta = _get(tx, session_id)
     if meta is None:
         return False
-    tx.delete(_meta_key(session_id))
     forget_facts(tx, session_id)
-    for key in _order_keys(meta).values():
+    for key in _rows(meta):
         tx.delete(key)
     holders = pack_key(_STORE, "h", session_id)
     for key, _value in builtins.list(tx.scan(holders, prefix_end(holders))):

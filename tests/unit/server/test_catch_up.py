@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 
 from agentlayers.errors import StorageError, StorageUnavailableError
 from agentlayers.limits import CHANGES_BATCH_BYTES_MAX
-from agentlayers.protocol.codec import decode_message
-from agentlayers.protocol.messages import Changes, RemoteEncryptedEntry
+from agentlayers.protocol.messages import RemoteEncryptedEntry
 from agentlayers.server.broadcast import Broadcast
 from agentlayers.server.catch_up import CATCH_UP_BYTES_MAX, CatchUp
 from agentlayers.server.hub import Hub, Key
 from agentlayers.server.memory_storage import MemoryServerStorage
 from agentlayers.server.outbox import Outbox
 from agentlayers.testing.contracts.server_storage import sealed_entries
+from unit.server.silent_peer import SilentPeer
 from unit.server.test_read_receipts import GatedSocket
 
 KEY = Key("tenant", "key")
@@ -38,38 +38,23 @@ class BrokenStorage(MemoryServerStorage):
         return await super().read(tenant, public_key, start, entries_max=entries_max, bytes_max=bytes_max)
 
 
-class CatchingPeer:
+class CatchingPeer(SilentPeer):
     """A connection without a session: what catching up needs of it."""
 
-    is_congested = False
-    ack_sequences_max = 100_000
-
     def __init__(self, hub: Hub) -> None:
+        super().__init__()
         self.hub = hub
         self.socket = GatedSocket()
         self.outbox = Outbox(self.socket, on_stall=lambda: None)
         self.failures: list[StorageError] = []
         self.catch_up = CatchUp(self, hub, self.outbox, self.failures.append)
-        self.sequences: list[int] = []
-
-    def send_ack(self, message_id: int, sequences: Sequence[int], through: int | None) -> None: ...
 
     def send_changes(self, broadcast: Broadcast) -> None:
-        for message in broadcast.messages:
-            changes = decode_message(message)
-            assert isinstance(changes, Changes)
-            self.sequences += [entry.sequence for entry in changes.entries]
+        super().send_changes(broadcast)
         self.outbox.put(broadcast.stream)
-
-    def write_settled(self, size: int) -> None: ...
-
-    def write_failed(self, error: Exception) -> None:
-        raise error
 
     def must_catch_up(self) -> None:
         self.catch_up.go_on()
-
-    def when_read(self, then: Callable[[], None]) -> None: ...
 
     async def follow(self) -> None:
         await self.hub.subscribe(self, KEY, 0)

@@ -20,6 +20,7 @@ from agentlayers.server.hub import Hub, Key
 from agentlayers.server.intake import BURST_ENTRIES_MAX, ENTRIES_MAX
 from agentlayers.server.memory_storage import MemoryServerStorage
 from agentlayers.testing.contracts.server_storage import sealed_entries
+from unit.server.silent_peer import SilentPeer
 
 KEY = Key("tenant", "key")
 STATEMENT_ENTRIES_MAX = 32_766 // 5
@@ -39,33 +40,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class SilentPeer:
-    """A connection that is sent things; the others of the key."""
-
-    is_congested = False
-    ack_sequences_max = 100_000
-
-    def __init__(self) -> None:
-        self.sequences: list[int] = []
-
-    def send_ack(self, message_id: int, sequences: Sequence[int], through: int | None) -> None: ...
-
-    def send_changes(self, broadcast: Broadcast) -> None:
-        for message in broadcast.messages:
-            changes = decode_message(message)
-            assert isinstance(changes, Changes)
-            self.sequences += [entry.sequence for entry in changes.entries]
-
-    def write_settled(self, size: int) -> None: ...
-
-    def write_failed(self, error: Exception) -> None:
-        raise error
-
-    def must_catch_up(self) -> None: ...
-
-    def when_read(self, then: Callable[[], None]) -> None: ...
 
 
 class SQLReplica(SilentPeer):

@@ -79,7 +79,8 @@ def compact(
 
     strategy, further = _strategy(older_than, keep_count, max_size, superseded), further_stores(app)
     stores = readable_stores(directory, store)
-    alone = only_here(directory, strategy, stores=stores, further=further)
+    is_wanted = as_json or dry_run or not yes
+    alone = only_here(directory, strategy, stores=stores, further=further) if is_wanted else {}
     if alone and not dry_run and not yes:
         _ask(directory, alone, is_silent=as_json)
     with spinner("trying on a copy" if dry_run else "compacting") as tell:

@@ -53,6 +53,15 @@ class MemoryJournal(TransactionalJournal):
     async def transact(self, work: Callable[[JournalTransaction], T]) -> T:
         """Run ``work`` in a transaction; see :meth:`EventJournal.transact`."""
         self._require_open()
+        result, commit = self._commit(work)
+        if commit is not None:
+            self._hub.publish(commit)
+        # A caller that writes in a loop must let others run, as it does with a journal on disk.
+        await asyncio.sleep(0)
+        return result
+
+    def _commit(self, work: Callable[[JournalTransaction], T]) -> tuple[T, Commit | None]:
+        """Run ``work`` whole or not at all; returns also what is to be told of it, if it added entries."""
         tx = MemoryTransaction(self._registry, self._data, read_only=False)
         savepoint = tx.open_savepoint()
         try:
@@ -61,11 +70,9 @@ class MemoryJournal(TransactionalJournal):
             tx.rollback_savepoint(savepoint)
             raise
         tx.release_savepoint(savepoint)
-        if tx.written_stores:
-            self._hub.publish(Commit(frozenset(tx.written_stores), self._data.last_position, frozenset(tx.sources)))
-        # A caller that writes in a loop must let others run, as it does with a journal on disk.
-        await asyncio.sleep(0)
-        return result
+        if not tx.written_stores:
+            return result, None
+        return result, Commit(frozenset(tx.written_stores), self._data.last_position, frozenset(tx.sources))
 
     async def read(self, work: Callable[[JournalTransaction], T]) -> T:
         """Run ``work`` on what is committed; see :meth:`EventJournal.read`."""
